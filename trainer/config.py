@@ -1,0 +1,130 @@
+"""The trainer's flags: one table, read once, passed on."""
+
+from dataclasses import dataclass
+
+from trainer.command_line import flag
+from trainer.errors import UserError
+from trainer.records import NUM_CLASSES, RecordFormat, parse_features
+
+# The flags that shape the model: saved beside its weights, and the same for as long as it lives.
+MODEL_FLAGS = (
+    "model",
+    "feature_names",
+    "feature_sizes",
+    "frame_features",
+    "num_classes",
+    "moe_num_mixtures",
+)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Trains a video classifier on YouTube-8M records, from where --train_dir left off.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
+
+    train_dir: str = flag("/tmp/yt8m_model/", "Directory to save the model files in.", "Files")
+    train_data_pattern: str | None = flag(
+        None,
+        "File glob(s) for the training dataset, comma-separated. Frame-level files "
+        "(tf.SequenceExample) need --frame_features.",
+        "Files",
+    )
+    start_new_model: bool = flag(
+        False,
+        "Do not resume from a checkpoint: remove those in --train_dir and start a new model.",
+        "Files",
+    )
+
+    feature_names: str = flag(
+        "mean_rgb", "Name(s) of the feature(s) to train on, comma-separated.", "Data"
+    )
+    feature_sizes: str = flag("1024", "Length(s) of the feature vectors, comma-separated.", "Data")
+    frame_features: bool = flag(
+        False,
+        "Set: the data is frame-level, and the model must take 3-D batches. "
+        "Unset: video-level, 2-D batches.",
+        "Data",
+    )
+    num_classes: int = flag(NUM_CLASSES, "Number of classes; labels are 0 to this less 1.", "Data")
+    num_readers: int = flag(8, "How many input files to read at once.", "Data")
+
+    model: str = flag("LogisticModel", "Which architecture; see trainer/models.py.", "Model")
+    moe_num_mixtures: int = flag(
+        2, "Experts a class in MoeModel, beside the one that always says no.", "Model"
+    )
+
+    batch_size: int = flag(1024, "Examples per batch (per GPU).", "Training")
+    num_epochs: int = flag(5, "Passes over the dataset, counted over the whole run.", "Training")
+    max_steps: int | None = flag(
+        None, "Most iterations of the training loop, over the whole run.", "Training"
+    )
+    label_loss: str = flag("CrossEntropyLoss", "Which loss; see trainer/losses.py.", "Training")
+    regularization_penalty: float = flag(
+        1.0, "Weight of the regularization loss (the label loss has 1).", "Training"
+    )
+    optimizer: str = flag(
+        "AdamOptimizer", "Which optimizer; see trainer/optimizers.py.", "Training"
+    )
+    base_learning_rate: float = flag(0.01, "Learning rate to start with.", "Training")
+    learning_rate_decay: float = flag(
+        0.95, "Factor applied every --learning_rate_decay_examples.", "Training"
+    )
+    learning_rate_decay_examples: float = flag(
+        4000000.0, "Examples between two decays.", "Training"
+    )
+    clip_gradient_norm: float = flag(
+        1.0, "L2 norm to clip each variable's gradient to; 0: no clipping.", "Training"
+    )
+    seed: int = flag(
+        0, "Decides the initial weights and the order of the videos, with the data.", "Training"
+    )
+
+    export_model_steps: int = flag(
+        1000,
+        "Period, in steps, at which a checkpoint is written and the model is exported for batch "
+        "prediction.",
+        "Saving",
+    )
+    keep_checkpoints: int = flag(3, "How many checkpoints and exports to keep.", "Saving")
+
+    num_gpu: int = flag(1, "Most GPUs to use; applies only where there are any.", "Devices")
+    log_device_placement: bool = flag(
+        False, "Log the device of every op at startup.", "Devices"
+    )
+
+    def __post_init__(self):
+        at_least_one = (
+            "num_classes",
+            "num_readers",
+            "moe_num_mixtures",
+            "batch_size",
+            "num_epochs",
+            "export_model_steps",
+            "keep_checkpoints",
+        )
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} must be at least 1; got {getattr(self, name)}.")
+        for name in ("regularization_penalty", "clip_gradient_norm", "num_gpu"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"--{name} must not be negative; got {getattr(self, name)}.")
+        for name in ("base_learning_rate", "learning_rate_decay", "learning_rate_decay_examples"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"--{name} must be positive; got {getattr(self, name)}.")
+        if self.max_steps is not None and self.max_steps < 0:
+            raise UserError(f"--max_steps must not be negative; got {self.max_steps}.")
+        _ = self.record_format
+
+    @property
+    def record_format(self) -> RecordFormat:
+        """What to expect of every record of the data set."""
+        features = parse_features(self.feature_names, self.feature_sizes)
+        return RecordFormat(features, self.frame_features, self.num_classes)
+
+    @property
+    def model_flags(self) -> dict:
+        """The flags that shape the model, name -> value."""
+        return {name: getattr(self, name) for name in MODEL_FLAGS}

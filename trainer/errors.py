@@ -1,0 +1,20 @@
+"""How a user's mistake is told apart from a fault of ours."""
+
+import contextlib
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: wrong input, a wrong flag, a file that is not there.
+
+    Its message says what happened, what was expected and what was given. Commands and steps show
+    the message alone; any other exception is a fault of ours and keeps its traceback.
+    """
+
+
+@contextlib.contextmanager
+def without_traceback():
+    """Ends the process with `error: MESSAGE` and exit code 1 when the body raises a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
