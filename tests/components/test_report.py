@@ -77,11 +77,22 @@ def test_positions():
     assert not log.shows(0) and up.shows(0) and not up.shows(float("nan"))
 
 
-@given(st.lists(st.floats(-1e9, 1e9, allow_subnormal=False)), st.booleans(), st.booleans())
-def test_every_value_lies_on_the_axis(values, log, whole):
-    axis = report.axis(values, 0, 100, log, whole)
-    assert len(axis.ticks) >= 2
-    assert all(-0.1 <= axis.position(v) <= 100.1 for v in values if axis.shows(v))
+def lies_on(axis: report.Axis, values: list[float]) -> bool:
+    return len(axis.ticks) >= 2 and all(
+        -0.1 <= axis.position(v) <= 100.1 for v in values if axis.shows(v)
+    )
+
+
+@given(st.lists(st.floats(-1e9, 1e9, allow_subnormal=False)), st.booleans())
+def test_every_value_lies_on_the_axis(values, log):
+    assert lies_on(report.axis(values, 0, 100, log), values)
+
+
+@given(st.lists(st.integers(0, 10**9)))
+def test_every_count_lies_on_the_axis(values):
+    axis = report.axis(values, 0, 100, whole=True)
+    assert lies_on(axis, values)
+    assert all(tick == int(tick) for tick in axis.ticks)
 
 
 def test_what_users_wrote_is_escaped(draw):
