@@ -1,6 +1,7 @@
 """Flags from a dataclass: one line a flag, holding its name, type, default, group and meaning."""
 
 import dataclasses
+import pathlib
 import sys
 import textwrap
 import typing
@@ -8,6 +9,8 @@ import typing
 from absl import flags
 
 from trainer.errors import UserError
+
+TYPE_NAMES = {str: "TEXT", int: "INTEGER", float: "NUMBER"}
 
 
 def flag(default, help: str, group: str):
@@ -42,7 +45,9 @@ def parse(config_class, argv: list[str]):
 
 
 def _program(argv: list[str]) -> str:
-    return argv[0] if argv else "trainer"
+    """How the program is called, from the path of its file: python -m trainer.train."""
+    path = pathlib.Path(argv[0])
+    return f"python -m {path.parent.name}.{path.stem}"
 
 
 def _flag_values(config_class) -> flags.FlagValues:
@@ -55,9 +60,7 @@ def _flag_values(config_class) -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_string("flagfile", None, "Read flags from this file.", flag_values=values)
     for field in dataclasses.fields(config_class):
-        define[_type(field)](
-            field.name, field.default, field.metadata["help"], flag_values=values
-        )
+        define[_type(field)](field.name, field.default, field.metadata["help"], flag_values=values)
     return values
 
 
@@ -83,7 +86,7 @@ def _flag_help(field) -> list[str]:
     if _type(field) is bool:
         head = f"  --[no]{field.name}"
     else:
-        head = f"  --{field.name}={_type(field).__name__.upper()}"
+        head = f"  --{field.name}={TYPE_NAMES[_type(field)]}"
     default = "none" if field.default is None else field.default
     body = f"{field.metadata['help']} (default: {default})"
     return [head, *textwrap.wrap(body, 92, initial_indent=" " * 6, subsequent_indent=" " * 6)]

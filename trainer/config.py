@@ -91,9 +91,7 @@ class TrainConfig:
     keep_checkpoints: int = flag(3, "How many checkpoints and exports to keep.", "Saving")
 
     num_gpu: int = flag(1, "Most GPUs to use; applies only where there are any.", "Devices")
-    log_device_placement: bool = flag(
-        False, "Log the device of every op at startup.", "Devices"
-    )
+    log_device_placement: bool = flag(False, "Log the device of every op at startup.", "Devices")
 
     def __post_init__(self):
         at_least_one = (
@@ -121,10 +119,18 @@ class TrainConfig:
     @property
     def record_format(self) -> RecordFormat:
         """What to expect of every record of the data set."""
-        features = parse_features(self.feature_names, self.feature_sizes)
-        return RecordFormat(features, self.frame_features, self.num_classes)
+        return record_format(self.model_flags)
 
     @property
     def model_flags(self) -> dict:
         """The flags that shape the model, name -> value."""
         return {name: getattr(self, name) for name in MODEL_FLAGS}
+
+
+def record_format(model_flags: dict) -> RecordFormat:
+    """The records that a model of these flags reads."""
+    return RecordFormat(
+        parse_features(model_flags["feature_names"], model_flags["feature_sizes"]),
+        model_flags["frame_features"],
+        model_flags["num_classes"],
+    )

@@ -95,7 +95,18 @@ def write_bytes(path: str, data: bytes) -> None:
 
     Missing folders are made.
     """
-    _write(path, io.BytesIO(data))
+    write_file(path, io.BytesIO(data))
+
+
+def write_file(path: str, source: BinaryIO) -> None:
+    """As `write_bytes`, with all that the seekable file `source` holds."""
+    with _explained("write", path):
+        source.seek(0)
+        if _is_remote(path):
+            bucket, key = _bucket_and_object(path)
+            _upload(bucket.blob(key, chunk_size=_CHUNK), source)
+        else:
+            _write_local(_local(path), source)
 
 
 def write_text(path: str, text: str) -> None:
@@ -140,7 +151,7 @@ def copy_tree(source: str, destination: str) -> None:
         raise UserError(f"Expected a folder with files; {source!r} is none.")
     for name in files:
         with open_read(join(source, name)) as file:
-            _write(join(destination, name), file)
+            write_file(join(destination, name), file)
 
 
 def delete_tree(folder: str) -> None:
@@ -295,15 +306,6 @@ def _glob_one(pattern: str) -> list[str]:
 def _matches(name: str, pattern: str) -> bool:
     names, patterns = name.split("/"), pattern.split("/")
     return len(names) == len(patterns) and all(map(fnmatch.fnmatchcase, names, patterns))
-
-
-def _write(path: str, source: BinaryIO) -> None:
-    with _explained("write", path):
-        if _is_remote(path):
-            bucket, key = _bucket_and_object(path)
-            _upload(bucket.blob(key, chunk_size=_CHUNK), source)
-        else:
-            _write_local(_local(path), source)
 
 
 def _upload(blob, source: BinaryIO, **conditions) -> None:

@@ -1,0 +1,51 @@
+"""The training step: the trainer, in a folder that belongs to its inputs."""
+
+import hashlib
+import json
+import shlex
+from pathlib import Path
+
+import trainer
+from trainer import storage
+from trainer.command_line import parse
+from trainer.config import TrainConfig
+
+
+def train(
+    train_data: str, output_dir: str, data_fingerprint: str, flags: dict, trainer_flags: str = ""
+) -> str:
+    """Trains a model, or goes on with the training that the same inputs began.
+
+    Args:
+        train_data: glob(s) of the training shards.
+        output_dir: the folder that keeps what runs make.
+        data_fingerprint: identifies the content of the data, as validate_data returns it.
+        flags: the trainer's flags, name -> value.
+        trainer_flags: further flags, as on the trainer's command line.
+
+    Returns:
+        The trainer's folder, output_dir/train/KEY. The key is made of the data, the flags and the
+        trainer's code: what decides the weights. So a step that was killed goes on when it is
+        tried again, in the same run or in another one, and nothing is trained twice.
+
+    Raises:
+        UserError: a flag, a file or a record is not as it must be.
+    """
+    argv = [f"--{name}={value}" for name, value in flags.items() if value is not None]
+    argv += shlex.split(trainer_flags)
+    key = _key(argv, data_fingerprint)
+    train_dir = storage.join(output_dir, "train", key)
+    argv += [f"--train_data_pattern={train_data}", f"--train_dir={train_dir}"]
+    config = parse(TrainConfig, ["components/train.py", *argv])
+    from trainer import training
+
+    training.train(config)
+    return train_dir
+
+
+def _key(argv: list[str], data_fingerprint: str) -> str:
+    """Identifies what decides the weights, in 16 hexadecimal digits."""
+    digest = hashlib.sha256(json.dumps([argv, data_fingerprint]).encode())
+    for source in sorted(Path(trainer.__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]

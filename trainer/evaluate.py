@@ -1,0 +1,63 @@
+"""Evaluates a model: python -m trainer.evaluate --train_dir=... --eval_data_pattern=..."""
+
+import json
+import sys
+from dataclasses import dataclass
+
+from trainer import console
+from trainer.command_line import flag, parse
+from trainer.errors import UserError, without_traceback
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Measures GAP, Hit@1, PERR and mAP of a model on labelled videos.
+
+    What the model reads (features, frame level or not) comes from the model, not from flags.
+    """
+
+    train_dir: str = flag(
+        "/tmp/yt8m_model/", "Where the trainer saved the model, or an exported model.", "Files"
+    )
+    eval_data_pattern: str | None = flag(
+        None, "File glob(s) for the evaluation dataset, comma-separated.", "Files"
+    )
+    output_file: str = flag("", "Write the metrics to this JSON file too.", "Files")
+    batch_size: int = flag(1024, "Examples per batch.", "Evaluation")
+    num_readers: int = flag(8, "How many input files to read at once.", "Evaluation")
+    top_k: int = flag(20, "Best classes a video that GAP and mAP look at.", "Evaluation")
+
+    def __post_init__(self):
+        if not self.eval_data_pattern:
+            raise UserError("--eval_data_pattern must be given: a glob of the evaluation shards.")
+        for name in ("batch_size", "num_readers", "top_k"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name} must be at least 1; got {getattr(self, name)}.")
+
+
+def main(argv: list[str]):
+    """Evaluates as the flags say."""
+    with without_traceback():
+        config = parse(EvaluateConfig, argv)
+        console.set_up()
+        from trainer import evaluation, storage
+
+        result = evaluation.evaluate(
+            config.train_dir,
+            config.eval_data_pattern,
+            config.batch_size,
+            config.top_k,
+            config.num_readers,
+        )
+        m = result.metrics
+        print(
+            f"step {result.step} | Hit@1: {m['hit_at_1']:.3f} | PERR: {m['perr']:.3f} | "
+            f"MAP: {m['map']:.3f} | GAP: {m['gap']:.3f} | Avg_Loss: {m['loss']:.6f} | "
+            f"num_classes: {m['num_classes_with_videos']} | num_videos: {m['num_videos']}"
+        )
+        if config.output_file:
+            storage.write_text(config.output_file, json.dumps(m, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,93 @@
+"""Measures a trained model on labelled videos."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from trainer import loading, losses, reading, storage
+from trainer.errors import UserError
+from trainer.metrics import TOP_K, VideoMetrics
+
+SECONDS_BETWEEN_LINES = 5
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a model is.
+
+    Attributes:
+        metrics: gap, hit_at_1, perr, map and loss (CrossEntropyLoss), and the counts num_videos,
+            num_videos_without_labels and num_classes_with_videos.
+        average_precision: [num_classes] float64, NaN where a class has no video.
+        num_positives: [num_classes] int64, videos a class.
+        model_flags: the flags that shaped the model.
+        step: how many steps it was trained.
+        class_names: by class id.
+    """
+
+    metrics: dict
+    average_precision: np.ndarray
+    num_positives: np.ndarray
+    model_flags: dict
+    step: int
+    class_names: list[str]
+
+
+def evaluate(
+    model_dir: str,
+    data_pattern: str,
+    batch_size: int = 1024,
+    top_k: int = TOP_K,
+    num_readers: int = 8,
+    vocabulary_file: str = "",
+) -> Evaluation:
+    """Evaluates the model of a train_dir or of an exported model's folder.
+
+    Raises:
+        UserError: there is no model, no file matches, a record cannot be read, or no video has a
+            label.
+    """
+    model = loading.load(model_dir, vocabulary_file)
+    files = storage.glob(data_pattern)
+    metrics = VideoMetrics(model.flags["num_classes"], top_k)
+    total_loss, started, last_line = 0.0, time.monotonic(), time.monotonic()
+    with reading.explained(files, model.record_format):
+        for batch in reading.batches(files, model.record_format, batch_size, num_readers):
+            top_scores, top_classes, loss = _measure(model.predict, batch, metrics.top_k)
+            metrics.add(top_scores.numpy(), top_classes.numpy(), batch["labels"].numpy())
+            total_loss += float(loss)
+            if time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
+                last_line = time.monotonic()
+                rate = metrics.num_videos / (last_line - started)
+                logging.info(
+                    "examples_processed: %d | Examples/sec: %.0f", metrics.num_videos, rate
+                )
+    if not metrics.num_positives.any():
+        raise UserError(
+            f"None of the {metrics.num_videos} videos in {data_pattern!r} has a label; nothing can "
+            "be measured on them."
+        )
+    results = metrics.results() | {"loss": total_loss / metrics.num_videos}
+    return Evaluation(
+        results,
+        metrics.average_precision(),
+        metrics.num_positives,
+        model.flags,
+        model.step,
+        model.class_names,
+    )
+
+
+def _measure(predict, batch, top_k):
+    """The best scores and classes [batch, k] for VideoMetrics, and the batch's summed loss."""
+    predictions = predict(batch)
+    k = min(max(top_k, batch["labels"].shape[1]), predictions.shape[1])
+    top_scores, top_classes = tf.math.top_k(predictions, k)
+    return (
+        top_scores,
+        top_classes,
+        tf.reduce_sum(losses.cross_entropy(predictions, batch["labels"])),
+    )

@@ -1,0 +1,181 @@
+"""Reads videos from TFRecord shards with tf.data, in an order that a seed decides.
+
+A batch is a dict:
+
+    "id":         [batch] string
+    "labels":     [batch, most labels of a video in it] int32, distinct class ids, then -1
+    "features":   video level [batch, width] float32; frame level [batch, MAX_FRAMES, width] uint8
+    "num_frames": [batch] int32, frame level only
+"""
+
+import contextlib
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from trainer import examples
+from trainer.errors import UserError
+from trainer.records import ID_KEYS, LABELS_KEY, MAX_FRAMES, RecordFormat
+
+# Videos that wait to be drawn at random. Shards hold videos in random order already, and are drawn
+# in random order themselves, so this mixes neighbours only. A frame-level video takes ~250 KB.
+SHUFFLED_VIDEOS = 16384
+SHUFFLED_FRAME_LEVEL_VIDEOS = 2048
+READ_BUFFER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in the data a run stands: `videos` of `epoch` are done, in that epoch's order."""
+
+    epoch: int = 0
+    videos: int = 0
+
+
+def training_batches(
+    files: list[str],
+    record_format: RecordFormat,
+    batch_size: int,
+    num_epochs: int,
+    num_readers: int,
+    seed: int,
+    start: Position = Position(),
+) -> tf.data.Dataset:
+    """(batch, epoch) pairs from `start` to the end of the last epoch, each video once an epoch.
+
+    The order of an epoch depends on `files`, `num_readers`, `seed` and the epoch's number alone.
+    An epoch's last batch may be smaller.
+    """
+    buffer = SHUFFLED_FRAME_LEVEL_VIDEOS if record_format.frame_features else SHUFFLED_VIDEOS
+
+    def epoch_batches(epoch):
+        seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
+        order = tf.random.experimental.stateless_shuffle(tf.constant(files), seeds)
+        records = _records(tf.data.Dataset.from_tensor_slices(order), num_readers)
+        shuffle_seed = tf.random.stateless_uniform([], seeds, 1, 2**31 - 1, tf.int64)
+        records = records.shuffle(buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
+        done = tf.where(epoch == start.epoch, tf.constant(start.videos, tf.int64), 0)
+        return records.skip(done).batch(batch_size).map(lambda batch: (batch, epoch))
+
+    epochs = tf.data.Dataset.range(start.epoch, num_epochs)
+    return (
+        epochs.flat_map(epoch_batches)
+        .map(
+            lambda records, epoch: (parse(records, record_format), epoch),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        .prefetch(2)
+    )
+
+
+def batches(
+    files: list[str], record_format: RecordFormat, batch_size: int, num_readers: int = 1
+) -> tf.data.Dataset:
+    """Every video once. With one reader in the order of the files and of the records in them."""
+    records = _records(tf.data.Dataset.from_tensor_slices(files), num_readers)
+    return (
+        records.batch(batch_size)
+        .map(
+            lambda batch: parse(batch, record_format),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        .prefetch(2)
+    )
+
+
+def model_inputs(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """What a model needs of a batch to predict."""
+    return {name: batch[name] for name in ("features", "num_frames") if name in batch}
+
+
+def model_input_spec(record_format: RecordFormat) -> dict[str, tf.TensorSpec]:
+    """The shapes and types of `model_inputs`."""
+    if record_format.frame_features:
+        shape = [None, MAX_FRAMES, record_format.width]
+        return {
+            "features": tf.TensorSpec(shape, tf.uint8),
+            "num_frames": tf.TensorSpec([None], tf.int32),
+        }
+    return {"features": tf.TensorSpec([None, record_format.width], tf.float32)}
+
+
+def _records(files: tf.data.Dataset, num_readers: int) -> tf.data.Dataset:
+    """Serialized records of `num_readers` files at a time, 16 of each in turn."""
+    return files.interleave(
+        lambda file: tf.data.TFRecordDataset(file, buffer_size=READ_BUFFER_BYTES),
+        cycle_length=num_readers,
+        block_length=16,
+        num_parallel_calls=num_readers,
+        deterministic=True,
+    )
+
+
+def parse(records: tf.Tensor, record_format: RecordFormat) -> dict[str, tf.Tensor]:
+    """A batch from serialized records, [batch] string.
+
+    Raises:
+        tf.errors.InvalidArgumentError: a record is not as `record_format` says. Its text names
+            neither file nor record; `explained` finds them.
+    """
+    if record_format.frame_features:
+        return _parse_frame_level(records, record_format)
+    return _parse_video_level(records, record_format)
+
+
+_IDS_AND_LABELS = {key: tf.io.FixedLenFeature([], tf.string, "") for key in ID_KEYS} | {
+    LABELS_KEY: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
+}
+
+
+def _parse_video_level(records, record_format):
+    spec = {f.name: tf.io.FixedLenFeature([f.size], tf.float32) for f in record_format.features}
+    parsed = tf.io.parse_example(records, _IDS_AND_LABELS | spec)
+    features = tf.concat([parsed[f.name] for f in record_format.features], axis=1)
+    return _id_and_labels(parsed, record_format) | {"features": features}
+
+
+def _parse_frame_level(records, record_format):
+    spec = {
+        f.name: tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64)
+        for f in record_format.features
+    }
+    context, frames, _ = tf.io.parse_sequence_example(records, _IDS_AND_LABELS, spec)
+    features = [_frame_matrix(frames[f.name], f.size) for f in record_format.features]
+    num_frames = frames[record_format.features[0].name].row_lengths()
+    return _id_and_labels(context, record_format) | {
+        "features": tf.concat(features, axis=2),
+        "num_frames": tf.cast(tf.minimum(num_frames, MAX_FRAMES), tf.int32),
+    }
+
+
+def _frame_matrix(frames: tf.RaggedTensor, size: int) -> tf.Tensor:
+    """[batch, MAX_FRAMES, size] uint8 of the first frames, zeros after a video's last one."""
+    frames = frames[:, :MAX_FRAMES]
+    values = tf.io.decode_raw(frames.flat_values, tf.uint8)
+    values = tf.ensure_shape(values, [None, size])
+    return frames.with_flat_values(values).to_tensor(shape=[None, MAX_FRAMES, size])
+
+
+def _id_and_labels(parsed, record_format):
+    ids = tf.where(parsed[ID_KEYS[0]] == "", parsed[ID_KEYS[1]], parsed[ID_KEYS[0]])
+    labels = parsed[LABELS_KEY].to_tensor(default_value=-1)
+    values = parsed[LABELS_KEY].flat_values
+    in_range = (values >= 0) & (values < record_format.num_classes)
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(in_range), ["label range"])]):
+        labels = tf.cast(tf.sort(labels, axis=1, direction="DESCENDING"), tf.int32)
+    again = tf.pad(labels[:, 1:] == labels[:, :-1], [[0, 0], [1, 0]])[:, : tf.shape(labels)[1]]
+    return {"id": ids, "labels": tf.where(again, -1, labels)}
+
+
+@contextlib.contextmanager
+def explained(files: list[str], record_format: RecordFormat):
+    """Turns a failure to read `files` into a UserError that names file, record and reason."""
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError) as e:
+        reason = examples.first_error(files, record_format)
+        if reason is None:
+            raise
+        raise UserError(reason) from e
