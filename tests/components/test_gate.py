@@ -1,0 +1,146 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components import gate
+from components.gate import decide
+from trainer.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+SCORES = {"gap": 0.55, "hit_at_1": 0.7, "perr": 0.6, "map": 0.1}
+
+
+@pytest.fixture
+def judge(tmp_path):
+    """Judges a model with `SCORES`, some of them changed, against a champion's or none."""
+
+    def judge(champion: dict | None = None, challenger: dict | None = None, **settings):
+        metrics = {
+            "challenger": SCORES | (challenger or {}),
+            "champion": champion,
+            "champion_version": champion and "20260101000000",
+        }
+        (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+        return decide(str(tmp_path / "metrics.json"), str(tmp_path / "verdict.json"), **settings)
+
+    return judge
+
+
+def test_the_first_model_is_accepted(judge, tmp_path):
+    verdict = judge()
+    assert verdict.accepted
+    assert verdict.reason == "GAP is 0.5500, and no model is published yet that it had to beat."
+    assert json.loads((tmp_path / "verdict.json").read_text()) == {
+        "accepted": True,
+        "reason": verdict.reason,
+    }
+
+
+@pytest.mark.parametrize("name, label", gate.METRICS.items())
+def test_each_minimum(judge, name, label):
+    at = judge(**{f"min_{name}": SCORES[name]})
+    assert at.accepted
+    assert f"{label} {SCORES[name]:.4f} reaches the minimum of {SCORES[name]:g}" in at.reason
+    above = judge(**{f"min_{name}": SCORES[name] + 0.01})
+    assert not above.accepted
+    assert above.reason == (
+        f"{label} {SCORES[name]:.4f} is below the minimum of {SCORES[name] + 0.01:g} by 0.01."
+    )
+
+
+def test_all_that_fails_is_told(judge):
+    verdict = judge(SCORES, min_gap=0.6, min_map=0.2)
+    assert verdict.reason == (
+        "GAP 0.5500 does not beat 0.5500 of the published model 20260101000000 on the same videos; "
+        "GAP 0.5500 is below the minimum of 0.6 by 0.05; "
+        "mAP 0.1000 is below the minimum of 0.2 by 0.1."
+    )
+
+
+@pytest.mark.parametrize(
+    "champion, min_improvement, accepted",
+    [
+        (0.54, 0, True),
+        (0.55, 0, False),  # a draw is no improvement
+        (0.56, 0, False),
+        (0.5499999, 0, True),
+        (0.54, 0.01, True),  # exactly as much as asked for
+        (0.54, 0.02, False),
+    ],
+)
+def test_beats_the_champion(judge, champion, min_improvement, accepted):
+    verdict = judge({"gap": champion}, min_improvement=min_improvement)
+    assert verdict.accepted == accepted
+    assert f"{champion:.4f} of the published model 20260101000000" in verdict.reason
+
+
+def test_compares_by_the_metric_named(judge):
+    champion = SCORES | {"gap": 0.9, "map": 0.05}
+    assert judge(champion, metric="map").accepted
+    assert not judge(champion, metric="gap").accepted
+
+
+def test_too_small_an_improvement_says_both_numbers(judge):
+    verdict = judge({"gap": 0.545}, min_improvement=0.01)
+    assert verdict.reason.endswith("on the same videos by 0.005, which is less than 0.01.")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "0.9"])
+def test_a_metric_that_is_no_number_rejects(judge, value):
+    verdict = judge(challenger={"perr": value, "map": value})
+    assert not verdict.accepted
+    assert verdict.reason == "The new model has no PERR, no mAP."
+
+
+def test_a_champion_without_the_metric_can_be_replaced(judge):
+    verdict = judge({"map": 0.2})
+    assert verdict.accepted
+    assert verdict.reason.endswith("the published model 20260101000000 has none.")
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_never_accepts_what_is_not_better(new, old, min_improvement):
+    metrics = {"challenger": SCORES | {"gap": new}, "champion": {"gap": old}}
+    config = gate.GateConfig("metrics.json", min_improvement=min_improvement)
+    verdict = gate._judge(metrics | {"champion_version": "1"}, config)
+    assert verdict.accepted == (new > old and new >= old + min_improvement)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"metric": "loss"}, "must be one of .*'gap'.* got 'loss'"),
+        ({"min_gap": 1.5}, "min_gap must be from 0 to 1; got 1.5"),
+        ({"min_map": float("nan")}, "min_map must be from 0 to 1; got nan"),
+        ({"min_improvement": -0.1}, "min_improvement must be from 0 to 1; got -0.1"),
+    ],
+)
+def test_settings_out_of_range(judge, settings, message):
+    with pytest.raises(UserError, match=message):
+        judge(**settings)
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "no JSON"])
+def test_a_file_that_holds_no_metrics(tmp_path, text):
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(UserError, match="Expected the metrics of an evaluation"):
+        decide(str(tmp_path / "metrics.json"), str(tmp_path / "verdict.json"))
+    assert not (tmp_path / "verdict.json").exists()
+
+
+def test_command(judge, tmp_path):
+    judge()
+    command = [sys.executable, "-m", "components.gate", f"--metrics_file={tmp_path}/metrics.json"]
+    command += [f"--output_file={tmp_path}/again.json", "--min_gap=0.9"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("rejected: GAP 0.5500 is below the minimum of 0.9")
+    assert not json.loads((tmp_path / "again.json").read_text())["accepted"]
+    failure = subprocess.run(command[:3], capture_output=True, text=True, cwd=ROOT)
+    assert failure.returncode == 1
+    assert failure.stderr.startswith("error: --metrics_file must be given")
