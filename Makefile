@@ -1,0 +1,62 @@
+# `make` lists the targets. Parameters: make run TRAIN='data/train*.tfrecord' EVAL='data/eval*.tfrecord'
+# ARGS='model=MoeModel num_epochs=10'; values are quoted as in the shell.
+
+# What the locks are made for. Another name or path: make PYTHON=...
+PYTHON := $(shell for python in python3.11 python3 python; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null \
+	&& echo "$$python" && break; done)
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check --no-input install --no-deps --require-hashes --progress-bar off
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install install-dev run compile test test-fast lint format lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/installed ## Make .venv, from the lock (every target that needs it does so)
+
+install-dev: $(VENV)/installed-dev ## Add what tests and checks need
+
+$(VENV)/installed: requirements.txt
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 is needed, and not found; name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Installing what $< lists into $(VENV); this takes a minute or a few, once."
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -r $<
+	@touch $@
+
+$(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
+	@$(PIP) -r $<
+	@touch $@
+
+run: install ## Run the whole pipeline here, on data it makes, or on TRAIN='glob' EVAL='glob'; ARGS='name=value ...'
+	@$(RUN) -m pipeline run $${TRAIN:+"train_data=$$TRAIN"} $${EVAL:+"eval_data=$$EVAL"} $(ARGS)
+
+compile: install ## Write build/pipeline.yaml (Kubeflow) and build/pipeline.vertex.yaml (Vertex AI); ARGS='--registry=...'
+	@$(RUN) -m pipeline compile $(ARGS)
+
+test: install-dev ## Run all tests
+	@$(RUN) -m pytest $(ARGS)
+
+test-fast: install-dev ## Run the tests that take no longer than a few seconds each
+	@$(RUN) -m pytest -m "not slow" $(ARGS)
+
+lint: install-dev ## Check style and format
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+
+format: install-dev ## Put the code in format
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+lock: ## Renew requirements*.txt from requirements*.in (UPGRADE=1: with the newest releases)
+	@test -x build/lock/bin/uv || { $(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv; }
+	@for name in requirements requirements-dev; do \
+		build/lock/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 $(if $(UPGRADE),--upgrade) \
+		--custom-compile-command "make lock" $$name.in -o $$name.txt || exit 1; done
+
+clean: ## Remove what was compiled and cached; keep .venv, the generated data and trained models
+	@rm -rf build/*.yaml build/kfp build/lock .pytest_cache .hypothesis .ruff_cache
+	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

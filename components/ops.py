@@ -1,0 +1,243 @@
+"""Kubeflow faces of the steps: what each takes and gives, and nothing else.
+
+The text of a function below travels in the compiled pipeline and runs alone, in an image (or a
+subprocess) that holds our packages. So a body imports what it uses, and nothing is loaded here.
+The graph names the images.
+"""
+
+from typing import NamedTuple
+
+from kfp.dsl import (
+    HTML,
+    Artifact,
+    Input,
+    Markdown,
+    Metrics,
+    Model,
+    Output,
+    PipelineTaskFinalStatus,
+    component,
+)
+
+step = component(base_image="set-in-the-graph", install_kfp_package=False)
+
+
+@step
+def validate_data(
+    train_data: str,
+    eval_data: str,
+    feature_names: str,
+    feature_sizes: str,
+    frame_features: bool,
+    num_classes: int,
+    output_dir: str,
+    run_name: str,
+    job_name: str,
+    job_id: str,
+    statistics: Output[Artifact],
+    report: Output[HTML],
+) -> NamedTuple("Validated", [("fingerprint", str)]):
+    from components.run_folder import run_folder
+    from components.validate_data import validate
+    from trainer import storage
+    from trainer.errors import without_traceback
+    from trainer.records import RecordFormat, parse_features
+
+    with without_traceback():
+        features = parse_features(feature_names, feature_sizes)
+        folder = storage.join(run_folder(output_dir, run_name, job_name, job_id), "validation")
+        fingerprint = validate(
+            {"train": train_data, "eval": eval_data},
+            folder,
+            RecordFormat(features, frame_features, num_classes),
+        )
+        for artifact, name in ((statistics, "statistics.json"), (report, "report.html")):
+            storage.write_bytes(artifact.path, storage.read_bytes(storage.join(folder, name)))
+        return (fingerprint,)
+
+
+@step
+def train(
+    train_data: str,
+    data_fingerprint: str,
+    output_dir: str,
+    feature_names: str,
+    feature_sizes: str,
+    frame_features: bool,
+    num_classes: int,
+    model: str,
+    moe_num_mixtures: int,
+    batch_size: int,
+    num_epochs: int,
+    max_steps: int,
+    label_loss: str,
+    regularization_penalty: float,
+    optimizer: str,
+    base_learning_rate: float,
+    learning_rate_decay: float,
+    learning_rate_decay_examples: float,
+    clip_gradient_norm: float,
+    export_model_steps: int,
+    accelerator_count: int,
+    trainer_flags: str,
+) -> NamedTuple("Trained", [("train_dir", str)]):
+    from components.train import train
+    from trainer import console
+    from trainer.errors import without_traceback
+
+    console.set_up()
+    flags = dict(
+        feature_names=feature_names,
+        feature_sizes=feature_sizes,
+        frame_features=frame_features,
+        num_classes=num_classes,
+        model=model,
+        moe_num_mixtures=moe_num_mixtures,
+        batch_size=batch_size,
+        num_epochs=num_epochs,
+        max_steps=max_steps or None,  # 0: no limit
+        label_loss=label_loss,
+        regularization_penalty=regularization_penalty,
+        optimizer=optimizer,
+        base_learning_rate=base_learning_rate,
+        learning_rate_decay=learning_rate_decay,
+        learning_rate_decay_examples=learning_rate_decay_examples,
+        clip_gradient_norm=clip_gradient_norm,
+        export_model_steps=export_model_steps,
+        num_gpu=accelerator_count,
+    )
+    with without_traceback():
+        return (train(train_data, output_dir, data_fingerprint, flags, trainer_flags),)
+
+
+@step
+def evaluate(
+    train_dir: str,
+    eval_data: str,
+    vocabulary: str,
+    batch_size: int,
+    output_dir: str,
+    run_name: str,
+    job_name: str,
+    job_id: str,
+    metrics: Output[Metrics],
+    report: Output[HTML],
+    metrics_file: Output[Artifact],
+):
+    import math
+
+    from components.evaluate import evaluate
+    from components.run_folder import run_folder
+    from trainer import console, storage
+    from trainer.errors import without_traceback
+
+    console.set_up()
+    with without_traceback():
+        folder = storage.join(run_folder(output_dir, run_name, job_name, job_id), "evaluation")
+        publish_dir = storage.join(output_dir, "published")
+        scores = evaluate(train_dir, eval_data, publish_dir, folder, vocabulary, batch_size)
+        for prefix, values in (("", scores["challenger"]), ("champion_", scores["champion"] or {})):
+            for name, value in values.items():
+                if math.isfinite(value):  # the backend cannot store NaN
+                    metrics.log_metric(prefix + name, value)
+        for artifact, name in ((metrics_file, "metrics.json"), (report, "report.html")):
+            storage.write_bytes(artifact.path, storage.read_bytes(storage.join(folder, name)))
+
+
+@step
+def gate(
+    metrics_file: Input[Artifact],
+    min_gap: float,
+    min_hit_at_1: float,
+    min_perr: float,
+    min_map: float,
+    min_improvement: float,
+    output_dir: str,
+    run_name: str,
+    job_name: str,
+    job_id: str,
+    verdict: Output[Markdown],
+) -> NamedTuple("Verdict", [("accepted", bool), ("reason", str)]):
+    from components.gate import decide
+    from components.run_folder import run_folder
+    from trainer import storage
+    from trainer.errors import without_traceback
+
+    with without_traceback():
+        folder = run_folder(output_dir, run_name, job_name, job_id)
+        decision = decide(
+            metrics_file.path,
+            storage.join(folder, "verdict.json"),
+            min_gap=min_gap,
+            min_hit_at_1=min_hit_at_1,
+            min_perr=min_perr,
+            min_map=min_map,
+            min_improvement=min_improvement,
+        )
+        title = "Accepted" if decision.accepted else "Rejected"
+        storage.write_text(verdict.path, f"# {title}\n\n{decision.reason}\n")
+        return (decision.accepted, decision.reason)
+
+
+@step
+def export_model(train_dir: str, vocabulary: str, model: Output[Model]):
+    import tempfile
+
+    from trainer import console, storage
+    from trainer.errors import without_traceback
+
+    console.set_up()
+    from components.export_model import export
+
+    # Made elsewhere, for it is renamed when it is whole: on Vertex model.path is in a bucket that
+    # is mounted as a folder, where folders cannot be renamed.
+    with without_traceback(), tempfile.TemporaryDirectory() as folder:
+        export(train_dir, storage.join(folder, "model"), vocabulary)
+        storage.copy_tree(storage.join(folder, "model"), model.path)
+
+
+@step
+def publish(
+    model: Input[Model],
+    metrics_file: Input[Artifact],
+    output_dir: str,
+    run_name: str,
+    job_name: str,
+    job_id: str,
+) -> NamedTuple("Published", [("version", str)]):
+    import json
+
+    from components.publish import publish
+    from components.run_folder import run_folder
+    from trainer import storage
+    from trainer.errors import without_traceback
+
+    with without_traceback():
+        publish_dir = storage.join(output_dir, "published")
+        champion = json.loads(storage.read_text(metrics_file.path))["champion_version"]
+        version = publish(model.path, publish_dir, metrics_file.path, champion)
+        folder = run_folder(output_dir, run_name, job_name, job_id)
+        published = {"version": version, "path": storage.join(publish_dir, version)}
+        storage.write_text(storage.join(folder, "publish.json"), json.dumps(published, indent=2))
+        return (version,)
+
+
+@step
+def summary(
+    status: PipelineTaskFinalStatus,
+    output_dir: str,
+    run_name: str,
+    job_name: str,
+    job_id: str,
+    report: Output[HTML],
+):
+    from components.run_folder import run_folder
+    from components.summary import summarise
+    from trainer import storage
+    from trainer.errors import without_traceback
+
+    with without_traceback():
+        folder = run_folder(output_dir, run_name, job_name, job_id)
+        summarise(folder, status.state, status.error_message or "")
+        page = storage.read_bytes(storage.join(folder, "summary.html"))
+        storage.write_bytes(report.path, page)

@@ -1,0 +1,69 @@
+"""Compiles the pipeline, for Kubeflow and for Vertex AI: python -m pipeline compile."""
+
+import sys
+import tempfile
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.command_line import flag, parse
+from trainer.errors import UserError, without_traceback
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "build"
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+@dataclass(frozen=True)
+class CompileConfig:
+    """Writes pipeline.yaml, for Kubeflow, and pipeline.vertex.yaml, for Vertex AI."""
+
+    output_dir: str = flag(str(BUILD), "Local folder to write them to.", "Files")
+    registry: str = flag(
+        "", "What comes before the images' names: HOST/PROJECT/REPOSITORY.", "Images"
+    )
+    tag: str = flag(VERSION, "What comes after them.", "Images")
+
+
+def compile_pipeline(config: CompileConfig) -> dict[str, Path]:
+    """Writes the compiled pipelines; the same config gives the same bytes.
+
+    Returns:
+        Target ("kubeflow", "vertex") -> file.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    # Here, so that --help and mistakes answer at once.
+    from kfp.compiler import Compiler
+
+    from pipeline import graph
+
+    prefix = config.registry.rstrip("/") + "/" if config.registry else ""
+    images = graph.Images(
+        data=f"{prefix}yt8m-data:{config.tag}", trainer=f"{prefix}yt8m-trainer:{config.tag}"
+    )
+    folder = Path(config.output_dir).absolute()
+    files = {"kubeflow": folder / "pipeline.yaml", "vertex": folder / "pipeline.vertex.yaml"}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".compile-", dir=folder) as temporary:
+            for target, file in files.items():
+                unfinished = Path(temporary) / file.name
+                Compiler().compile(graph.build(images, graph.TARGETS[target]), str(unfinished))
+                unfinished.replace(file)
+    except OSError as error:
+        raise UserError(f"Cannot write the compiled pipeline to {folder}: {error}.") from None
+    return files
+
+
+def main(argv: list[str]):
+    """The command."""
+    with without_traceback():
+        files = compile_pipeline(parse(CompileConfig, argv))
+        for target, file in files.items():
+            print(f"{target + ':':<10}{file}")
+
+
+if __name__ == "__main__":
+    main(["python -m pipeline.compile", *sys.argv[1:]])

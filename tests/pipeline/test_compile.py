@@ -1,0 +1,211 @@
+import os
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+import yaml
+from google.auth.credentials import AnonymousCredentials
+
+from pipeline.compile import ROOT, VERSION, CompileConfig, compile_pipeline
+from trainer.config import TrainConfig
+from trainer.errors import UserError
+
+STEPS = ["validate-data", "train", "evaluate", "gate", "export-model", "publish"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return compile_pipeline(CompileConfig(output_dir=str(tmp_path_factory.mktemp("build"))))
+
+
+@pytest.fixture(scope="module")
+def spec(files):
+    return next(yaml.safe_load_all(files["kubeflow"].read_text()))
+
+
+@pytest.fixture(scope="module")
+def tasks(spec):
+    """Step -> its task, wherever in the graph it is."""
+    dags = [spec["root"], *spec["components"].values()]
+    return {
+        name: task for dag in dags for name, task in dag.get("dag", {}).get("tasks", {}).items()
+    }
+
+
+def container(spec, step):
+    return spec["deploymentSpec"]["executors"][f"exec-{step}"]["container"]
+
+
+def upstream(task):
+    """The tasks whose outputs a task takes."""
+    inputs = task["inputs"]
+    used = [*inputs.get("parameters", {}).values(), *inputs.get("artifacts", {}).values()]
+    outputs = [
+        value.get("taskOutputParameter") or value.get("taskOutputArtifact") for value in used
+    ]
+    return {output["producerTask"] for output in outputs if output}
+
+
+def test_steps_follow_each_other(tasks):
+    assert upstream(tasks["validate-data"]) == set()
+    assert upstream(tasks["train"]) == {"validate-data"}
+    assert upstream(tasks["evaluate"]) == {"train"}
+    assert upstream(tasks["gate"]) == {"evaluate"}
+    assert upstream(tasks["publish"]) == {"export-model"}
+
+
+def test_only_an_accepted_model_is_exported_and_published(spec, tasks):
+    accepted = spec["components"]["comp-condition-2"]["dag"]["tasks"]
+    assert set(accepted) == {"export-model", "publish"}
+    condition = tasks["condition-2"]["triggerPolicy"]["condition"]
+    assert condition == "inputs.parameter_values['pipelinechannel--gate-accepted'] == true"
+
+
+def test_the_summary_runs_whatever_happens(spec):
+    root = spec["root"]["dag"]["tasks"]
+    assert set(root) == {"exit-handler-1", "summary"}
+    assert root["summary"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    status = root["summary"]["inputs"]["parameters"]["status"]
+    assert status == {"taskFinalStatus": {"producerTask": "exit-handler-1"}}
+
+
+def test_only_training_is_cached_and_its_key_holds_the_data(tasks):
+    cached = {step for step in [*STEPS, "summary"] if tasks[step]["cachingOptions"]}
+    assert cached == {"train"}
+    fingerprint = tasks["train"]["inputs"]["parameters"]["data_fingerprint"]
+    assert fingerprint["taskOutputParameter"]["outputParameterKey"] == "fingerprint"
+    # A run's own name would make the key another one in each run.
+    assert not {"run_name", "job_name", "job_id"} & set(tasks["train"]["inputs"]["parameters"])
+
+
+def test_every_step_is_tried_again_later(tasks):
+    for step in [*STEPS, "summary"]:
+        policy = tasks[step]["retryPolicy"]
+        assert policy["maxRetryCount"] >= 1
+        assert policy["backoffDuration"] == "30s"
+    assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 3
+
+
+def test_every_step_has_a_name_to_show(tasks):
+    shown = [tasks[step]["taskInfo"]["name"] for step in STEPS]
+    assert shown == ["Validate data", "Train", "Evaluate", "Gate", "Export model", "Publish"]
+
+
+def test_images(spec):
+    with_tensorflow = {"train", "evaluate", "export-model"}
+    for step in [*STEPS, "summary"]:
+        image = "yt8m-trainer" if step in with_tensorflow else "yt8m-data"
+        assert container(spec, step)["image"] == f"{image}:{VERSION}"
+
+
+def test_registry_and_tag_are_put_around_the_images_names(tmp_path):
+    config = CompileConfig(output_dir=str(tmp_path), registry="host/project/", tag="v2")
+    compiled = compile_pipeline(config)["vertex"].read_text()
+    assert container(yaml.safe_load(compiled), "train")["image"] == "host/project/yt8m-trainer:v2"
+
+
+def test_nothing_is_installed_when_a_step_runs(files):
+    assert "pip install" not in files["kubeflow"].read_text()
+
+
+def test_accelerators_are_chosen_at_run_time(spec):
+    assert container(spec, "train")["resources"]["accelerator"] == {
+        "resourceCount": "{{$.inputs.parameters['pipelinechannel--accelerator_count']}}",
+        "resourceType": "{{$.inputs.parameters['pipelinechannel--accelerator_type']}}",
+    }
+
+
+def test_what_a_task_takes_from_its_dag_the_dag_is_given(spec):
+    # kfp forgets parameters that only a resource of a nested task uses.
+    for name, component in {"root": spec["root"], **spec["components"]}.items():
+        given = component.get("inputDefinitions", {}).get("parameters", {})
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            for value in task["inputs"]["parameters"].values():
+                assert value.get("componentInputParameter") in {None, *given}, name
+            inner = spec["components"][task["componentRef"]["name"]]
+            wanted = inner.get("inputDefinitions", {}).get("parameters", {})
+            assert set(wanted) <= set(task["inputs"]["parameters"]), name
+
+
+def test_parameters_are_documented_and_the_description_has_a_table_of_them(spec):
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    needed = {name for name, given in parameters.items() if not given.get("isOptional")}
+    assert needed == {"train_data", "eval_data", "output_dir"}
+    table = spec["pipelineInfo"]["description"].split("\n\n")[-1].splitlines()
+    assert len(table) == 2 + len(parameters)
+    for name, given in parameters.items():
+        (row,) = [row for row in table if row.startswith(f"| `{name}` |")]
+        assert " ".join(given["description"].split()) in row
+        if given.get("defaultValue"):
+            assert f"`{given['defaultValue']}`".removesuffix(".0`").removesuffix("`") in row
+
+
+def test_the_trainers_flags_keep_their_defaults(spec):
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    flags = {flag.name: flag.default for flag in fields(TrainConfig)}
+    shared = set(flags) & set(parameters) - {"feature_names", "feature_sizes", "max_steps"}
+    assert len(shared) >= 14
+    for name in shared:
+        assert parameters[name]["defaultValue"] == flags[name], name
+    assert parameters["max_steps"]["defaultValue"] == 0  # for the trainer's None
+
+
+def test_kubernetes_settings_are_in_a_document_of_their_own(files):
+    _, platform = yaml.safe_load_all(files["kubeflow"].read_text())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    (shm,) = executors["exec-train"]["emptyDirMounts"]
+    assert shm["mountPath"] == "/dev/shm"
+    assert shm["medium"] == "Memory"
+
+
+def test_the_vertex_file_loads_in_its_client_without_a_network(files):
+    from google.cloud import aiplatform
+
+    job = aiplatform.PipelineJob(
+        display_name="nightly",
+        template_path=str(files["vertex"]),
+        pipeline_root="gs://bucket/root",
+        parameter_values={
+            "train_data": "gs://bucket/train*",
+            "eval_data": "gs://bucket/eval*",
+            "output_dir": "/gcs/bucket/models",
+            "accelerator_type": "NVIDIA_L4",
+            "accelerator_count": 1,
+        },
+        project="project",
+        location="europe-west4",
+        credentials=AnonymousCredentials(),
+    )
+    assert job.pipeline_spec["pipelineInfo"]["name"] == "yt8m-pipeline"
+    default = job.pipeline_spec["root"]["inputDefinitions"]["parameters"]["accelerator_type"]
+    assert default["defaultValue"] == "ACCELERATOR_TYPE_UNSPECIFIED"
+
+
+def test_the_spec_is_small(files):
+    # Kubernetes holds it in an object of at most 1.5 MiB, three times over.
+    assert all(file.stat().st_size < 200_000 for file in files.values())
+
+
+def test_the_same_bytes_from_anywhere_and_neither_tensorflow_nor_beam_is_loaded(files, tmp_path):
+    code = (
+        "import sys; from pipeline import compile; compile.main(['x', '--output_dir=out']);"
+        "print([m for m in ('tensorflow', 'keras', 'apache_beam') if m in sys.modules])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.endswith("[]\n")
+    for file in files.values():
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"Cannot write the compiled pipeline to .*file/build"):
+        compile_pipeline(CompileConfig(output_dir=str(tmp_path / "file" / "build")))
