@@ -1,0 +1,108 @@
+"""Small data sets and flags that the trainer's tests share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer.config import TrainConfig
+from trainer.examples import encode_example, encode_sequence_example
+from trainer.tfrecord import write_records
+
+NUM_CLASSES = 5
+SIZES = {"rgb": 3, "audio": 2}
+
+
+@pytest.fixture(scope="session")
+def write_videos():
+    """write_videos(path, videos, **sizes): a shard of (id, labels, features) videos.
+
+    Features are {name: vector} at video level, {name: uint8 [frames, size]} at frame level.
+    """
+
+    def write(path, videos):
+        records = []
+        for video_id, labels, features in videos:
+            context = {"id": video_id.encode(), "labels": labels}
+            if all(np.ndim(feature) == 1 for feature in features.values()):
+                records.append(encode_example(context | features))
+            else:
+                records.append(encode_sequence_example(context, features))
+        write_records(str(path), records)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def video_shards(tmp_path_factory, write_videos) -> str:
+    """Glob of 5 shards with 37 learnable video-level videos in all, one of them without labels.
+
+    A video's labels are the 2 classes whose direction lies nearest to its features.
+    """
+    folder = tmp_path_factory.mktemp("videos")
+    rng = np.random.default_rng(1)
+    directions = rng.normal(size=[5, NUM_CLASSES])
+    for shard, size in enumerate((9, 1, 12, 8, 7)):
+        videos = []
+        for i in range(size):
+            vector = rng.normal(size=5)
+            labels = np.argsort(vector @ directions)[-2:] if (shard, i) != (2, 3) else []
+            features = {"rgb": vector[:3], "audio": vector[3:]}
+            videos.append((f"v{shard}-{i}", labels, features))
+        write_videos(folder / f"train{shard}.tfrecord", videos)
+    return f"{folder}/train*.tfrecord"
+
+
+@pytest.fixture(scope="session")
+def frame_shards(tmp_path_factory, write_videos) -> str:
+    """Glob of 3 shards with 14 frame-level videos in all, of 1 to 310 frames."""
+    folder = tmp_path_factory.mktemp("frames")
+    rng = np.random.default_rng(2)
+    num_frames = iter((1, 2, 300, 310, 5, 7, 299, 3, 1, 30, 9, 12, 301, 4))
+    for shard, size in enumerate((5, 3, 6)):
+        videos = []
+        for i in range(size):
+            n = next(num_frames)
+            features = {
+                name: rng.integers(0, 256, [n, width], np.uint8) for name, width in SIZES.items()
+            }
+            videos.append((f"f{shard}-{i}", [i % NUM_CLASSES], features))
+        write_videos(folder / f"train{shard}.tfrecord", videos)
+    return f"{folder}/train*.tfrecord"
+
+
+@pytest.fixture
+def make_config(tmp_path, video_shards):
+    """make_config(**flags): a small training run on `video_shards` in tmp_path / "model"."""
+
+    def make(**flags) -> TrainConfig:
+        small = {
+            "train_data_pattern": video_shards,
+            "train_dir": str(tmp_path / "model"),
+            "feature_names": "rgb,audio",
+            "feature_sizes": "3,2",
+            "num_classes": NUM_CLASSES,
+            "batch_size": 8,
+            "num_epochs": 2,
+            "num_readers": 2,
+        }
+        return TrainConfig(**small | flags)
+
+    return make
+
+
+@pytest.fixture
+def weights():
+    """weights(train_dir): {name: array} of all that the newest checkpoint holds, bit for bit."""
+
+    def read(train_dir) -> dict[str, np.ndarray]:
+        import tensorflow as tf
+
+        newest = sorted((Path(train_dir) / "checkpoints").glob("step-*"))[-1]
+        reader = tf.train.load_checkpoint(str(newest / "variables"))
+        names = sorted(reader.get_variable_to_shape_map())
+        names.remove("_CHECKPOINTABLE_OBJECT_GRAPH")
+        return {name: reader.get_tensor(name) for name in names}
+
+    return read
