@@ -77,20 +77,10 @@ def decide(metrics_file: str, output_file: str, **settings) -> Verdict:
         UserError: a setting is out of its range, or a file cannot be read or written.
     """
     config = GateConfig(metrics_file, output_file, **settings)
-    verdict = _judge(_read(metrics_file), config)
+    metrics = storage.read_json(metrics_file, "challenger", "champion", "champion_version")
+    verdict = _judge(metrics, config)
     storage.write_text(output_file, json.dumps(asdict(verdict), indent=1) + "\n")
     return verdict
-
-
-def _read(metrics_file: str) -> dict:
-    text = storage.read_text(metrics_file)
-    try:
-        metrics = json.loads(text)
-        return {name: metrics[name] for name in ("challenger", "champion", "champion_version")}
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"Expected the metrics of an evaluation in {metrics_file!r}; it holds {text[:80]!r}."
-        ) from error
 
 
 def _judge(metrics: dict, config: GateConfig) -> Verdict:

@@ -13,6 +13,7 @@ import fnmatch
 import functools
 import glob as local_glob
 import io
+import json
 import os
 import posixpath
 import re
@@ -88,6 +89,21 @@ def read_text(path: str) -> str:
         return read_bytes(path).decode()
     except UnicodeDecodeError as error:
         raise UserError(f"Expected UTF-8 text in {path!r}, but found {error}.") from error
+
+
+def read_json(path: str, *keys: str) -> dict:
+    """A JSON object from a file.
+
+    Raises:
+        UserError: the file cannot be read, holds no JSON object, or lacks one of the `keys`.
+    """
+    text = read_text(path)
+    with contextlib.suppress(ValueError):
+        value = json.loads(text)
+        if isinstance(value, dict) and all(key in value for key in keys):
+            return value
+    expected = f" with {', '.join(keys)}" if keys else ""
+    raise UserError(f"Expected a JSON object{expected} in {path!r}; it holds {text[:80]!r}.")
 
 
 def write_bytes(path: str, data: bytes) -> None:

@@ -128,7 +128,7 @@ def test_settings_out_of_range(judge, settings, message):
 @pytest.mark.parametrize("text", ["{}", "[1]", "no JSON"])
 def test_a_file_that_holds_no_metrics(tmp_path, text):
     (tmp_path / "metrics.json").write_text(text)
-    with pytest.raises(UserError, match="Expected the metrics of an evaluation"):
+    with pytest.raises(UserError, match="Expected a JSON object with challenger"):
         decide(str(tmp_path / "metrics.json"), str(tmp_path / "verdict.json"))
     assert not (tmp_path / "verdict.json").exists()
 

@@ -91,6 +91,24 @@ def test_bytes_that_are_no_text(folder):
         storage.read_text(f"{folder}/a")
 
 
+def test_reads_json(tmp_path):
+    path = str(tmp_path / "a.json")
+    storage.write_text(path, '{"a": 1, "b": null}')
+    assert storage.read_json(path, "a", "b") == {"a": 1, "b": None}
+    with pytest.raises(
+        UserError, match=r"Expected a JSON object with a, c in '.*a.json'; it holds"
+    ):
+        storage.read_json(path, "a", "c")
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "NaN"])
+def test_other_text_is_no_json_object(tmp_path, text):
+    path = str(tmp_path / "a.json")
+    storage.write_text(path, text)
+    with pytest.raises(UserError, match=r"Expected a JSON object in"):
+        storage.read_json(path)
+
+
 def test_copies_a_tree_anywhere(folder, tmp_path, gcs_bucket):
     write_all(f"{folder}/from", "a", "b/c", "b/d/e")
     for target in (f"{tmp_path}/to", f"{gcs_bucket}/to"):
