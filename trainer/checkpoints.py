@@ -17,6 +17,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.reading import Position
 
@@ -144,7 +145,8 @@ def read_model_flags(train_dir: str) -> dict | None:
     """The kept flags; None when there are none."""
     path = Path(train_dir) / MODEL_FLAGS_FILE
     try:
-        return json.loads(path.read_text())
+        # A flag that is newer than the model has its default: what the model was made without.
+        return TrainConfig().model_flags | json.loads(path.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

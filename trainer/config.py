@@ -14,7 +14,31 @@ MODEL_FLAGS = (
     "frame_features",
     "num_classes",
     "moe_num_mixtures",
+    "video_level_classifier_model",
+    "iterations",
+    "sample_random_frames",
+    "dbof_add_batch_norm",
+    "dbof_cluster_size",
+    "dbof_hidden_size",
+    "dbof_pooling_method",
+    "dbof_activation",
+    "lstm_cells",
+    "lstm_layers",
+    "gru_cells",
+    "gru_layers",
+    "vlad_cluster_size",
+    "nextvlad_groups",
+    "nextvlad_expansion",
+    "attention_heads",
+    "pooling_hidden_size",
+    "pooling_dropout",
 )
+
+CHOICES = {
+    "video_level_classifier_model": ("LogisticModel", "MoeModel"),
+    "dbof_pooling_method": ("max", "average"),
+    "dbof_activation": ("sigmoid", "relu6"),
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +80,58 @@ class TrainConfig:
         2, "Experts a class in MoeModel, beside the one that always says no.", "Model"
     )
 
+    video_level_classifier_model: str = flag(
+        "MoeModel",
+        "What DbofModel, LstmModel and the models below end in: LogisticModel or MoeModel.",
+        "Frame-level models",
+    )
+    iterations: int = flag(30, "DbofModel: frames looked at.", "Frame-level models")
+    sample_random_frames: bool = flag(
+        True, "DbofModel: train on frames drawn one by one; else on a run.", "Frame-level models"
+    )
+    dbof_add_batch_norm: bool = flag(
+        True, "DbofModel: batch normalisation; else biases.", "Frame-level models"
+    )
+    dbof_cluster_size: int = flag(
+        8192, "DbofModel: length of a projected frame.", "Frame-level models"
+    )
+    dbof_hidden_size: int = flag(
+        1024, "DbofModel: length of the hidden vector.", "Frame-level models"
+    )
+    dbof_pooling_method: str = flag(
+        "max", "DbofModel: pooling over the frames, max or average.", "Frame-level models"
+    )
+    dbof_activation: str = flag(
+        "sigmoid", "DbofModel: activation, sigmoid or relu6.", "Frame-level models"
+    )
+    lstm_cells: int = flag(1024, "LstmModel: cells a layer.", "Frame-level models")
+    lstm_layers: int = flag(2, "LstmModel: layers.", "Frame-level models")
+    gru_cells: int = flag(1024, "GruModel: cells a layer.", "Frame-level models")
+    gru_layers: int = flag(2, "GruModel: layers.", "Frame-level models")
+    vlad_cluster_size: int = flag(
+        64, "NetVladModel and NeXtVladModel: clusters a feature.", "Frame-level models"
+    )
+    nextvlad_groups: int = flag(
+        8, "NeXtVladModel: groups that a frame is split into.", "Frame-level models"
+    )
+    nextvlad_expansion: int = flag(
+        2, "NeXtVladModel: how many times wider a frame is made.", "Frame-level models"
+    )
+    attention_heads: int = flag(
+        8, "AttentionModel: weighted means a feature.", "Frame-level models"
+    )
+    pooling_hidden_size: int = flag(
+        1024,
+        "NetVladModel, NeXtVladModel, AttentionModel: length of the hidden vector.",
+        "Frame-level models",
+    )
+    pooling_dropout: float = flag(
+        0.0,
+        "NetVladModel, NeXtVladModel, AttentionModel: share of the pooled vector left out in "
+        "training.",
+        "Frame-level models",
+    )
+
     batch_size: int = flag(1024, "Examples per batch (per GPU).", "Training")
     num_epochs: int = flag(5, "Passes over the dataset, counted over the whole run.", "Training")
     max_steps: int | None = flag(
@@ -95,6 +171,18 @@ class TrainConfig:
 
     def __post_init__(self):
         at_least_one = (
+            "iterations",
+            "dbof_cluster_size",
+            "dbof_hidden_size",
+            "lstm_cells",
+            "lstm_layers",
+            "gru_cells",
+            "gru_layers",
+            "vlad_cluster_size",
+            "nextvlad_groups",
+            "nextvlad_expansion",
+            "attention_heads",
+            "pooling_hidden_size",
             "num_classes",
             "num_readers",
             "moe_num_mixtures",
@@ -112,6 +200,13 @@ class TrainConfig:
         for name in ("base_learning_rate", "learning_rate_decay", "learning_rate_decay_examples"):
             if not getattr(self, name) > 0:
                 raise UserError(f"--{name} must be positive; got {getattr(self, name)}.")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UserError(
+                    f"--{name} must be {' or '.join(choices)}; got {getattr(self, name)}."
+                )
+        if not 0 <= self.pooling_dropout < 1:
+            raise UserError(f"--pooling_dropout must be in [0, 1); got {self.pooling_dropout}.")
         if self.max_steps is not None and self.max_steps < 0:
             raise UserError(f"--max_steps must not be negative; got {self.max_steps}.")
         _ = self.record_format

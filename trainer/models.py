@@ -1,7 +1,6 @@
-"""The architectures. Each takes raw features and returns the probability of every class.
+"""Every architecture that --model can name, and the flags that each is made of.
 
-A video-level model is called with features [batch, width] float32 and returns [batch,
-num_classes] float32. Definitions: video_level_models.py of google/youtube-8m.
+To add a model: write its class, add a line here, and name its flags in config.MODEL_FLAGS.
 """
 
 import keras
@@ -9,68 +8,98 @@ import tensorflow as tf
 
 from trainer.config import record_format
 from trainer.errors import UserError
-
-# The original's 1e-8 * sum(w^2) / 2; keras leaves out the half.
-L2 = keras.regularizers.L2(0.5e-8)
-
-
-def normalized(features: tf.Tensor) -> tf.Tensor:
-    """Features scaled to length 1 over the last axis, all of a video's together."""
-    return tf.nn.l2_normalize(features, axis=-1, epsilon=1e-12)
-
-
-class LogisticModel(keras.Model):
-    """A logistic unit a class on the video's features.
-
-    Source: Abu-El-Haija et al. 2016, arXiv:1609.08675, section 4.
-    """
-
-    def __init__(self, num_classes: int):
-        super().__init__()
-        self.classes = keras.layers.Dense(num_classes, kernel_regularizer=L2, name="classes")
-
-    def call(self, features):
-        return tf.sigmoid(self.classes(normalized(features)))
+from trainer.frame_level_models import (
+    AttentionPooling,
+    DbofModel,
+    FrameLevelLogisticModel,
+    NetVlad,
+    NeXtVlad,
+    PoolingModel,
+    RecurrentModel,
+)
+from trainer.records import MAX_FRAMES
+from trainer.video_level_models import Logistic, LogisticModel, Moe, MoeModel
 
 
-class MoeModel(keras.Model):
-    """A mixture of logistic experts a class, each trusted as far as the class' gate says.
-
-    For class c, with gate weights g and expert weights e, and M experts:
-
-        p_c = sum over m < M of softmax(x g_c)_m * sigmoid(x e_cm + b_cm)
-
-    The softmax has an M + 1st entry, for an expert that always says no. Gates have no bias.
-
-    Source: Jordan and Jacobs 1994; Abu-El-Haija et al. 2016, arXiv:1609.08675, section 4.
-    """
-
-    def __init__(self, num_classes: int, num_mixtures: int):
-        super().__init__()
-        self.num_classes = num_classes
-        self.num_mixtures = num_mixtures
-        self.gates = keras.layers.Dense(
-            num_classes * (num_mixtures + 1), use_bias=False, kernel_regularizer=L2, name="gates"
-        )
-        self.experts = keras.layers.Dense(
-            num_classes * num_mixtures, kernel_regularizer=L2, name="experts"
-        )
-
-    def call(self, features):
-        features = normalized(features)
-        # Classes lie innermost, so that the softmax over the few experts is a vector operation.
-        gates = tf.reshape(self.gates(features), [-1, self.num_mixtures + 1, self.num_classes])
-        experts = tf.reshape(self.experts(features), [-1, self.num_mixtures, self.num_classes])
-        trust = tf.nn.softmax(gates, axis=1)[:, : self.num_mixtures]
-        return tf.reduce_sum(trust * tf.sigmoid(experts), axis=1)
+def _dbof(flags):
+    return DbofModel(
+        _classifier(flags),
+        iterations=flags["iterations"],
+        sample_random_frames=flags["sample_random_frames"],
+        cluster_size=flags["dbof_cluster_size"],
+        hidden_size=flags["dbof_hidden_size"],
+        pooling=flags["dbof_pooling_method"],
+        activation=flags["dbof_activation"],
+        add_batch_norm=flags["dbof_add_batch_norm"],
+    )
 
 
-# Every model that --model can name. To add one: write the class, add a line, and name the flags
-# that shape it in config.MODEL_FLAGS.
-MODELS = {
+def _lstm(flags):
+    # Glorot kernels and zero biases, as the original's cells have.
+    layer = lambda last: keras.layers.LSTM(  # noqa: E731
+        flags["lstm_cells"], recurrent_initializer="glorot_uniform", return_sequences=not last
+    )
+    return _recurrent(flags, layer, flags["lstm_layers"])
+
+
+def _gru(flags):
+    layer = lambda last: keras.layers.GRU(flags["gru_cells"], return_sequences=not last)  # noqa: E731
+    return _recurrent(flags, layer, flags["gru_layers"])
+
+
+def _recurrent(flags, layer, num_layers):
+    layers = [layer(last=number == num_layers - 1) for number in range(num_layers)]
+    return RecurrentModel(_classifier(flags), layers)
+
+
+def _net_vlad(flags):
+    return _pooling(flags, lambda: NetVlad(flags["vlad_cluster_size"]))
+
+
+def _ne_xt_vlad(flags):
+    clusters, groups = flags["vlad_cluster_size"], flags["nextvlad_groups"]
+    return _pooling(flags, lambda: NeXtVlad(clusters, groups, flags["nextvlad_expansion"]))
+
+
+def _attention(flags):
+    return _pooling(flags, lambda: AttentionPooling(flags["attention_heads"]))
+
+
+def _pooling(flags, pooling):
+    sizes = [feature.size for feature in record_format(flags).features]
+    return PoolingModel(
+        _classifier(flags),
+        sizes,
+        [pooling() for _ in sizes],
+        flags["pooling_hidden_size"],
+        flags["pooling_dropout"],
+    )
+
+
+CLASSIFIERS = {
+    "LogisticModel": lambda flags: Logistic(flags["num_classes"]),
+    "MoeModel": lambda flags: Moe(flags["num_classes"], flags["moe_num_mixtures"]),
+}
+
+VIDEO_LEVEL_MODELS = {
     "LogisticModel": lambda flags: LogisticModel(flags["num_classes"]),
     "MoeModel": lambda flags: MoeModel(flags["num_classes"], flags["moe_num_mixtures"]),
 }
+
+FRAME_LEVEL_MODELS = {
+    "AttentionModel": _attention,
+    "DbofModel": _dbof,
+    "FrameLevelLogisticModel": lambda flags: FrameLevelLogisticModel(flags["num_classes"]),
+    "GruModel": _gru,
+    "LstmModel": _lstm,
+    "NetVladModel": _net_vlad,
+    "NeXtVladModel": _ne_xt_vlad,
+}
+
+
+def _classifier(flags):
+    """What a frame-level model's vector is classified by."""
+    return CLASSIFIERS[flags["video_level_classifier_model"]](flags)
 
 
 def create(model_flags: dict) -> keras.Model:
@@ -79,19 +108,32 @@ def create(model_flags: dict) -> keras.Model:
     Raises:
         UserError: there is no such model, or it does not take features of this kind.
     """
-    name = model_flags["model"]
-    if name not in MODELS:
-        raise UserError(f"--model must be one of {sorted(MODELS)}; got {name!r}.")
-    if model_flags["frame_features"]:
+    name, frame_features = model_flags["model"], model_flags["frame_features"]
+    models = FRAME_LEVEL_MODELS if frame_features else VIDEO_LEVEL_MODELS
+    others = VIDEO_LEVEL_MODELS if frame_features else FRAME_LEVEL_MODELS
+    if name in others:
         raise UserError(
-            f"--model={name} takes video-level features; got --frame_features. Frame-level models "
-            "are not part of this version."
+            f"--model={name} takes {'video' if frame_features else 'frame'}-level features; got "
+            f"--{'' if frame_features else 'no'}frame_features. Choose one of {sorted(models)}."
         )
-    model = MODELS[name](model_flags)
-    model(tf.zeros([1, record_format(model_flags).width]))
+    if name not in models:
+        raise UserError(f"--model must be one of {sorted(models)}; got {name!r}.")
+    model = models[name](model_flags)
+    predict(model, _one_video(model_flags))
     return model
 
 
-def predict(model: keras.Model, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+def _one_video(model_flags):
+    """The inputs of a video, to make a model's weights by."""
+    width = record_format(model_flags).width
+    if not model_flags["frame_features"]:
+        return {"features": tf.zeros([1, width])}
+    return {
+        "features": tf.zeros([1, MAX_FRAMES, width], tf.uint8),
+        "num_frames": tf.ones([1], tf.int32),
+    }
+
+
+def predict(model: keras.Model, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
     """Probabilities [batch, num_classes], from reading.model_inputs of a batch."""
-    return model(inputs["features"], training=False)
+    return model(*inputs.values(), training=training)

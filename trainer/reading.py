@@ -151,11 +151,16 @@ def _parse_frame_level(records, record_format):
 
 
 def _frame_matrix(frames: tf.RaggedTensor, size: int) -> tf.Tensor:
-    """[batch, MAX_FRAMES, size] uint8 of the first frames, zeros after a video's last one."""
-    frames = frames[:, :MAX_FRAMES]
-    values = tf.io.decode_raw(frames.flat_values, tf.uint8)
-    values = tf.ensure_shape(values, [None, size])
-    return frames.with_flat_values(values).to_tensor(shape=[None, MAX_FRAMES, size])
+    """[batch, MAX_FRAMES, size] uint8 of the first frames, zeros after a video's last one.
+
+    Args:
+        frames: [batch, (frames), (values)] string; a frame holds one value.
+    """
+    one_value = tf.debugging.assert_equal(frames.values.row_lengths(), tf.ones([], tf.int64))
+    with tf.control_dependencies([one_value]):
+        values = tf.io.decode_raw(frames.flat_values, tf.uint8)
+    values = frames.with_values(tf.ensure_shape(values, [None, size]))
+    return values.to_tensor(shape=[None, MAX_FRAMES, size])
 
 
 def _id_and_labels(parsed, record_format):

@@ -63,10 +63,10 @@ class Trainer:
         )
 
     @tf.function(reduce_retracing=True)
-    def step(self, features, labels):
+    def step(self, inputs, labels):
         """One update. Returns the mean label loss and the predictions, both before the update."""
         with tf.GradientTape() as tape:
-            predictions = self.model(features, training=True)
+            predictions = models.predict(self.model, inputs, training=True)
             label_loss = tf.reduce_mean(self.loss(predictions, labels))
             penalty = self.config.regularization_penalty * tf.add_n(self.model.losses)
             loss = label_loss + penalty
@@ -148,7 +148,7 @@ def _loop(config, trainer, state, files, sigterm) -> int:
         return state.step
     saved = state.step
     for batch, epoch in batches:
-        loss, predictions = trainer.step(batch["features"], batch["labels"])
+        loss, predictions = trainer.step(reading.model_inputs(batch), batch["labels"])
         state = _after(state, int(epoch), len(batch["labels"]))
         progress.add(state, loss, predictions, batch["labels"])
         if state.step >= limit or sigterm.received:

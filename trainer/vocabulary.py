@@ -24,7 +24,7 @@ def read_names(path: str, num_classes: int) -> list[str]:
     names = [f"class {i}" for i in range(num_classes)]
     if not path:
         return names
-    rows = csv.DictReader(io.StringIO(storage.read_text(path)))
+    rows = csv.DictReader(io.StringIO(storage.read_text(path).removeprefix("\ufeff")))
     columns = next((c for c in COLUMNS if set(c) <= set(rows.fieldnames or ())), None)
     if columns is None:
         expected = " or ".join(f"{index},{name}" for index, name in COLUMNS)
@@ -32,7 +32,7 @@ def read_names(path: str, num_classes: int) -> list[str]:
             f"The vocabulary {path} must have the columns {expected}; got {rows.fieldnames}."
         )
     for row in rows:
-        index, name = row[columns[0]], row[columns[1]]
+        index, name = row[columns[0]] or "", row[columns[1]]
         if not index.isdecimal():
             raise UserError(
                 f"The vocabulary {path} must have a class id in column {columns[0]}; got "

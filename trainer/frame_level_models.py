@@ -1,0 +1,328 @@
+"""Models of a video's frames.
+
+Each is called with
+    features: [batch, frames, width] uint8, quantised as records.py says, zeros after a video's end;
+    num_frames: [batch] int32, how many of a video's frames are real;
+and returns probabilities, [batch, num_classes] float32. DbofModel, FrameLevelLogisticModel and
+LstmModel are those of google/youtube-8m, frame_level_models.py; the others came after it.
+
+Where a model draws frames at random, it does so in training only: a trained model always says the
+same of the same video.
+"""
+
+import keras
+import tensorflow as tf
+
+from trainer.records import QUANTISED_ZERO, QUANTUM
+from trainer.video_level_models import L2, normalized
+
+
+def frame_vectors(features, num_frames):
+    """[batch, frames, width] float32: dequantised, each frame of length 1, zeros after the end."""
+    values = tf.cast(features, tf.float32) * QUANTUM + QUANTISED_ZERO
+    return normalized(values) * _real(features, num_frames)[..., None]
+
+
+def _real(features, num_frames):
+    """[batch, frames] float32: 1 for a frame of the video, 0 after its end."""
+    return tf.sequence_mask(num_frames, tf.shape(features)[1], tf.float32)
+
+
+class FrameLevelLogisticModel(keras.Model):
+    """A logistic unit a class, on the mean of the frames."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.classes = keras.layers.Dense(num_classes, kernel_regularizer=L2, name="classes")
+
+    def call(self, features, num_frames, training=False):
+        total = tf.reduce_sum(frame_vectors(features, num_frames), axis=1)
+        mean = total / tf.cast(tf.maximum(num_frames, 1), tf.float32)[:, None]
+        return tf.sigmoid(self.classes(mean))
+
+
+class BatchNorm(keras.layers.Layer):
+    """Batch normalisation whose moving averages are right after a few steps.
+
+    A moving average with decay 0.999, as the original has it, needs thousands of steps to forget
+    its start. Here the n-th update decays by min(0.999, n / (n + 1)): at first a plain mean.
+
+    Call: [..., size] float32, normalised over all axes but the last.
+    Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
+    """
+
+    DECAY = 0.999
+    EPSILON = 0.001
+
+    def build(self, shape):
+        size = (shape[-1],)
+        self.gamma = self.add_weight(shape=size, initializer="ones", name="gamma")
+        self.beta = self.add_weight(shape=size, initializer="zeros", name="beta")
+        self.mean = self.add_weight(shape=size, initializer="zeros", trainable=False, name="mean")
+        self.variance = self.add_weight(
+            shape=size, initializer="ones", trainable=False, name="variance"
+        )
+        self.updates = self.add_weight(
+            shape=(), initializer="zeros", trainable=False, name="updates"
+        )
+
+    def call(self, values, training=False):
+        mean, variance = self.mean.value, self.variance.value
+        if training:
+            mean, variance = tf.nn.moments(values, list(range(len(values.shape) - 1)))
+            decay = tf.minimum(self.DECAY, self.updates / (self.updates + 1))
+            self.mean.assign(decay * self.mean + (1 - decay) * mean)
+            self.variance.assign(decay * self.variance + (1 - decay) * variance)
+            self.updates.assign_add(1.0)
+        return tf.nn.batch_normalization(
+            values, mean, variance, self.beta.value, self.gamma.value, self.EPSILON
+        )
+
+
+class DbofModel(keras.Model):
+    """Deep bag of frames: some frames, projected to a large space, pooled, and classified.
+
+    Source: Abu-El-Haija et al. 2016, arXiv:1609.08675, section 3.2.
+
+    Args:
+        classifier: what the hidden vector is classified by.
+        iterations: how many frames are looked at.
+        sample_random_frames: train on frames drawn one by one; else on a run of frames.
+        cluster_size, hidden_size: lengths of the projected frame and of the hidden vector.
+        pooling: "max" or "average", over the frames.
+        activation: of both layers, "sigmoid" or "relu6".
+        add_batch_norm: normalise the input and both layers; else add biases.
+    """
+
+    def __init__(
+        self,
+        classifier,
+        iterations: int,
+        sample_random_frames: bool,
+        cluster_size: int,
+        hidden_size: int,
+        pooling: str,
+        activation: str,
+        add_batch_norm: bool,
+    ):
+        super().__init__()
+        self.classifier = classifier
+        self.iterations = iterations
+        self.sample_random_frames = sample_random_frames
+        self.pooling = {"max": tf.reduce_max, "average": tf.reduce_mean}[pooling]
+        self.activation = {"sigmoid": tf.sigmoid, "relu6": tf.nn.relu6}[activation]
+        self.input_norm = BatchNorm() if add_batch_norm else (lambda values, training: values)
+        self.cluster = DbofLayer(cluster_size, add_batch_norm)
+        self.hidden = DbofLayer(hidden_size, add_batch_norm)
+        self.random = keras.random.SeedGenerator()
+
+    def call(self, features, num_frames, training=False):
+        frames = tf.gather(features, self._chosen(num_frames, training), axis=1, batch_dims=1)
+        vectors = frame_vectors(frames, tf.minimum(num_frames, 1) * self.iterations)
+        vectors = self.input_norm(vectors, training=training)
+        clusters = self.activation(self.cluster(vectors, training=training))
+        pooled = self.pooling(clusters, axis=1)
+        hidden = self.activation(self.hidden(pooled, training=training))
+        return self.classifier(hidden)
+
+    def _chosen(self, num_frames, training):
+        """[batch, iterations] int32: the numbers of the frames to look at."""
+        num_frames = tf.maximum(num_frames, 1)[:, None]
+        if self.sample_random_frames:
+            shape = (tf.shape(num_frames)[0], self.iterations)
+            evenly = (tf.range(self.iterations, dtype=tf.float32) + 0.5) / self.iterations
+            place = keras.random.uniform(shape, seed=self.random) if training else evenly
+            return tf.cast(place * tf.cast(num_frames, tf.float32), tf.int32)
+        shape = (tf.shape(num_frames)[0], 1)
+        place = keras.random.uniform(shape, seed=self.random) if training else 0.5
+        starts = tf.maximum(num_frames - self.iterations, 0) + 1
+        start = tf.cast(place * tf.cast(starts, tf.float32), tf.int32)
+        return tf.minimum(start + tf.range(self.iterations), num_frames - 1)
+
+
+class DbofLayer(keras.layers.Layer):
+    """A projection, batch-normalised or with a bias, initialised as the original's."""
+
+    def __init__(self, size: int, add_batch_norm: bool):
+        super().__init__()
+        self.size = size
+        self.norm = BatchNorm() if add_batch_norm else None
+
+    def build(self, shape):
+        normal = keras.initializers.RandomNormal(stddev=shape[-1] ** -0.5)
+        self.weights_ = self.add_weight(
+            shape=(shape[-1], self.size), initializer=normal, name="weights"
+        )
+        if self.norm is None:
+            small = keras.initializers.RandomNormal(stddev=0.01)
+            self.bias = self.add_weight(shape=(self.size,), initializer=small, name="bias")
+
+    def call(self, values, training=False):
+        projected = tf.matmul(values, self.weights_.value)
+        if self.norm is None:
+            return projected + self.bias.value
+        return self.norm(projected, training=training)
+
+
+class RecurrentModel(keras.Model):
+    """A stack of recurrent layers; its last state, after a video's last frame, is classified.
+
+    LstmModel: Hochreiter and Schmidhuber 1997, with a forget bias of 1, as the original's.
+    GruModel: Cho et al. 2014, arXiv:1406.1078.
+
+    Args:
+        classifier: what the last layer's last output is classified by.
+        layers: the recurrent layers, of which all but the last return every output.
+    """
+
+    def __init__(self, classifier, layers: list[keras.layers.Layer]):
+        super().__init__()
+        self.classifier = classifier
+        self.recurrent = layers
+
+    def call(self, features, num_frames, training=False):
+        values = frame_vectors(features, num_frames)
+        mask = tf.cast(_real(features, num_frames), tf.bool)
+        for layer in self.recurrent:
+            values = layer(values, mask=mask, training=training)
+        return self.classifier(values)
+
+
+class ContextGating(keras.layers.Layer):
+    """Each entry of a vector, weighed by what all of them say of it: x * sigmoid(norm(x W)).
+
+    Source: Miech et al. 2017, arXiv:1706.06905, section 3.1.
+    """
+
+    def build(self, shape):
+        self.projection = keras.layers.Dense(shape[-1], use_bias=False, name="projection")
+        self.norm = BatchNorm()
+
+    def call(self, vector, training=False):
+        return vector * tf.sigmoid(self.norm(self.projection(vector), training=training))
+
+
+class NetVlad(keras.layers.Layer):
+    """How frames differ from learnt cluster centres, summed a cluster.
+
+    Call: frames [batch, frames, size] float32 and real [batch, frames] float32.
+    Returns: [batch, size * clusters] float32.
+    Source: Arandjelovic et al. 2016, arXiv:1511.07247; Miech et al. 2017, arXiv:1706.06905.
+    """
+
+    def __init__(self, clusters: int):
+        super().__init__()
+        self.clusters = clusters
+        self.norm = BatchNorm()
+
+    def build(self, shape):
+        normal = keras.initializers.RandomNormal(stddev=shape[-1] ** -0.5)
+        shape = (shape[-1], self.clusters)
+        self.assign = self.add_weight(shape=shape, initializer=normal, name="assign")
+        self.centres = self.add_weight(shape=shape, initializer=normal, name="centres")
+
+    def call(self, frames, real, training=False):
+        share = self.norm(tf.matmul(frames, self.assign.value), training=training)
+        share = tf.nn.softmax(share) * real[..., None]  # [batch, frames, clusters]
+        sums = tf.matmul(frames, share, transpose_a=True)  # [batch, size, clusters]
+        residuals = sums - tf.reduce_sum(share, axis=1)[:, None] * self.centres.value
+        residuals = tf.nn.l2_normalize(residuals, axis=1)
+        return normalized(tf.reshape(residuals, [-1, residuals.shape[1] * self.clusters]))
+
+
+class NeXtVlad(keras.layers.Layer):
+    """NetVlad on frames that are widened and split into groups, each group trusted by attention.
+
+    Call and result as NetVlad's, but [batch, width * expansion / groups * clusters].
+    Source: Lin et al. 2018, arXiv:1811.05014, section 3.
+    """
+
+    def __init__(self, clusters: int, groups: int, expansion: int):
+        super().__init__()
+        self.clusters = clusters
+        self.groups = groups
+        self.expansion = expansion
+        self.norm = BatchNorm()
+        self.result_norm = BatchNorm()
+
+    def build(self, shape):
+        # As many whole groups as the widened frame has room for.
+        self.group_size = max(shape[-1] * self.expansion // self.groups, 1)
+        width = self.group_size * self.groups
+        self.widen = keras.layers.Dense(width, name="widen")
+        self.attention = keras.layers.Dense(self.groups, activation="sigmoid", name="attention")
+        self.assign = keras.layers.Dense(self.groups * self.clusters, use_bias=False, name="assign")
+        normal = keras.initializers.RandomNormal(stddev=shape[-1] ** -0.5)
+        self.centres = self.add_weight(
+            shape=(self.group_size, self.clusters), initializer=normal, name="centres"
+        )
+
+    def call(self, frames, real, training=False):
+        num_frames = tf.shape(frames)[1]
+        wide = self.widen(frames)
+        trust = self.attention(wide) * real[..., None]  # [batch, frames, groups]
+        share = self.norm(self.assign(wide), training=training)
+        share = tf.reshape(share, [-1, num_frames * self.groups, self.clusters])
+        share = tf.nn.softmax(share) * tf.reshape(trust, [-1, num_frames * self.groups, 1])
+        groups = tf.reshape(wide, [-1, num_frames * self.groups, self.group_size])
+        sums = tf.matmul(groups, share, transpose_a=True)  # [batch, group_size, clusters]
+        residuals = sums - tf.reduce_sum(share, axis=1)[:, None] * self.centres.value
+        residuals = tf.nn.l2_normalize(residuals, axis=1)
+        vector = tf.reshape(residuals, [-1, self.group_size * self.clusters])
+        return self.result_norm(vector, training=training)
+
+
+class AttentionPooling(keras.layers.Layer):
+    """Weighted means of the frames, the weights made by gated attention, one set a head.
+
+    Call: frames [batch, frames, size] float32 and real [batch, frames] float32.
+    Returns: [batch, size * heads] float32.
+    Source: Ilse et al. 2018, arXiv:1802.04712, section 2.4.
+    """
+
+    def __init__(self, heads: int, attention_size: int = 128):
+        super().__init__()
+        self.heads = heads
+        self.what = keras.layers.Dense(attention_size, activation="tanh", name="what")
+        self.gate = keras.layers.Dense(attention_size, activation="sigmoid", name="gate")
+        self.scores = keras.layers.Dense(heads, use_bias=False, name="scores")
+
+    def call(self, frames, real, training=False):
+        scores = self.scores(self.what(frames) * self.gate(frames))  # [batch, frames, heads]
+        scores += (real[..., None] - 1) * 1e9
+        weights = tf.nn.softmax(scores, axis=1) * real[..., None]
+        means = tf.matmul(weights, frames, transpose_a=True)  # [batch, heads, size]
+        return tf.reshape(means, [-1, self.heads * means.shape[2]])
+
+
+class PoolingModel(keras.Model):
+    """Each feature's frames pooled into one vector; these projected, gated and classified.
+
+    Args:
+        classifier: what the gated hidden vector is classified by.
+        sizes: the features' lengths, in the order of their concatenation.
+        poolings: a layer a feature, called with frames and `real` as NetVlad.
+        hidden_size: length of the projection.
+        dropout: share of the pooled vector left out in training.
+    """
+
+    def __init__(self, classifier, sizes: list[int], poolings: list, hidden_size: int, dropout=0.0):
+        super().__init__()
+        self.classifier = classifier
+        self.sizes = sizes
+        self.poolings = poolings
+        self.dropout = keras.layers.Dropout(dropout)
+        self.hidden = keras.layers.Dense(hidden_size, use_bias=False, name="hidden")
+        self.norm = BatchNorm()
+        self.gating = ContextGating()
+
+    def call(self, features, num_frames, training=False):
+        frames = tf.split(frame_vectors(features, num_frames), self.sizes, axis=2)
+        real = _real(features, num_frames)
+        pooled = [
+            pooling(part, real, training=training)
+            for pooling, part in zip(self.poolings, frames, strict=True)
+        ]
+        vector = self.dropout(tf.concat(pooled, axis=1), training=training)
+        hidden = tf.nn.relu6(self.norm(self.hidden(vector), training=training))
+        return self.classifier(self.gating(hidden, training=training))
