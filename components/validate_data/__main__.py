@@ -1,0 +1,51 @@
+"""The command: python -m components.validate_data --input train=GLOB --input eval=GLOB ..."""
+
+import argparse
+import sys
+
+from components.validate_data.validation import validate
+from trainer.errors import UserError, without_traceback
+from trainer.records import NUM_CLASSES, RecordFormat, parse_features
+
+
+def main(argv: list[str]) -> None:
+    with without_traceback():
+        flags, beam_args = _parser().parse_known_args(argv)
+        features = parse_features(flags.feature_names, flags.feature_sizes)
+        record_format = RecordFormat(features, flags.frame_features, flags.num_classes)
+        print(validate(_inputs(flags.input), flags.output_dir, record_format, beam_args))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m components.validate_data",
+        description="Checks every record of every split; writes statistics.json, anomalies.json "
+        "and report.html; prints a fingerprint of the data, or fails.",
+        epilog="All other flags are Beam's, e.g. --runner=FlinkRunner; without a runner, this "
+        "process does the work.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--input", action="append", required=True, metavar="NAME=GLOB", help="A split's files.")
+    add("--output_dir", required=True, help="Where to write; local or gs://.")
+    add("--feature_names", default="mean_rgb,mean_audio", help="Default: %(default)s.")
+    add("--feature_sizes", default="1024,128", help="Default: %(default)s.")
+    add("--frame_features", action="store_true", help="The data is frame-level.")
+    add("--num_classes", type=int, default=NUM_CLASSES, help="Default: %(default)s.")
+    return parser
+
+
+def _inputs(arguments: list[str]) -> dict[str, str]:
+    inputs = {}
+    for argument in arguments:
+        name, equals, pattern = argument.partition("=")
+        if not (name and equals and pattern) or name in inputs:
+            raise UserError(
+                f"--input must be NAME=GLOB, each name once; got {', '.join(arguments)}."
+            )
+        inputs[name] = pattern
+    return inputs
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,214 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from components.validate_data import validate
+from components.validate_data.__main__ import main
+from trainer.errors import UserError
+from trainer.examples import encode_example
+from trainer.records import Feature, RecordFormat
+from trainer.tfrecord import write_records
+
+FORMAT = RecordFormat((Feature("rgb", 2),), num_classes=10)
+
+
+def video(video_id: str, labels=(1, 3), rgb=(0.5, 1.0)) -> bytes:
+    return encode_example({"id": video_id, "labels": list(labels), "rgb": list(rgb)})
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two files of train with 3 videos, one of eval with 1."""
+    write_records(str(tmp_path / "train0"), [video("a"), video("b")])
+    write_records(str(tmp_path / "train1"), [video("c", labels=[9])])
+    write_records(str(tmp_path / "eval0"), [video("d", rgb=[0.0, -1.0])])
+    return tmp_path
+
+
+def run(data, record_format=FORMAT, **inputs) -> str:
+    inputs = inputs or {"train": f"{data}/train*", "eval": f"{data}/eval*"}
+    return validate(inputs, str(data / "out"), record_format)
+
+
+def read(data, name: str) -> dict:
+    return json.loads((data / "out" / name).read_text())
+
+
+def test_good_data_passes(data):
+    fingerprint = run(data)
+    statistics = read(data, "statistics.json")
+    assert statistics["fingerprint"] == fingerprint
+    assert len(fingerprint) == 64
+    train, evaluation = statistics["splits"]["train"], statistics["splits"]["eval"]
+    assert (train["files"], train["videos"], evaluation["videos"]) == (2, 3, 1)
+    assert train["labels"] == [0, 2, 0, 2, 0, 0, 0, 0, 0, 1]
+    assert train["labels_per_video"] == [0, 1, 2]
+    assert train["features"]["rgb"]["mean"] == [0.5, 1.0]
+    assert evaluation["features"]["rgb"]["zeros"] == [1, 0]
+    assert read(data, "anomalies.json") == {"passed": True, "anomalies": []}
+    assert "The data may be trained on" in (data / "out" / "report.html").read_text()
+
+
+def test_the_fingerprint_is_of_the_records_not_of_their_files(data):
+    before = run(data)
+    (data / "train0").rename(data / "train2")  # read after train1 from now on
+    assert run(data) == before
+    write_records(str(data / "train2"), [video("a"), video("b", labels=[2])])
+    changed = run(data)
+    assert changed != before
+    write_records(str(data / "train2"), [video("a"), video("b")])
+    assert run(data) == before
+    swapped = run(data, train=f"{data}/eval*", eval=f"{data}/train*")
+    assert swapped not in (before, changed)
+
+
+def test_all_that_is_wrong_is_told_at_once(data):
+    write_records(str(data / "train2"), [video("e"), video("f", labels=[10])])
+    write_records(str(data / "eval1"), [video("a")])
+    (data / "eval2").write_text("not a record")
+    with pytest.raises(UserError) as error:
+        run(data)
+    message = str(error.value)
+    assert f"{data}/train2, record 2: label 10 is out of range: expected 0 to 9" in message
+    assert f"{data}/eval2, record 1: not a TFRecord file" in message
+    assert f"video 'a' of 'eval' is also in 'train': {data}/train0, record 1" in message
+    assert str(data / "out" / "report.html") in message
+    anomalies = read(data, "anomalies.json")
+    assert not anomalies["passed"]
+    kinds = [row["kind"] for row in anomalies["anomalies"]]
+    assert kinds == ["not_tfrecord", "label_out_of_range", "leak"]
+    statistics = read(data, "statistics.json")["splits"]  # the good records all the same
+    assert (statistics["train"]["videos"], statistics["eval"]["videos"]) == (4, 2)
+
+
+def test_warnings_pass(data):
+    write_records(str(data / "train2"), [video("a")])
+    write_records(str(data / "test0"), [video("t", labels=[])])
+    run(data, train=f"{data}/train*", test=f"{data}/test*")
+    rows = read(data, "anomalies.json")["anomalies"]
+    assert [(row["kind"], row["split"], row["count"]) for row in rows] == [
+        ("duplicate", "train", 1),
+        ("no_labels", "test", 1),
+    ]
+
+
+def test_a_file_without_a_good_record_still_makes_a_report(data):
+    (data / "eval0").write_bytes(b"")
+    with pytest.raises(UserError, match="eval0: it holds no record"):
+        run(data)
+    assert "Failed" in (data / "out" / "report.html").read_text()
+
+
+def test_an_earlier_result_is_not_taken_for_this_one(data):
+    run(data)
+    with pytest.raises(UserError, match="missing"):
+        run(data, train=f"{data}/train*,{data}/missing*", eval=f"{data}/eval*")
+    with pytest.raises(UserError, match="no video-level feature 'sound'"):
+        run(data, RecordFormat((Feature("sound", 2),), num_classes=10))
+    assert not read(data, "anomalies.json")["passed"]
+
+
+def test_where_nothing_can_be_written(data):
+    (data / "out").write_text("a file")
+    with pytest.raises(UserError, match="out"):
+        run(data)
+
+
+def test_strings_of_the_data_are_text_in_the_report(data):
+    write_records(str(data / "train2"), [video("<script>alert(1)</script>", labels=[10])])
+    with pytest.raises(UserError):
+        run(data)
+    html = (data / "out" / "report.html").read_text()
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+def test_the_report_needs_no_network(data):
+    run(data)
+    html = (data / "out" / "report.html").read_text()
+    assert "http" not in html.replace("http-equiv", "")
+
+
+def test_the_command(data, capsys):
+    flags = ["--feature_names=rgb", "--feature_sizes=2", "--num_classes=10"]
+    inputs = [f"--input=train={data}/train*", f"--input=eval={data}/eval*"]
+    main([*inputs, *flags, f"--output_dir={data}/out"])
+    assert capsys.readouterr().out.strip() == read(data, "statistics.json")["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--input=train"], "--input must be NAME=GLOB, each name once; got train"),
+        (["--input=a=x", "--input=a=y"], "each name once; got a=x, a=y"),
+        (["--input=train={data}/train*", "--runer=Flink"], "neither ours nor Beam's: --runer"),
+        (["--input=train={data}/train*", "Flink"], "--name or --name=value; got 'Flink'"),
+        (["--input=train={data}/nothing*"], "nothing"),
+    ],
+)
+def test_a_wrong_command_is_told(data, flags, words):
+    flags = [flag.format(data=data) for flag in flags]
+    with pytest.raises(SystemExit) as error:
+        main([*flags, f"--output_dir={data}/out"])
+    assert words in str(error.value)
+    assert not (data / "out").exists()
+
+
+def test_help_loads_no_beam():
+    code = "import sys, components.validate_data.__main__; print('apache_beam' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "splits, record_format, warnings",
+    [
+        (
+            {"train": "yt8m2018/video/validate00[0-7]*", "eval": "yt8m2018/video/validate00[89]*"},
+            RecordFormat(),
+            [],
+        ),
+        (
+            {"validate": "yt8m2017/video/validate*", "test": "yt8m2017/video/test*"},
+            RecordFormat(num_classes=4716),
+            ["no_labels"],
+        ),
+        (
+            {"one": "yt8m2018/frame/*"},
+            RecordFormat((Feature("rgb", 1024), Feature("audio", 128)), frame_features=True),
+            [],
+        ),
+        (
+            {"train": "audioset/bal_train/*0[0-7]*", "eval": "audioset/bal_train/*0[89]*"},
+            RecordFormat((Feature("audio_embedding", 128),), frame_features=True, num_classes=527),
+            [],
+        ),
+    ],
+)
+def test_real_data_passes(real_data, tmp_path, splits, record_format, warnings):
+    inputs = {name: f"{real_data}/{pattern}" for name, pattern in splits.items()}
+    validate(inputs, str(tmp_path), record_format)
+    rows = json.loads((tmp_path / "anomalies.json").read_text())["anomalies"]
+    assert [row["kind"] for row in rows] == warnings
+
+
+def test_real_statistics_are_numpys(real_data, tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    pattern = f"{real_data}/yt8m2018/video/validate000[0-3].tfrecord"
+    validate({"train": pattern}, str(tmp_path), RecordFormat())
+    got = json.loads((tmp_path / "statistics.json").read_text())["splits"]["train"]
+    spec = {
+        "mean_rgb": tf.io.FixedLenFeature([1024], tf.float32),
+        "labels": tf.io.VarLenFeature(tf.int64),
+    }
+    files = tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(pattern))).batch(10_000)
+    (batch,) = files.map(lambda records: tf.io.parse_example(records, spec))
+    rgb = batch["mean_rgb"].numpy().astype(np.float64)
+    assert got["videos"] == len(rgb)
+    assert got["features"]["mean_rgb"]["mean"] == pytest.approx(rgb.mean(axis=0), abs=1e-7)
+    assert got["features"]["mean_rgb"]["std"] == pytest.approx(rgb.std(axis=0), rel=1e-6)
+    labels = np.bincount(batch["labels"].values.numpy(), minlength=3862)
+    assert got["labels"] == labels.tolist()
