@@ -1,0 +1,151 @@
+"""Measures the new model and the published one on the same videos, and reports on both."""
+
+import json
+import logging
+import math
+
+import numpy as np
+
+from components import gate, report
+from components.publish import Champion, read_champion
+from trainer import evaluation, storage
+from trainer.errors import UserError
+from trainer.evaluation import Evaluation
+
+LISTED_CLASSES = 10  # in each table of the report
+LEAST_VIDEOS = 10  # of a class that is called one of the best or worst, where there are such
+BINS = 20
+
+# How the metrics are called, and what each says.
+LABELS = gate.METRICS | {"loss": "Loss"}
+MEANINGS = {
+    "gap": "Every video's 20 best predictions in one list, by score: the average precision of that "
+    "list.",
+    "hit_at_1": "How many of the videos have their best-scored class among their labels.",
+    "perr": "How many of a video's n best-scored classes are right, where n is how many labels it "
+    "has; averaged over the videos.",
+    "map": "The mean of the classes' average precisions: a rare class counts as much as a frequent "
+    "one.",
+    "loss": "Cross-entropy a video, summed over the classes: less is better.",
+}
+
+
+def evaluate(
+    train_dir: str,
+    eval_data: str,
+    publish_dir: str,
+    output_dir: str,
+    vocabulary: str = "",
+    batch_size: int = 1024,
+) -> dict:
+    """Writes metrics.json and report.html to `output_dir`.
+
+    Args:
+        train_dir: Where the trainer saved the new model.
+        eval_data: Glob(s) of the videos to measure on.
+        publish_dir: Where models are published; what is published there is measured too.
+        output_dir: Where to write.
+        vocabulary: CSV file with the classes' names; "": they go by their number.
+        batch_size: Videos per batch.
+
+    Returns:
+        What metrics.json holds: "challenger" and "champion" (metric name -> finite number; the
+        champion null where nothing is published), "champion_version", "train_dir", "step". A
+        metric that is not finite is left out.
+
+    Raises:
+        UserError: a model or a record cannot be read, or no video has a label.
+    """
+    champion = read_champion(publish_dir)
+    logging.info("The new model, of %s:", train_dir)
+    new = evaluation.evaluate(train_dir, eval_data, batch_size, vocabulary_file=vocabulary)
+    old = _evaluate_champion(champion, eval_data, batch_size) if champion else None
+    metrics = {
+        "challenger": _finite(new.metrics),
+        "champion": _finite(old.metrics) if old else None,
+        "champion_version": champion.version if champion else None,
+        "train_dir": train_dir,
+        "step": new.step,
+    }
+    storage.write_text(storage.join(output_dir, "report.html"), page(new, metrics, eval_data))
+    text = json.dumps(metrics, indent=1, allow_nan=False) + "\n"
+    storage.write_text(storage.join(output_dir, "metrics.json"), text)
+    return metrics
+
+
+def _evaluate_champion(champion: Champion, eval_data: str, batch_size: int) -> Evaluation:
+    logging.info("The published model, %s:", champion.path)
+    try:
+        return evaluation.evaluate(champion.path, eval_data, batch_size)
+    except UserError as error:
+        raise UserError(
+            f"The published model {champion.path!r} cannot be measured on this data, so nothing "
+            f"can be compared with it: {error} Publish models for other data in another folder."
+        ) from error
+
+
+def _finite(metrics: dict) -> dict:
+    """Those that JSON, and Kubeflow, can hold."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def page(new: Evaluation, metrics: dict, eval_data: str) -> str:
+    """The report, as HTML.
+
+    Args:
+        new: The new model's evaluation.
+        metrics: What metrics.json holds.
+        eval_data: Where the videos came from.
+    """
+    seen = np.flatnonzero(new.num_positives)
+    precisions, videos = new.average_precision[seen], new.num_positives[seen]
+    classes = [
+        (new.class_names[i], int(count), float(precision))
+        for i, count, precision in zip(seen, videos, precisions, strict=True)
+    ]
+    least_videos = min(LEAST_VIDEOS, videos.max())
+    frequent = [c for c in classes if c[1] >= least_videos]
+    counts, edges = np.histogram(precisions, BINS, range=(0, 1))
+    return report.render(
+        "evaluation.html",
+        kind="Evaluation",
+        eval_data=eval_data,
+        model_flags=new.model_flags,
+        metrics=metrics,
+        comparison=_compare(metrics["challenger"], metrics["champion"] or {}),
+        num_classes=len(new.num_positives),
+        bin_edges=edges.tolist(),
+        bin_counts=counts.tolist(),
+        points=[(count, precision, name) for name, count, precision in classes],
+        least_videos=least_videos,
+        best=_rows(frequent, lambda c: (-c[2], -c[1])),
+        worst=_rows(frequent, lambda c: (c[2], -c[1])),
+        most_frequent=_rows(classes, lambda c: -c[1]),
+    )
+
+
+def _compare(new: dict, old: dict) -> list[dict]:
+    """What is shown of each metric. Values that are missing are None."""
+    rows = []
+    for name, label in LABELS.items():
+        difference = new[name] - old[name] if name in new and name in old else None
+        gain = -(difference or 0) if name == "loss" else difference or 0
+        rows.append(
+            {
+                "label": label,
+                "meaning": MEANINGS[name],
+                "new": new.get(name),
+                "old": old.get(name),
+                "difference": difference,
+                "tone": "good" if gain > 0 else "bad" if gain < 0 else "",
+            }
+        )
+    return rows
+
+
+def _rows(classes: list[tuple[str, int, float]], order) -> list[tuple[str, str, str]]:
+    """The rows of a table: the first classes by `order`."""
+    return [
+        (name, report.count(videos), report.score(precision))
+        for name, videos, precision in sorted(classes, key=order)[:LISTED_CLASSES]
+    ]

@@ -1,0 +1,148 @@
+import json
+
+import numpy as np
+import pytest
+
+from components import evaluate
+from components.export_model import export
+from components.publish import publish
+from components.train import train
+from trainer import evaluation, storage
+from trainer.errors import UserError
+from trainer.evaluation import Evaluation
+from trainer.examples import encode_example
+from trainer.tfrecord import write_records
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> str:
+    """A shard of 30 videos, each with the class of its largest value among 3."""
+    path = str(tmp_path_factory.mktemp("data") / "videos.tfrecord")
+    vectors = np.random.default_rng(0).normal(size=[30, 3]).astype(np.float32)
+    write_records(
+        path,
+        [
+            encode_example({"id": b"v%d" % i, "labels": [vector.argmax()], "rgb": vector})
+            for i, vector in enumerate(vectors)
+        ],
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def train_small(videos, tmp_path_factory):
+    """train_small(num_epochs): a train_dir."""
+    output_dir = str(tmp_path_factory.mktemp("output"))
+    flags = {"feature_names": "rgb", "feature_sizes": "3", "num_classes": 3, "batch_size": 10}
+    return lambda num_epochs: train(
+        videos, output_dir, "data", flags | {"num_epochs": num_epochs, "num_gpu": 0}
+    )
+
+
+@pytest.fixture
+def published(videos, train_small, tmp_path):
+    """A folder where a model of one epoch is published."""
+    publish_dir, train_dir = str(tmp_path / "published"), train_small(1)
+    scores = evaluate.evaluate(train_dir, videos, publish_dir, str(tmp_path / "first"))
+    export(train_dir, str(tmp_path / "model"))
+    metrics_file = str(tmp_path / "first" / "metrics.json")
+    version = publish(str(tmp_path / "model"), publish_dir, metrics_file, None)
+    return publish_dir, version, scores["challenger"]
+
+
+def test_the_first_model_has_no_champion(videos, train_small, tmp_path):
+    train_dir, output_dir = train_small(2), str(tmp_path / "evaluation")
+    metrics = evaluate.evaluate(train_dir, videos, str(tmp_path / "published"), output_dir)
+    assert metrics == json.loads(storage.read_text(f"{output_dir}/metrics.json"))
+    assert metrics["challenger"] == evaluation.evaluate(train_dir, videos).metrics
+    assert metrics["challenger"]["num_videos"] == 30
+    assert metrics["champion"] is metrics["champion_version"] is None
+    assert (metrics["train_dir"], metrics["step"]) == (train_dir, 6)
+    assert "LogisticModel after 6 steps" in storage.read_text(f"{output_dir}/report.html")
+
+
+def test_the_champion_is_measured_on_the_same_videos(published, videos, train_small, tmp_path):
+    publish_dir, version, scores = published
+    metrics = evaluate.evaluate(train_small(2), videos, publish_dir, str(tmp_path / "second"))
+    assert metrics["champion"] == pytest.approx(scores)
+    assert metrics["champion_version"] == version
+    assert metrics["challenger"]["loss"] < metrics["champion"]["loss"]
+    assert f"version {version}" in (tmp_path / "second" / "report.html").read_text()
+
+
+def test_a_champion_that_cannot_read_the_data_is_named(published, videos, train_small):
+    publish_dir, version, _ = published
+    manifest = f"{publish_dir}/{version}/manifest.json"
+    storage.write_text(manifest, storage.read_text(manifest).replace('"rgb"', '"sound"'))
+    with pytest.raises(UserError, match=f"published/{version}' cannot be measured on this data"):
+        evaluate.evaluate(train_small(2), videos, publish_dir, f"{publish_dir}/evaluation")
+    assert not storage.exists(f"{publish_dir}/evaluation")
+
+
+@pytest.fixture
+def result() -> Evaluation:
+    """Three classes, the last of which no video has."""
+    metrics = {"gap": 0.5, "hit_at_1": 0.75, "perr": float("nan"), "map": 0.6, "loss": 2.5}
+    counts = {"num_videos": 1234, "num_videos_without_labels": 1, "num_classes_with_videos": 2}
+    return Evaluation(
+        metrics=metrics | counts,
+        average_precision=np.array([1.0, 0.2, np.nan]),
+        num_positives=np.array([1000, 20, 0]),
+        model_flags={"model": "MoeModel"},
+        step=500,
+        class_names=["Game", "<b>Car</b>", "Nobody's"],
+    )
+
+
+def metrics_of(result: Evaluation, champion: dict | None = None) -> dict:
+    return {
+        "challenger": evaluate._finite(result.metrics),
+        "champion": champion,
+        "champion_version": champion and "20260101000000",
+        "train_dir": "/train/key",
+        "step": result.step,
+    }
+
+
+def test_what_is_not_finite_is_left_out(result):
+    values = {"gap": 0.5, "perr": float("nan"), "loss": float("inf"), "num_videos": 3}
+    assert evaluate._finite(values) == {"gap": 0.5, "num_videos": 3}
+
+
+def test_report_of_a_first_model(result):
+    html = evaluate.page(result, metrics_of(result), "/data/*.tfrecord")
+    assert "MoeModel after 500 steps" in html and "none yet" in html
+    assert "0.5000" in html and "1,234" in html and "\N{EN DASH}" in html  # PERR is missing
+    assert "&lt;b&gt;Car" in html and "<b>Car" not in html
+    assert "Nobody" not in html
+    assert "Difference" not in html and "nan" not in html
+
+
+def test_report_beside_a_champion(result):
+    champion = {"gap": 0.4, "hit_at_1": 0.8, "map": 0.6, "loss": 2.0, "perr": 0.5}
+    html = evaluate.page(result, metrics_of(result, champion), "/data/*.tfrecord")
+    assert '<div class="note good">+0.1000 vs 0.4000</div>' in html
+    assert '<div class="note bad">\N{MINUS SIGN}0.0500 vs 0.8000</div>' in html
+    assert '<td class="number bad">+0.5000</td>' in html  # of the loss less is better
+    assert '<td class="number ">+0.0000</td>' in html
+
+
+def test_best_and_worst_are_of_classes_that_are_not_rare(result):
+    rows = [("rare", 1, 1.0), ("good", 30, 0.9), ("bad", 40, 0.1), ("fair", 50, 0.5)]
+    result = Evaluation(
+        metrics=result.metrics,
+        average_precision=np.array([row[2] for row in rows]),
+        num_positives=np.array([row[1] for row in rows]),
+        model_flags=result.model_flags,
+        step=1,
+        class_names=[row[0] for row in rows],
+    )
+    html = evaluate.page(result, metrics_of(result), "data")
+    tables = html[html.index("Best classes") :]
+    names = [name for name in tables.split("<td>")[1:]]
+    assert [name.split("<")[0] for name in names] == [
+        *("good", "fair", "bad"),
+        *("bad", "fair", "good"),
+        *("fair", "bad", "good", "rare"),
+    ]
+    assert "Of the classes with 10 videos or more." in html
