@@ -23,7 +23,7 @@ def write_videos():
     def write(path, videos):
         records = []
         for video_id, labels, features in videos:
-            context = {"id": video_id.encode(), "labels": labels}
+            context = {"id": video_id.encode(), "labels": np.array(labels, np.int64)}
             if all(np.ndim(feature) == 1 for feature in features.values()):
                 records.append(encode_example(context | features))
             else:
