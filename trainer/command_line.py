@@ -47,6 +47,8 @@ def parse(config_class, argv: list[str]):
 def _program(argv: list[str]) -> str:
     """How the program is called, from the path of its file: python -m trainer.train."""
     path = pathlib.Path(argv[0])
+    if path.suffix != ".py":
+        return argv[0]
     return f"python -m {path.parent.name}.{path.stem}"
 
 

@@ -37,6 +37,7 @@ MODEL_FLAGS = (
 CHOICES = {
     "video_level_classifier_model": ("LogisticModel", "MoeModel"),
     "dbof_pooling_method": ("max", "average"),
+    "log_format": ("text", "json"),
     "dbof_activation": ("sigmoid", "relu6"),
 }
 
@@ -158,6 +159,13 @@ class TrainConfig:
         0, "Decides the initial weights and the order of the videos, with the data.", "Training"
     )
 
+    skip_bad_records: bool = flag(
+        False, "Leave out records that cannot be read, and count them; else fail.", "Data"
+    )
+    skip_bad_batches: bool = flag(
+        False, "Leave out batches whose loss or gradient is not finite; else fail.", "Training"
+    )
+
     export_model_steps: int = flag(
         1000,
         "Period, in steps, at which a checkpoint is written and the model is exported for batch "
@@ -165,6 +173,10 @@ class TrainConfig:
         "Saving",
     )
     keep_checkpoints: int = flag(3, "How many checkpoints and exports to keep.", "Saving")
+
+    checkpoint_minutes: float = flag(15.0, "Write a checkpoint this often, too.", "Saving")
+
+    log_format: str = flag("text", "Log lines as text, or as json, one object a line.", "Logging")
 
     num_gpu: int = flag(1, "Most GPUs to use; applies only where there are any.", "Devices")
     log_device_placement: bool = flag(False, "Log the device of every op at startup.", "Devices")
@@ -197,7 +209,12 @@ class TrainConfig:
         for name in ("regularization_penalty", "clip_gradient_norm", "num_gpu"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"--{name} must not be negative; got {getattr(self, name)}.")
-        for name in ("base_learning_rate", "learning_rate_decay", "learning_rate_decay_examples"):
+        for name in (
+            "base_learning_rate",
+            "learning_rate_decay",
+            "learning_rate_decay_examples",
+            "checkpoint_minutes",
+        ):
             if not getattr(self, name) > 0:
                 raise UserError(f"--{name} must be positive; got {getattr(self, name)}.")
         for name, choices in CHOICES.items():

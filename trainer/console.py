@@ -1,6 +1,8 @@
 """What a command of ours writes to the console: its own lines, and none of its libraries' noise."""
 
 import contextlib
+import datetime
+import json
 import logging
 import os
 import sys
@@ -9,9 +11,16 @@ import tempfile
 NVIDIA_DRIVER = "/dev/nvidiactl"  # where there is one, what TensorFlow says of it matters
 
 
-def set_up():
-    """Sends our log lines to stderr and imports TensorFlow without its start-up chatter."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+def set_up(log_format: str = "text"):
+    """Sends our log lines to stderr and imports TensorFlow without its start-up chatter.
+
+    Args:
+        log_format: "text", or "json" for one object a line.
+    """
+    handler = _Stderr()
+    text = logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    handler.setFormatter(_Json() if log_format == "json" else text)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for library in ("absl", "tensorflow"):
         logging.getLogger(library).setLevel(logging.ERROR)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -19,6 +28,24 @@ def set_up():
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # without a GPU, says at length that there is none
+
+
+class _Stderr(logging.StreamHandler):
+    """Writes to what sys.stderr is at the moment: a progress bar puts itself in its place."""
+
+    stream = property(lambda self: sys.stderr, lambda self, _: None)
+
+
+class _Json(logging.Formatter):
+    """A line as a JSON object: time, level, message, and the fields that its caller gave."""
+
+    def format(self, record):
+        line = {
+            "time": datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(),
+            "level": record.levelname,
+            "message": record.getMessage(),
+        }
+        return json.dumps(line | getattr(record, "fields", {}))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """What a record must hold to be trained on: read, checked and written without TensorFlow."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,13 +49,27 @@ def parse(serialized: bytes, record_format: RecordFormat) -> Video:
 
 def first_error(paths: Iterable[str], record_format: RecordFormat) -> str | None:
     """File, number and reason of the first record that cannot be trained on; None: all can."""
+    errors: list[str] = []
     for path in paths:
-        for number, record in enumerate(scan_records(path), start=1):
-            if isinstance(record, BadRecord):
-                return str(record)
-            if problems := inspect(record, record_format)[1]:
-                return f"{path}, record {number}: {problems[0].reason}."
+        for _ in good_records(path, record_format, errors.append):
+            if errors:
+                break
+        if errors:
+            return errors[0]
     return None
+
+
+def good_records(
+    path: str, record_format: RecordFormat, on_bad_record: Callable[[str], None]
+) -> Iterator[bytes]:
+    """The records of a file that can be trained on; of the others, the reason is called back."""
+    for number, record in enumerate(scan_records(path), start=1):
+        if isinstance(record, BadRecord):
+            on_bad_record(str(record))
+        elif problems := inspect(record, record_format)[1]:
+            on_bad_record(f"{path}, record {number}: {problems[0].reason}.")
+        else:
+            yield record
 
 
 def encode_example(features: Mapping[str, wire.Values]) -> bytes:

@@ -71,7 +71,7 @@ def restore(train_dir: str) -> tuple[keras.Model, dict, int]:
             f"run, or {MANIFEST_FILE} of an exported model."
         )
     model = models.create(flags)
-    state = checkpoints.restore(train_dir, tf.train.Checkpoint(model=model))
+    state = checkpoints.restore(train_dir, tf.train.Checkpoint(model=models.variables(model)))
     if state is None:
         raise UserError(f"No checkpoint in {train_dir!r}: the model there is not trained yet.")
     return model, flags, state.step

@@ -137,3 +137,8 @@ def _one_video(model_flags):
 def predict(model: keras.Model, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
     """Probabilities [batch, num_classes], from reading.model_inputs of a batch."""
     return model(*inputs.values(), training=training)
+
+
+def variables(model: keras.Model) -> list[tf.Variable]:
+    """All that a model holds: weights, moving averages, the state of its random numbers."""
+    return [variable.value for variable in model.variables]

@@ -181,8 +181,13 @@ def learning_rate(config, step: tf.Tensor) -> tf.Tensor:
     return tf.cast(rate, tf.float32)
 
 
-def clip_each(gradients: list[tf.Tensor], norm: float) -> list[tf.Tensor]:
-    """Each gradient scaled down to the L2 norm `norm` where its own is larger; 0: as they are."""
-    if norm == 0:
+def clip_each(
+    gradients: list[tf.Tensor], norms: list[tf.Tensor], max_norm: float
+) -> list[tf.Tensor]:
+    """Each gradient scaled down to `max_norm` where its own L2 norm is larger; 0: as they are."""
+    if max_norm == 0:
         return gradients
-    return [tf.clip_by_norm(gradient, norm) for gradient in gradients]
+    return [
+        gradient * (max_norm / tf.maximum(norm, max_norm))
+        for gradient, norm in zip(gradients, norms, strict=True)
+    ]

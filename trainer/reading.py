@@ -9,6 +9,7 @@ A batch is a dict:
 """
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -40,18 +41,31 @@ def training_batches(
     num_readers: int,
     seed: int,
     start: Position = Position(),
+    on_bad_record: Callable[[str], None] | None = None,
 ) -> tf.data.Dataset:
     """(batch, epoch) pairs from `start` to the end of the last epoch, each video once an epoch.
 
     The order of an epoch depends on `files`, `num_readers`, `seed` and the epoch's number alone.
     An epoch's last batch may be smaller.
+
+    Args:
+        files: shards.
+        record_format: what to expect of their records.
+        batch_size: videos a batch.
+        num_epochs: the number of the last epoch, plus 1.
+        num_readers: files read at once.
+        seed: decides the order of the files and of the videos.
+        start: where to begin.
+        on_bad_record: called with the reason for each record that cannot be read, which is then
+            left out; None: such a record is an error. Slower: every record is checked in Python.
     """
     buffer = SHUFFLED_FRAME_LEVEL_VIDEOS if record_format.frame_features else SHUFFLED_VIDEOS
 
     def epoch_batches(epoch):
         seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
         order = tf.random.experimental.stateless_shuffle(tf.constant(files), seeds)
-        records = _records(tf.data.Dataset.from_tensor_slices(order), num_readers)
+        read = _reader(record_format, on_bad_record)
+        records = _records(tf.data.Dataset.from_tensor_slices(order), num_readers, read)
         shuffle_seed = tf.random.stateless_uniform([], seeds, 1, 2**31 - 1, tf.int64)
         records = records.shuffle(buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
         done = tf.where(epoch == start.epoch, tf.constant(start.videos, tf.int64), 0)
@@ -101,10 +115,29 @@ def model_input_spec(record_format: RecordFormat) -> dict[str, tf.TensorSpec]:
     return {"features": tf.TensorSpec([None, record_format.width], tf.float32)}
 
 
-def _records(files: tf.data.Dataset, num_readers: int) -> tf.data.Dataset:
+def _read(file):
+    """Serialized records of a file."""
+    return tf.data.TFRecordDataset(file, buffer_size=READ_BUFFER_BYTES)
+
+
+def _reader(record_format: RecordFormat, on_bad_record: Callable[[str], None] | None) -> Callable:
+    """What reads a file: `_read`, or one that leaves bad records out."""
+    if on_bad_record is None:
+        return _read
+
+    def good_records(file: bytes):
+        yield from examples.good_records(file.decode(), record_format, on_bad_record)
+
+    signature = tf.TensorSpec([], tf.string)
+    return lambda file: tf.data.Dataset.from_generator(
+        good_records, output_signature=signature, args=[file]
+    )
+
+
+def _records(files: tf.data.Dataset, num_readers: int, read: Callable = _read) -> tf.data.Dataset:
     """Serialized records of `num_readers` files at a time, 16 of each in turn."""
     return files.interleave(
-        lambda file: tf.data.TFRecordDataset(file, buffer_size=READ_BUFFER_BYTES),
+        read,
         cycle_length=num_readers,
         block_length=16,
         num_parallel_calls=num_readers,

@@ -12,7 +12,7 @@ def main(argv: list[str]):
     """Trains as the flags say."""
     with without_traceback():
         config = parse(TrainConfig, argv)
-        console.set_up()
+        console.set_up(config.log_format)
         from trainer import training
 
         training.train(config)

@@ -4,21 +4,22 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import signal
 import threading
 import time
+from itertools import islice
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import checkpoints, exporting, losses, models, optimizers, reading, storage
+from trainer import checkpoints, examples, exporting, reading, storage, tfrecord
+from trainer.checkpoints import State
 from trainer.config import TrainConfig
 from trainer.errors import UserError
-from trainer.metrics import VideoMetrics
+from trainer.progress import Progress
 from trainer.reading import Position
-
-SECONDS_BETWEEN_LINES = 2
+from trainer.step import Trainer
 
 
 def train(config: TrainConfig) -> int:
@@ -28,13 +29,11 @@ def train(config: TrainConfig) -> int:
         The number of steps done, over the whole run.
 
     Raises:
-        UserError: a flag, a file or a record is not as it must be.
+        UserError: a flag, a file or a record is not as it must be, or the loss is not finite.
         Terminated: the process was asked to end (SIGTERM); its work is in a checkpoint.
     """
     files = _files(config)
     _set_up_devices(config)
-    # 1 more, because tf.data cannot shuffle by a tensor when TensorFlow's global seed is 0.
-    keras.utils.set_random_seed(config.seed + 1)
     trainer = Trainer(config)
     state = _start(config, trainer, files)
     with reading.explained(files, config.record_format), _Sigterm() as sigterm:
@@ -46,36 +45,6 @@ class Terminated(SystemExit):
 
     def __init__(self):
         super().__init__(128 + signal.SIGTERM)
-
-
-class Trainer:
-    """A model, its optimizer and the step that improves it."""
-
-    def __init__(self, config: TrainConfig):
-        self.config = config
-        self.loss = losses.find(config.label_loss)
-        self.model = models.create(config.model_flags)
-        self.weights = [weight.value for weight in self.model.trainable_variables]
-        self.optimizer = optimizers.Optimizer(config.optimizer, self.weights)
-        self.steps = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.variables = tf.train.Checkpoint(
-            model=self.model, optimizer=self.optimizer, steps=self.steps
-        )
-
-    @tf.function(reduce_retracing=True)
-    def step(self, inputs, labels):
-        """One update. Returns the mean label loss and the predictions, both before the update."""
-        with tf.GradientTape() as tape:
-            predictions = models.predict(self.model, inputs, training=True)
-            label_loss = tf.reduce_mean(self.loss(predictions, labels))
-            penalty = self.config.regularization_penalty * tf.add_n(self.model.losses)
-            loss = label_loss + penalty
-        gradients = tape.gradient(loss, self.weights)
-        gradients = optimizers.clip_each(gradients, self.config.clip_gradient_norm)
-        rate = optimizers.learning_rate(self.config, self.steps)
-        self.steps.assign_add(1)
-        self.optimizer.apply(gradients, rate, self.steps)
-        return label_loss, predictions
 
 
 def _files(config: TrainConfig) -> list[str]:
@@ -96,7 +65,7 @@ def _set_up_devices(config: TrainConfig):
     tf.debugging.set_log_device_placement(config.log_device_placement)
 
 
-def _start(config: TrainConfig, trainer: Trainer, files: list[str]) -> checkpoints.State:
+def _start(config: TrainConfig, trainer: Trainer, files: list[str]) -> State:
     """The state to go on from: the newest checkpoint's, or a new model's."""
     flags = dataclasses.asdict(config)
     order = _order(config, files)
@@ -109,7 +78,7 @@ def _start(config: TrainConfig, trainer: Trainer, files: list[str]) -> checkpoin
         logging.info(
             "New %s of %s weights in %s.", config.model, f"{num_weights:,}", config.train_dir
         )
-        return checkpoints.State(0, Position(), order, flags)
+        return State(0, Position(), order, flags)
     logging.info("Resuming at step %d, epoch %d.", state.step, state.position.epoch + 1)
     for name, value in flags.items():
         if name in state.flags and state.flags[name] != value:
@@ -122,7 +91,7 @@ def _start(config: TrainConfig, trainer: Trainer, files: list[str]) -> checkpoin
             position.epoch + 1,
         )
         position = Position(position.epoch, 0)
-    return checkpoints.State(state.step, position, order, flags)
+    return State(state.step, position, order, flags)
 
 
 def _order(config: TrainConfig, files: list[str]) -> str:
@@ -132,48 +101,96 @@ def _order(config: TrainConfig, files: list[str]) -> str:
 
 
 def _loop(config, trainer, state, files, sigterm) -> int:
-    batches = reading.training_batches(
-        files,
-        config.record_format,
-        config.batch_size,
-        config.num_epochs,
-        config.num_readers,
-        config.seed,
-        state.position,
-    )
-    progress = _Progress(config, state.step)
     limit = config.max_steps or float("inf")
     if state.step >= limit:
         logging.info("--max_steps=%d are done already; nothing to train.", config.max_steps)
         return state.step
-    saved = state.step
-    for batch, epoch in batches:
-        loss, predictions = trainer.step(reading.model_inputs(batch), batch["labels"])
-        state = _after(state, int(epoch), len(batch["labels"]))
-        progress.add(state, loss, predictions, batch["labels"])
-        if state.step >= limit or sigterm.received:
-            break
-        if state.step % config.export_model_steps == 0:
+    first_step, saved, saved_at = state.step, state.step, time.monotonic()
+    events_dir = os.path.join(config.train_dir, "events")
+    with Progress(config, state, _num_videos(config, files), events_dir) as progress:
+        for batch, epoch, waited in _batches(config, files, state.position):
+            result = trainer.step(reading.model_inputs(batch), batch["labels"])
+            if not result["finite"]:
+                _not_finite(config, state, batch, files)
+            step = state.step + int(result["finite"])
+            state = dataclasses.replace(state, step=step, position=_after(state, epoch, batch))
+            last = state.step >= limit or sigterm.received
+            progress.add(state, result, batch["labels"], waited, last)
+            if last:
+                break
+            due = state.step % config.export_model_steps == 0
+            if due or time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
+                _save(config, trainer, state)
+                saved, saved_at = state.step, time.monotonic()
+            if due:
+                exporting.export_periodically(config, trainer.model, state.step)
+        else:
+            state = dataclasses.replace(state, position=Position(config.num_epochs))
+        if state.step != saved:
             _save(config, trainer, state)
-            exporting.export_periodically(config, trainer.model, state.step)
-            saved = state.step
-    else:
-        state = dataclasses.replace(state, position=Position(config.num_epochs))
-    if state.step != saved:
-        _save(config, trainer, state)
-    if sigterm.received:
-        logging.warning("Asked to end (SIGTERM): stopped after step %d, resumable.", state.step)
-        raise Terminated
-    if state.step == 0:
-        raise UserError(f"The {len(files)} training files hold no videos: {files[0]} ...")
-    progress.finish(state)
+        if sigterm.received:
+            logging.warning("Asked to end (SIGTERM): stopped after step %d, resumable.", state.step)
+            raise Terminated
+        if state.step == 0:
+            raise UserError(f"The {len(files)} training files hold no videos: {files[0]} ...")
+        if state.step == first_step:
+            logging.info("All %d epochs are done already; nothing to train.", config.num_epochs)
+        else:
+            progress.finish(state)
     return state.step
 
 
-def _after(state: checkpoints.State, epoch: int, videos: int) -> checkpoints.State:
-    """The state after one more step, on `videos` videos of `epoch`."""
+def _batches(config, files, start: Position):
+    """Yields batches, each with its epoch and the seconds that it was waited for."""
+    batches = iter(
+        reading.training_batches(
+            files,
+            config.record_format,
+            config.batch_size,
+            config.num_epochs,
+            config.num_readers,
+            config.seed,
+            start,
+            _warn_of_bad_record if config.skip_bad_records else None,
+        )
+    )
+    while True:
+        asked = time.monotonic()
+        item = next(batches, None)
+        if item is None:
+            return
+        batch, epoch = item
+        yield batch, int(epoch), time.monotonic() - asked
+
+
+def _warn_of_bad_record(reason: str):
+    logging.warning("Left out: %s", reason)
+
+
+def _after(state: State, epoch: int, batch) -> Position:
+    """The position after one more batch, of `epoch`."""
     done = state.position.videos if epoch == state.position.epoch else 0
-    return dataclasses.replace(state, step=state.step + 1, position=Position(epoch, done + videos))
+    return Position(epoch, done + len(batch["labels"]))
+
+
+def _not_finite(config, state, batch, files):
+    """Fails or warns, since a step's loss or gradient was NaN or infinite."""
+    ids = b" ".join(batch["id"].numpy()[:5]).decode()
+    what = (
+        f"The loss or its gradient is NaN or infinite at step {state.step + 1}, epoch "
+        f"{state.position.epoch + 1}, in the batch of the videos {ids} ..."
+    )
+    if config.skip_bad_batches:
+        logging.warning("%s The batch is left out.", what)
+        return
+    reason = examples.first_error(files, config.record_format) or (
+        "No record holds NaN or infinity, so --base_learning_rate "
+        f"({config.base_learning_rate}) is likely too high."
+    )
+    raise UserError(
+        f"{what} {reason} The newest checkpoint is from before it. --skip_bad_batches leaves such "
+        "batches out."
+    )
 
 
 def _save(config, trainer, state):
@@ -181,50 +198,14 @@ def _save(config, trainer, state):
     logging.info("Saved the checkpoint of step %d.", state.step)
 
 
-class _Progress:
-    """Writes a line about training every few seconds."""
-
-    def __init__(self, config: TrainConfig, first_step: int):
-        self.config = config
-        self.first_step = first_step
-        self.started = self.last_line = time.monotonic()
-        self.videos = self.videos_since_line = 0
-
-    def add(self, state: checkpoints.State, loss, predictions, labels):
-        self.videos += len(labels)
-        self.videos_since_line += len(labels)
-        seconds = time.monotonic() - self.last_line
-        if state.step > self.first_step + 1 and seconds < SECONDS_BETWEEN_LINES:
-            return
-        scores = batch_metrics(predictions, labels)
-        logging.info(
-            "training step %d | epoch %d/%d | Loss: %.2f Examples/sec: %.0f | "
-            "Hit@1: %.2f PERR: %.2f GAP: %.2f",
-            state.step,
-            state.position.epoch + 1,
-            self.config.num_epochs,
-            float(loss),
-            self.videos_since_line / max(seconds, 1e-9),
-            scores.hit_at_1(),
-            scores.perr(),
-            scores.gap(),
-        )
-        self.last_line, self.videos_since_line = time.monotonic(), 0
-
-    def finish(self, state: checkpoints.State):
-        seconds = time.monotonic() - self.started
-        logging.info(
-            "Done training: step %d, %s videos in %.0f s.", state.step, f"{self.videos:,}", seconds
-        )
-
-
-def batch_metrics(predictions, labels) -> VideoMetrics:
-    """The metrics of one batch: predictions [batch, num_classes], labels [batch, n]."""
-    metrics = VideoMetrics(predictions.shape[1])
-    k = min(max(metrics.top_k, labels.shape[1]), metrics.num_classes)
-    top_scores, top_classes = tf.math.top_k(predictions, k)
-    metrics.add(top_scores.numpy(), top_classes.numpy(), labels.numpy())
-    return metrics
+def _num_videos(config: TrainConfig, files: list[str]) -> int | None:
+    """How many videos there are, about, by the first records' size; None for remote files."""
+    if any(file.startswith("gs://") for file in files):
+        return None
+    records = islice(examples.good_records(files[0], config.record_format, lambda _: None), 100)
+    sizes = [len(tfrecord.frame(record)) for record in records]
+    total = sum(storage.size(file) for file in files)
+    return round(total / np.mean(sizes)) if sizes else None
 
 
 class _Sigterm:
