@@ -45,7 +45,8 @@ def training_batches(
 ) -> tf.data.Dataset:
     """(batch, epoch) pairs from `start` to the end of the last epoch, each video once an epoch.
 
-    The order of an epoch depends on `files`, `num_readers`, `seed` and the epoch's number alone.
+    The order of an epoch depends on `files`, `num_readers`, `seed`, the epoch's number and
+    TensorFlow's global seed alone.
     An epoch's last batch may be smaller.
 
     Args:
@@ -177,6 +178,8 @@ def _parse_frame_level(records, record_format):
     context, frames, _ = tf.io.parse_sequence_example(records, _IDS_AND_LABELS, spec)
     features = [_frame_matrix(frames[f.name], f.size) for f in record_format.features]
     num_frames = frames[record_format.features[0].name].row_lengths()
+    for feature in record_format.features:  # a feature that is missing has no frames
+        tf.debugging.assert_positive(frames[feature.name].row_lengths())
     return _id_and_labels(context, record_format) | {
         "features": tf.concat(features, axis=2),
         "num_frames": tf.cast(tf.minimum(num_frames, MAX_FRAMES), tf.int32),
@@ -212,7 +215,8 @@ def explained(files: list[str], record_format: RecordFormat):
     """Turns a failure to read `files` into a UserError that names file, record and reason."""
     try:
         yield
-    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError) as e:
+    # UnicodeDecodeError: TensorFlow quotes bytes of the record in its message, which is no UTF-8.
+    except (tf.errors.OpError, UnicodeDecodeError) as e:
         reason = examples.first_error(files, record_format)
         if reason is None:
             raise

@@ -81,7 +81,7 @@ def _start(config: TrainConfig, trainer: Trainer, files: list[str]) -> State:
         return State(0, Position(), order, flags)
     logging.info("Resuming at step %d, epoch %d.", state.step, state.position.epoch + 1)
     for name, value in flags.items():
-        if name in state.flags and state.flags[name] != value:
+        if state.flags.get(name, value) != value and name != "start_new_model":
             logging.info("--%s was %s, is now %s.", name, state.flags[name], value)
     position = state.position
     if state.order != order and position.videos:

@@ -202,7 +202,7 @@ _BytesList, _FloatList, _Int64List, _Feature, _FeatureList, _Entry, _Entries, _R
         },
         "FeatureList": {"feature": "repeated Feature"},
         # A map is, on the wire, a row of entries. The values here are Features or FeatureLists.
-        "Entry": {"key": "optional string", "value": "optional bytes"},
+        "Entry": {"key": "optional string", "value": "oneof bytes"},
         "Entries": {"entry": "repeated Entry"},
         "Record": {"context": "optional Entries", "feature_lists": "optional Entries"},
     }
