@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from components import gate, report
+from components import report
+from components.comparison import compare
 from components.publish import Champion, read_champion
 from trainer import evaluation, storage
 from trainer.errors import UserError
@@ -15,19 +16,6 @@ from trainer.evaluation import Evaluation
 LISTED_CLASSES = 10  # in each table of the report
 LEAST_VIDEOS = 10  # of a class that is called one of the best or worst, where there are such
 BINS = 20
-
-# How the metrics are called, and what each says.
-LABELS = gate.METRICS | {"loss": "Loss"}
-MEANINGS = {
-    "gap": "Every video's 20 best predictions in one list, by score: the average precision of that "
-    "list.",
-    "hit_at_1": "How many of the videos have their best-scored class among their labels.",
-    "perr": "How many of a video's n best-scored classes are right, where n is how many labels it "
-    "has; averaged over the videos.",
-    "map": "The mean of the classes' average precisions: a rare class counts as much as a frequent "
-    "one.",
-    "loss": "Cross-entropy a video, summed over the classes: less is better.",
-}
 
 
 def evaluate(
@@ -112,7 +100,7 @@ def page(new: Evaluation, metrics: dict, eval_data: str) -> str:
         eval_data=eval_data,
         model_flags=new.model_flags,
         metrics=metrics,
-        comparison=_compare(metrics["challenger"], metrics["champion"] or {}),
+        comparison=compare(metrics["challenger"], metrics["champion"] or {}),
         num_classes=len(new.num_positives),
         bin_edges=edges.tolist(),
         bin_counts=counts.tolist(),
@@ -122,25 +110,6 @@ def page(new: Evaluation, metrics: dict, eval_data: str) -> str:
         worst=_rows(frequent, lambda c: (c[2], -c[1])),
         most_frequent=_rows(classes, lambda c: -c[1]),
     )
-
-
-def _compare(new: dict, old: dict) -> list[dict]:
-    """What is shown of each metric. Values that are missing are None."""
-    rows = []
-    for name, label in LABELS.items():
-        difference = new[name] - old[name] if name in new and name in old else None
-        gain = -(difference or 0) if name == "loss" else difference or 0
-        rows.append(
-            {
-                "label": label,
-                "meaning": MEANINGS[name],
-                "new": new.get(name),
-                "old": old.get(name),
-                "difference": difference,
-                "tone": "good" if gain > 0 else "bad" if gain < 0 else "",
-            }
-        )
-    return rows
 
 
 def _rows(classes: list[tuple[str, int, float]], order) -> list[tuple[str, str, str]]:

@@ -6,12 +6,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+from components.comparison import METRICS
 from trainer import storage
 from trainer.command_line import flag, parse
 from trainer.errors import UserError, without_traceback
-
-# What a model is judged by, each from 0 to 1, and how readers call it.
-METRICS = {"gap": "GAP", "hit_at_1": "Hit@1", "perr": "PERR", "map": "mAP"}
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def _compare(metrics: dict, config: GateConfig) -> tuple[bool, str]:
         return True, f"{label} is {new:.4f}, and {champion} has none"
     if new <= old:
         return False, f"{label} {new:.4f} does not beat {old:.4f} of {champion} on the same videos"
-    lead = f"{label} {new:.4f} beats {old:.4f} of {champion} on the same videos by {new - old:.2g}"
+    lead = f"{label} {new:.4f} beats {old:.4f} of {champion} on the same videos by {new - old:.4g}"
     if new < old + config.min_improvement:
         return False, f"{lead}, which is less than {config.min_improvement:g}"
     return True, lead
@@ -120,7 +118,7 @@ def _reach_minimums(challenger: dict, config: GateConfig) -> Iterator[tuple[bool
     for name, label in METRICS.items():
         minimum, value = getattr(config, f"min_{name}"), challenger[name]
         if value < minimum:
-            lack = f"by {minimum - value:.2g}"
+            lack = f"by {minimum - value:.4g}"
             yield False, f"{label} {value:.4f} is below the minimum of {minimum:g} {lack}"
         elif minimum > 0:
             yield True, f"{label} {value:.4f} reaches the minimum of {minimum:g}"
