@@ -1,6 +1,7 @@
 """Sums a run up, whatever became of it: what the steps left in its folder, on one page."""
 
 import contextlib
+import itertools
 import json
 from collections.abc import Iterator
 
@@ -130,12 +131,11 @@ def page(run_dir: str, summary: dict) -> str:
 def _step_states(summary: dict) -> list[tuple[str, str]]:
     """Each step with "done", "failed" or "not run"; nothing where that is not known."""
     if summary["outcome"] == "published":
-        return [(step, "done") for step in STEPS]
-    if summary["outcome"] == "rejected":
-        end, state = STEPS.index("gate") + 1, "not run"
+        states = ["done"] * len(STEPS)
+    elif summary["outcome"] == "rejected":
+        states = ["done"] * (STEPS.index("gate") + 1)
     elif summary["ended_by"]:
-        end, state = STEPS.index(summary["ended_by"]), "failed"
+        states = ["done"] * STEPS.index(summary["ended_by"]) + ["failed"]
     else:
         return []
-    rest = [state, *["not run"] * len(STEPS)]
-    return list(zip(STEPS, ["done"] * end + rest, strict=False))
+    return list(itertools.zip_longest(STEPS, states, fillvalue="not run"))

@@ -79,8 +79,11 @@ def open_read(path: str) -> BinaryIO:
 
 def read_bytes(path: str) -> bytes:
     """All of a file."""
-    with _explained("read", path), open_read(path) as file:
-        return file.read()
+    with _explained("read", path):
+        if _is_remote(path):
+            return _download(path)[0]
+        with open(_local(path), "rb") as file:
+            return file.read()
 
 
 def read_text(path: str) -> str:
@@ -305,6 +308,18 @@ def _blob(path: str):
     return blob
 
 
+def _download(path: str) -> tuple[bytes, int]:
+    """All of an object, and its generation, which is another one after every write."""
+    from google.api_core.exceptions import NotFound
+
+    bucket, key = _bucket_and_object(path)
+    blob = bucket.blob(key)
+    try:
+        return blob.download_as_bytes(), blob.generation
+    except NotFound:
+        raise FileNotFoundError("no such object") from None
+
+
 def _folder(key: str) -> str:
     return key.rstrip("/") + "/" if key else ""
 
@@ -332,17 +347,18 @@ def _upload(blob, source: BinaryIO, **conditions) -> None:
 def _swap_remote(path: str, data: bytes, expected: bytes | None) -> bool:
     from google.api_core.exceptions import PreconditionFailed
 
-    bucket, key = _bucket_and_object(path)
-    blob = bucket.get_blob(key)
-    current = blob.download_as_bytes() if blob else None
+    try:
+        current, generation = _download(path)
+    except FileNotFoundError:
+        current, generation = None, 0  # 0: only if there is no object
     if current != expected:
         return current == data
-    generation = blob.generation if blob else 0  # 0: only if there is no object
+    bucket, key = _bucket_and_object(path)
     try:
         _upload(bucket.blob(key), io.BytesIO(data), if_generation_match=generation)
     except PreconditionFailed:
         # Another writer was faster; or this was the second try of a write that had succeeded.
-        return read_bytes(path) == data
+        return _download(path)[0] == data
     return True
 
 
