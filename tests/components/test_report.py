@@ -117,12 +117,6 @@ def test_table_sets_numbers_to_the_right(draw):
     assert "<td>Game</td>" in html and "<td class=number>12</td>" in html
 
 
-def test_bars_are_in_proportion(draw):
-    html = draw('{{ draw.bars([("a", 4, "4"), ("b", 1, "1")]) }}')
-    assert re.findall(r"width: ([\d.]+)%", html) == ["100.0", "25.0"]
-    assert "%" not in draw("{{ draw.bars([]) }}")
-
-
 def test_lines_leave_out_what_a_logarithm_has_not(draw):
     html = draw('{{ draw.lines([("train", [(1, 1), (10, 0), (100, 10)])], "x", "y", true, true) }}')
     assert re.search(r'points="([^"]*)"', html)[1].split() == ["76.0,252.0", "772.0,12.0"]
