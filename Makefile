@@ -23,7 +23,7 @@ install-dev: $(VENV)/installed-dev ## Add what tests and checks need
 $(VENV)/installed: requirements.txt
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 is needed, and not found; name it: make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "Installing what $< lists into $(VENV); this takes a minute or a few, once."
-	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) -r $<
 	@touch $@
 

@@ -15,6 +15,7 @@ from kfp.dsl import (
     Metrics,
     Model,
     Output,
+    OutputPath,
     PipelineTaskFinalStatus,
     component,
 )
@@ -37,15 +38,22 @@ def validate_data(
     statistics: Output[Artifact],
     report: Output[HTML],
 ) -> NamedTuple("Validated", [("fingerprint", str)]):
+    import logging
+
     from components.run_folder import run_folder
+    from components.summary import recorded
     from components.validate_data import validate
     from trainer import storage
     from trainer.errors import without_traceback
     from trainer.records import RecordFormat, parse_features
 
+    logging.getLogger("apache_beam").setLevel(logging.WARNING)
+    run = run_folder(output_dir, run_name, job_name, job_id)
     with without_traceback():
+        storage.delete_tree(run)  # what an earlier run of the same name left
+    with without_traceback(), recorded(run, "validate_data"):
         features = parse_features(feature_names, feature_sizes)
-        folder = storage.join(run_folder(output_dir, run_name, job_name, job_id), "validation")
+        folder = storage.join(run, "validation")
         fingerprint = validate(
             {"train": train_data, "eval": eval_data},
             folder,
@@ -78,7 +86,7 @@ def train(
     learning_rate_decay_examples: float,
     clip_gradient_norm: float,
     export_model_steps: int,
-    accelerator_count: int,
+    num_gpu: int,
     trainer_flags: str,
 ) -> NamedTuple("Trained", [("train_dir", str)]):
     from components.train import train
@@ -104,7 +112,7 @@ def train(
         learning_rate_decay_examples=learning_rate_decay_examples,
         clip_gradient_norm=clip_gradient_norm,
         export_model_steps=export_model_steps,
-        num_gpu=accelerator_count,
+        num_gpu=num_gpu,
     )
     with without_traceback():
         return (train(train_data, output_dir, data_fingerprint, flags, trainer_flags),)
@@ -124,22 +132,22 @@ def evaluate(
     report: Output[HTML],
     metrics_file: Output[Artifact],
 ):
-    import math
-
-    from components.evaluate import evaluate
-    from components.run_folder import run_folder
     from trainer import console, storage
     from trainer.errors import without_traceback
 
-    console.set_up()
-    with without_traceback():
-        folder = storage.join(run_folder(output_dir, run_name, job_name, job_id), "evaluation")
+    console.set_up()  # before anything that loads TensorFlow
+    from components.evaluate import evaluate
+    from components.run_folder import run_folder
+    from components.summary import recorded
+
+    run = run_folder(output_dir, run_name, job_name, job_id)
+    with without_traceback(), recorded(run, "evaluate"):
+        folder = storage.join(run, "evaluation")
         publish_dir = storage.join(output_dir, "published")
         scores = evaluate(train_dir, eval_data, publish_dir, folder, vocabulary, batch_size)
         for prefix, values in (("", scores["challenger"]), ("champion_", scores["champion"] or {})):
             for name, value in values.items():
-                if math.isfinite(value):  # the backend cannot store NaN
-                    metrics.log_metric(prefix + name, value)
+                metrics.log_metric(prefix + name, value)
         for artifact, name in ((metrics_file, "metrics.json"), (report, "report.html")):
             storage.write_bytes(artifact.path, storage.read_bytes(storage.join(folder, name)))
 
@@ -156,18 +164,20 @@ def gate(
     run_name: str,
     job_name: str,
     job_id: str,
+    reason: OutputPath(str),
     verdict: Output[Markdown],
-) -> NamedTuple("Verdict", [("accepted", bool), ("reason", str)]):
+) -> bool:  # alone: of outputs that have names kfp's local runner takes no condition
     from components.gate import decide
     from components.run_folder import run_folder
+    from components.summary import recorded
     from trainer import storage
     from trainer.errors import without_traceback
 
-    with without_traceback():
-        folder = run_folder(output_dir, run_name, job_name, job_id)
+    run = run_folder(output_dir, run_name, job_name, job_id)
+    with without_traceback(), recorded(run, "gate"):
         decision = decide(
             metrics_file.path,
-            storage.join(folder, "verdict.json"),
+            storage.join(run, "verdict.json"),
             min_gap=min_gap,
             min_hit_at_1=min_hit_at_1,
             min_perr=min_perr,
@@ -176,11 +186,21 @@ def gate(
         )
         title = "Accepted" if decision.accepted else "Rejected"
         storage.write_text(verdict.path, f"# {title}\n\n{decision.reason}\n")
-        return (decision.accepted, decision.reason)
+        storage.write_text(reason, decision.reason)
+        print(f"{title}: {decision.reason}")
+        return decision.accepted
 
 
 @step
-def export_model(train_dir: str, vocabulary: str, model: Output[Model]):
+def export_model(
+    train_dir: str,
+    vocabulary: str,
+    output_dir: str,
+    run_name: str,
+    job_name: str,
+    job_id: str,
+    model: Output[Model],
+):
     import tempfile
 
     from trainer import console, storage
@@ -188,10 +208,17 @@ def export_model(train_dir: str, vocabulary: str, model: Output[Model]):
 
     console.set_up()
     from components.export_model import export
+    from components.run_folder import run_folder
+    from components.summary import recorded
 
-    # Made elsewhere, for it is renamed when it is whole: on Vertex model.path is in a bucket that
-    # is mounted as a folder, where folders cannot be renamed.
-    with without_traceback(), tempfile.TemporaryDirectory() as folder:
+    run = run_folder(output_dir, run_name, job_name, job_id)
+    with (
+        without_traceback(),
+        recorded(run, "export_model"),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        # Not to model.path at once, for the folder is renamed when it is whole: on Vertex that
+        # path is in a bucket mounted as a folder, where folders cannot be renamed.
         export(train_dir, storage.join(folder, "model"), vocabulary)
         storage.copy_tree(storage.join(folder, "model"), model.path)
 
@@ -209,16 +236,18 @@ def publish(
 
     from components.publish import publish
     from components.run_folder import run_folder
+    from components.summary import recorded
     from trainer import storage
     from trainer.errors import without_traceback
 
-    with without_traceback():
+    run = run_folder(output_dir, run_name, job_name, job_id)
+    with without_traceback(), recorded(run, "publish"):
         publish_dir = storage.join(output_dir, "published")
-        champion = json.loads(storage.read_text(metrics_file.path))["champion_version"]
+        champion = storage.read_json(metrics_file.path)["champion_version"]
         version = publish(model.path, publish_dir, metrics_file.path, champion)
-        folder = run_folder(output_dir, run_name, job_name, job_id)
         published = {"version": version, "path": storage.join(publish_dir, version)}
-        storage.write_text(storage.join(folder, "publish.json"), json.dumps(published, indent=2))
+        storage.write_text(storage.join(run, "publish.json"), json.dumps(published, indent=1))
+        print(f"Published: {published['path']}")
         return (version,)
 
 
@@ -237,7 +266,7 @@ def summary(
     from trainer.errors import without_traceback
 
     with without_traceback():
-        folder = run_folder(output_dir, run_name, job_name, job_id)
-        summarise(folder, status.state, status.error_message or "")
-        page = storage.read_bytes(storage.join(folder, "summary.html"))
+        run = run_folder(output_dir, run_name, job_name, job_id)
+        summarise(run, status.state, status.error_message or "")
+        page = storage.read_bytes(storage.join(run, "summary.html"))
         storage.write_bytes(report.path, page)

@@ -115,8 +115,8 @@ def _pipeline(images: Images, target: Target):
             accelerator_type: What to train on, as the cluster calls it, e.g. nvidia.com/gpu on
                 Kubeflow, NVIDIA_L4 on Vertex.
             accelerator_count: How many of them. 0: train on the CPU.
-            run_name: Name of the run's folder in output_dir/runs. Empty: what the backend calls
-                the run.
+            run_name: Name of the run's folder in output_dir/runs, in place of an older one. Empty:
+                what the backend calls the run.
         """
         run = {
             "output_dir": output_dir,
@@ -158,7 +158,7 @@ def _pipeline(images: Images, target: Target):
                 learning_rate_decay_examples=learning_rate_decay_examples,
                 clip_gradient_norm=clip_gradient_norm,
                 export_model_steps=export_model_steps,
-                accelerator_count=accelerator_count,
+                num_gpu=accelerator_count,
                 trainer_flags=trainer_flags,
                 **data_format,
             )
@@ -166,7 +166,7 @@ def _pipeline(images: Images, target: Target):
             _settings(trained, "Train", images.trainer, retries=3, cache=True)
             trained.set_accelerator_type(accelerator_type)
             trained.set_accelerator_limit(accelerator_count)
-            # kfp hands only what a step takes as input down to it, which the type is not.
+            # kfp hands down to a step only what it takes as an input, which the type is not.
             trained.register_pipeline_channels([accelerator_type])
             if target.has_kubernetes:
                 # A pod's own /dev/shm is 64 MiB, too little for GPUs to talk to each other.
@@ -192,9 +192,9 @@ def _pipeline(images: Images, target: Target):
             )
             _settings(verdict, "Gate", images.data, retries=2)
 
-            with dsl.If(verdict.outputs["accepted"] == True, name="accepted"):  # noqa: E712
+            with dsl.If(verdict.outputs["Output"] == True, name="accepted"):  # noqa: E712
                 exported = ops.export_model(
-                    train_dir=trained.outputs["train_dir"], vocabulary=vocabulary
+                    train_dir=trained.outputs["train_dir"], vocabulary=vocabulary, **run
                 )
                 _settings(exported, "Export model", images.trainer, retries=2)
 

@@ -59,7 +59,7 @@ def test_only_an_accepted_model_is_exported_and_published(spec, tasks):
     accepted = spec["components"]["comp-condition-2"]["dag"]["tasks"]
     assert set(accepted) == {"export-model", "publish"}
     condition = tasks["condition-2"]["triggerPolicy"]["condition"]
-    assert condition == "inputs.parameter_values['pipelinechannel--gate-accepted'] == true"
+    assert condition == "inputs.parameter_values['pipelinechannel--gate-Output'] == true"
 
 
 def test_the_summary_runs_whatever_happens(spec):
@@ -114,6 +114,13 @@ def test_accelerators_are_chosen_at_run_time(spec):
         "resourceCount": "{{$.inputs.parameters['pipelinechannel--accelerator_count']}}",
         "resourceType": "{{$.inputs.parameters['pipelinechannel--accelerator_type']}}",
     }
+
+
+def test_no_step_has_an_input_that_kfp_uses_for_its_resources(spec):
+    for name, component in spec["components"].items():
+        if "executorLabel" in component:
+            inputs = component["inputDefinitions"]["parameters"]
+            assert not {"accelerator_type", "accelerator_count", "base_image"} & set(inputs), name
 
 
 def test_what_a_task_takes_from_its_dag_the_dag_is_given(spec):

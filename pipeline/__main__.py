@@ -1,0 +1,31 @@
+"""The command line: python -m pipeline COMMAND ..."""
+
+import difflib
+import importlib
+import sys
+
+COMMANDS = {
+    "compile": "write the pipeline's YAML, for Kubeflow and for Vertex AI",
+    "run": "run the whole pipeline on this machine",
+}
+
+USAGE = "usage: python -m pipeline COMMAND [...]\n\n{}\n\nCOMMAND --help says more.".format(
+    "\n".join(f"  {name:<9} {meaning}" for name, meaning in COMMANDS.items())
+)
+
+
+def main(argv: list[str]):
+    """Hands over to the command's module, which is loaded alone: another may load slowly."""
+    command, *rest = argv[1:] or ["--help"]
+    if command in ("--help", "-help", "-h"):
+        print(USAGE)
+        return
+    if command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        sys.exit(f"error: There is no command {command!r}.{hint}\n\n{USAGE}")
+    importlib.import_module(f"pipeline.{command}").main([f"python -m pipeline {command}", *rest])
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,229 @@
+"""Runs a compiled pipeline on this machine through kfp's local runner, a step a subprocess.
+
+kfp decides what runs when, with which inputs. How a step is run and shown is ours: kfp's own way
+of it has no name for the step that failed, prints each step's inputs and outputs in full, and
+breaks where the path to Python holds a blank.
+"""
+
+import contextlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import yaml
+from kfp import components, local
+from kfp.local import subprocess_task_handler
+
+ROOT = Path(__file__).resolve().parents[1]
+GRACE_SECONDS = 30  # for a step to save its work when it is told to stop
+
+# Unless the user says otherwise: no talk of C++ libraries below an error, and no line kept back.
+ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR", "PYTHONUNBUFFERED": "1"}
+
+
+class StepFailed(Exception):
+    """A step of the pipeline ended with an error.
+
+    Attributes:
+        step: Its name.
+        reason: Why, in its own words if it left any.
+    """
+
+    def __init__(self, step: str, reason: str):
+        super().__init__(f"{step} failed: {reason}")
+        self.step, self.reason = step, reason
+
+
+def run(pipeline: Path, arguments: dict, scratch: Path):
+    """Runs the compiled pipeline, showing the output of its steps as they go.
+
+    Args:
+        pipeline: File that was compiled for Kubeflow.
+        arguments: Parameter -> value.
+        scratch: Folder for what the steps hand to each other. It is removed at the end.
+
+    Raises:
+        StepFailed: after the rest of the pipeline, of which the summary still runs.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder, _stop_on_signals():
+        steps = _Steps(Path(folder))
+        with _kfp(steps):
+            function = components.load_component_from_text(_without_retries(pipeline))
+            local.init(
+                local.SubprocessRunner(use_venv=False),
+                pipeline_root=f"{folder}/root",
+                workspace_root=f"{folder}/workspace",  # kfp deletes it
+                raise_on_error=False,
+            )
+            function(**arguments)
+    if steps.failure:
+        raise steps.failure
+
+
+def _without_retries(pipeline: Path) -> str:
+    """The compiled pipeline, with steps that run once: what fails here, fails again."""
+    documents = list(yaml.safe_load_all(pipeline.read_text()))
+    for component in [documents[0]["root"], *documents[0]["components"].values()]:
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            task.pop("retryPolicy", None)
+    return yaml.safe_dump_all(documents)
+
+
+@contextlib.contextmanager
+def _kfp(steps: "_Steps"):
+    """kfp's local runner, silent, with our way of running a step."""
+    original = subprocess_task_handler.run_local_subprocess
+    subprocess_task_handler.run_local_subprocess = steps.run
+    try:
+        with (
+            open(os.devnull, "w") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # on images and accelerators, which do not matter here
+            yield
+    finally:
+        subprocess_task_handler.run_local_subprocess = original
+
+
+class _Steps:
+    """Runs step after step.
+
+    Attributes:
+        failure: StepFailed of the first step that failed, or None.
+    """
+
+    def __init__(self, folder: Path):
+        self.console = sys.stdout
+        self.failure = None
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self.environment = {
+            **ENVIRONMENT,
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "TMPDIR": str(folder),  # kfp leaves files there
+        }
+
+    def run(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+        """Takes the place of kfp's run_local_subprocess; returns the exit code."""
+        name = full_command[full_command.index("--function_to_execute") + 1]
+        self._say(f"\n{name}")
+        start = time.monotonic()
+        said = []
+        with process(full_command, {**self.environment, **(env_vars or {})}) as running:
+            for line in without_kfp(running.stdout):
+                self._say(f"    {line}".rstrip())
+                said.append(line)
+        end = "done" if running.returncode == 0 else "failed"
+        self._say(f"    {end} in {time.monotonic() - start:.0f} s")
+        if running.returncode and not self.failure:
+            self.failure = StepFailed(name, reason(said, running.returncode))
+        return running.returncode
+
+    def _say(self, text: str):
+        # Not by print, which kfp replaces while a step runs.
+        self.console.write(text + "\n")
+        self.console.flush()
+
+
+@contextlib.contextmanager
+def process(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen]:
+    """A running process, with all its children; stopped if the body does not see its end."""
+    # kfp has put the path of Python into a shell's script as it is.
+    command = [part.replace(sys.executable, shlex.quote(sys.executable)) for part in command]
+    child = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=environment,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    try:
+        yield child
+        child.wait()
+    finally:
+        if child.poll() is None:
+            _stop(child)
+        child.stdout.close()
+
+
+def _stop(process: subprocess.Popen):
+    """Ends a process and its children, of which none keeps the output open then."""
+    for signal_number, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, None)):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal_number)
+            process.communicate(timeout=seconds)
+            return
+
+
+@contextlib.contextmanager
+def _stop_on_signals():
+    """Turns the signals that would end this process at once into exceptions, as Ctrl-C is."""
+
+    def leave(number, frame):
+        sys.exit(128 + number)
+
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, leave) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+# What kfp's executor logs about itself, and how it begins every line that is logged in a step.
+_KFP_LINE = re.compile(r"\[KFP Executor [-0-9]+ [0-9:,]+ (?P<level>[A-Z]+)\]: (?P<text>.*)")
+_KFP_TEXTS = (
+    "Looking for component ",
+    "Loading KFP component ",
+    "Got executor_input:",
+    "Wrote executor output file ",
+    "Did not write output file.",
+)
+
+
+def without_kfp(lines: Iterable[str]) -> Iterator[str]:
+    """The lines of a step's output, without what kfp's executor says itself and puts before."""
+    in_input = False  # an indented JSON object, which ends with a brace alone
+    for line in lines:
+        line = line.rstrip()
+        if in_input:
+            in_input = line != "}"
+        elif logged := _KFP_LINE.fullmatch(line):
+            if logged["text"].startswith(_KFP_TEXTS):
+                in_input = logged["text"] == "Got executor_input:"
+            else:
+                level = "" if logged["level"] == "INFO" else f"{logged['level']}: "
+                yield level + logged["text"]
+        else:
+            yield line
+
+
+def reason(lines: list[str], return_code: int) -> str:
+    """Why a step failed, from what it said and its exit code.
+
+    That is, if it stopped with `error: ...`, what follows; else its last words, which are those of
+    an exception, if no signal has killed it.
+    """
+    signal_number = -return_code if return_code < 0 else return_code - 128
+    if signal_number > 0:
+        name = signal.Signals(signal_number).name
+        hint = "; is there too little memory?" if name == "SIGKILL" else ""
+        return f"it was killed by {name}{hint}"
+    errors = [index for index, line in enumerate(lines) if line.startswith("error: ")]
+    if errors:
+        return "\n".join(lines[errors[-1] :]).removeprefix("error: ")
+    return next((line for line in reversed(lines) if line), f"exit code {return_code}")

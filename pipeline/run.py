@@ -1,0 +1,157 @@
+"""Runs the whole pipeline on this machine: python -m pipeline run [name=value ...]."""
+
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+
+from components import generate_data
+from components.comparison import METRICS
+from components.gate import GateConfig
+from components.run_folder import run_folder
+from components.summary import summarise
+from pipeline import parameters
+from pipeline.compile import BUILD, ROOT, CompileConfig, compile_pipeline
+from trainer import storage
+from trainer.errors import UserError, without_traceback
+
+GENERATED_DATA = ROOT / ".cache" / "generated-video"
+# Two folders, for a model of the one data set cannot be measured on the other.
+OUTPUT = BUILD / "output"
+OUTPUT_OF_GENERATED_DATA = BUILD / "output-of-generated-data"
+
+USAGE = """usage: python -m pipeline run [name=value ...]
+
+Runs the whole pipeline on this machine, each step in a process of its own, as it is compiled for
+Kubeflow. Without train_data and eval_data it makes data to run on, once. Without output_dir it
+keeps what it makes in build/output*.
+
+Parameters:"""
+
+
+def main(argv: list[str]):
+    """The command."""
+    with without_traceback():
+        known = _known_parameters()
+        if any(word in ("--help", "-help", "-h") for word in argv[1:]):
+            print(USAGE, parameters.help_text(known), sep="\n")
+            return
+        arguments = _complete(parameters.parse(argv[1:], known))
+        try:
+            run(arguments)
+        except KeyboardInterrupt:
+            print("\nInterrupted. The same command goes on with the training.", file=sys.stderr)
+            sys.exit(130)
+
+
+def _known_parameters() -> dict[str, parameters.Parameter]:
+    from pipeline import graph  # loads kfp
+
+    return parameters.parameters_of(graph.build(graph.Images("", ""), graph.TARGETS["kubeflow"]))
+
+
+def _complete(given: dict) -> dict:
+    """The arguments of a run on this machine, checked as far as can be before it starts."""
+    missing = [name for name in ("train_data", "eval_data") if name not in given]
+    if len(missing) == 1:
+        raise UserError(f"{missing[0]} must be given too: train_data and eval_data go together.")
+    minimums = {name: value for name, value in given.items() if name.startswith("min_")}
+    GateConfig(metrics_file="to come", **minimums)
+
+    arguments = {"run_name": time.strftime("%Y%m%d-%H%M%S"), "output_dir": str(OUTPUT)}
+    if missing:
+        arguments |= _generated_data() | {"output_dir": str(OUTPUT_OF_GENERATED_DATA)}
+    arguments |= given
+    for name in ("train_data", "eval_data"):
+        arguments[name] = ",".join(map(_absolute, arguments[name].split(",")))
+        with _naming(name):
+            storage.glob(arguments[name])
+    arguments["output_dir"] = _absolute(arguments["output_dir"])
+    if arguments.get("vocabulary"):
+        arguments["vocabulary"] = _absolute(arguments["vocabulary"])
+        with _naming("vocabulary"):
+            storage.size(arguments["vocabulary"])
+    return arguments
+
+
+def _generated_data() -> dict:
+    if not GENERATED_DATA.exists():
+        print(f"Making data to run on, once, in {_shown(GENERATED_DATA)}:", flush=True)
+    generate_data.generate(str(GENERATED_DATA))
+    return {
+        "train_data": f"{GENERATED_DATA}/train*.tfrecord",
+        "eval_data": f"{GENERATED_DATA}/eval*.tfrecord",
+        "vocabulary": f"{GENERATED_DATA}/vocabulary.csv",
+    }
+
+
+def _absolute(path: str) -> str:
+    path = path.strip()
+    return path if not path or "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
+def _shown(path: str | Path) -> str:
+    """A path as short as can be."""
+    return str(path).removeprefix(os.getcwd() + os.sep)
+
+
+@contextlib.contextmanager
+def _naming(parameter: str):
+    """Puts the parameter's name before a mistake in its value."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{parameter}: {error}") from None
+
+
+def run(arguments: dict):
+    """Compiles the pipeline, runs it with `arguments`, and tells what came of it.
+
+    Raises:
+        UserError: a step failed.
+    """
+    from pipeline import local  # loads kfp
+
+    for name in ("train_data", "eval_data"):
+        print(f"{name}: {len(storage.glob(arguments[name]))} files, {_shown(arguments[name])}")
+    print(f"output_dir: {_shown(arguments['output_dir'])}", flush=True)
+
+    pipeline = compile_pipeline(CompileConfig())["kubeflow"]
+    folder = run_folder(arguments["output_dir"], arguments["run_name"], "", "")
+    try:
+        local.run(pipeline, arguments, BUILD / "kfp")
+    except local.StepFailed as failed:
+        # Again, with the words of the step that failed, which kfp does not hand to the summary.
+        with contextlib.suppress(UserError):
+            print(f"\n{_links(folder, summarise(folder, 'FAILED', failed.reason))}", flush=True)
+        raise UserError(f"{failed.step} failed: {failed.reason}") from None
+
+    summary = storage.read_json(storage.join(folder, "summary.json"))
+    print(f"\n{_table(summary)}\n\n{_verdict(summary)}\n\n{_links(folder, summary)}")
+    if summary["outcome"] not in ("published", "rejected"):
+        # kfp's runner leaves out, and calls a success, what depends on a condition that it fails
+        # to work out.
+        raise UserError(f"The pipeline ended after {summary['ended_by']}'s turn, without a result.")
+
+
+def _table(summary: dict) -> str:
+    """The metrics of the new model, and of the one that was published, if any was."""
+    rows = [("", *METRICS.values())]
+    models = {"new model": summary["metrics"], "published before": summary["champion"]}
+    for name, metrics in models.items():
+        if metrics:
+            rows.append((name, *(f"{metrics[metric]:.4f}" for metric in METRICS)))
+    return "\n".join(f"{row[0]:<18}" + "".join(f"{cell:>9}" for cell in row[1:]) for row in rows)
+
+
+def _verdict(summary: dict) -> str:
+    return f"{'accepted' if summary['accepted'] else 'rejected'}: {summary['reason']}"
+
+
+def _links(folder: str, summary: dict) -> str:
+    """Where the reports and the model are."""
+    places = {"Summary": storage.join(folder, "summary.html"), **summary["reports"]}
+    if summary["model"]:
+        places["Model"] = summary["model"]
+    return "\n".join(f"{title + ':':<12}{_shown(path)}" for title, path in places.items())

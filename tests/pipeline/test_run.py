@@ -1,0 +1,127 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.generate_data import generate
+from components.summary import summarise
+from pipeline import local, run
+from pipeline.compile import ROOT
+from trainer import tfrecord
+from trainer.errors import UserError
+
+SMALL = {"num_videos": 300, "num_classes": 10}
+SETTINGS = ["num_classes=10", "num_epochs=20", "batch_size=64"]
+
+
+def pipeline_run(*words, cwd) -> subprocess.CompletedProcess:
+    """The command, run in another folder than the repository's, as a user may."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", "run", *words],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A small data set, in a folder whose name needs quotes in a shell."""
+    return Path(generate(str(tmp_path_factory.mktemp("it's data") / "set"), **SMALL))
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["modle=MoeModel"], "There is no parameter 'modle'. Did you mean model=...?"),
+        (["train_data=x"], "eval_data must be given too"),
+        (["train_data=nothing*", "eval_data=nothing*"], "train_data: No file matches"),
+        (["min_gap=55"], "min_gap must be from 0 to 1; got 55.0."),
+        (
+            ["train_data=DATA/train*", "eval_data=DATA/eval*", "vocabulary=nothing.csv"],
+            "vocabulary: Cannot read",
+        ),
+    ],
+)
+def test_a_mistake_is_an_error_before_anything_starts(words, message, data, tmp_path):
+    words = [word.replace("DATA", str(data)) for word in words]
+    ran = pipeline_run(*words, cwd=tmp_path)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(f"error: {message}")
+    assert "Traceback" not in ran.stderr
+    assert ran.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_good_model_is_published_and_then_one_that_is_no_better_is_not(data, tmp_path):
+    files = ["train_data=it's/train*.tfrecord", "eval_data=it's/eval*.tfrecord", "output_dir=out"]
+    (tmp_path / "it's").symlink_to(data)
+
+    first = pipeline_run(
+        *files, *SETTINGS, "vocabulary=it's/vocabulary.csv", "run_name=first", cwd=tmp_path
+    )
+    assert first.returncode == 0, first.stdout + first.stderr
+    runs, published = tmp_path / "out" / "runs", tmp_path / "out" / "published"
+    champion = json.loads((published / "champion.json").read_text())
+    assert (published / champion["version"] / "saved_model.pb").exists()
+    for report in ("validation/report.html", "evaluation/report.html", "summary.html"):
+        assert (runs / "first" / report).exists()
+        assert f"out/runs/first/{report}" in first.stdout
+
+    assert "KFP" not in first.stdout
+    assert "WARNING" not in first.stdout
+    assert first.stderr == ""
+
+    second = pipeline_run(*files, *SETTINGS, "run_name=second", "min_gap=0.999", cwd=tmp_path)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "rejected: GAP " in second.stdout
+    assert "is below the minimum of 0.999" in second.stdout
+    assert json.loads((published / "champion.json").read_text()) == champion
+    assert len(list((tmp_path / "out" / "train").iterdir())) == 1  # nothing is trained twice
+    assert not (runs / "second" / "publish.json").exists()
+
+
+@pytest.mark.slow
+def test_a_broken_shard_ends_the_run_with_its_name(data, tmp_path):
+    broken = tmp_path / "broken.tfrecord"
+    records = list(tfrecord.read_records(str(data / "train0000.tfrecord")))
+    tfrecord.write_records(str(broken), records)
+    broken.write_bytes(broken.read_bytes()[:-10])
+    ran = pipeline_run(
+        "train_data=broken.tfrecord",
+        f"eval_data={data}/eval*.tfrecord",
+        "output_dir=out",
+        "run_name=broken",
+        *SETTINGS,
+        cwd=tmp_path,
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("error: validate_data failed: ")
+    assert f"{broken}, record {len(records)}" in ran.stderr
+    assert "Traceback" not in ran.stdout + ran.stderr
+    summary = json.loads((tmp_path / "out" / "runs" / "broken" / "summary.json").read_text())
+    assert str(broken) in json.dumps(summary)
+    assert (tmp_path / "out" / "runs" / "broken" / "summary.html").exists()
+
+
+def test_an_accepted_model_that_was_not_published_is_an_error(data, tmp_path, monkeypatch):
+    # kfp's local runner leaves out a condition's steps where it cannot work the condition out, and
+    # calls that a success.
+    def without_publishing(pipeline, arguments, scratch):
+        folder = tmp_path / "runs" / "test"
+        (folder / "evaluation").mkdir(parents=True)
+        scores = {"gap": 0.5, "hit_at_1": 0.5, "perr": 0.5, "map": 0.5}
+        metrics = {"challenger": scores, "champion": None, "champion_version": None}
+        (folder / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
+        (folder / "verdict.json").write_text('{"accepted": true, "reason": "Good."}')
+        summarise(str(folder), "SUCCEEDED")
+
+    monkeypatch.setattr(local, "run", without_publishing)
+    arguments = {"train_data": f"{data}/train*", "eval_data": f"{data}/eval*"}
+    with pytest.raises(UserError, match="without a result"):
+        run.run({**arguments, "output_dir": str(tmp_path), "run_name": "test"})
