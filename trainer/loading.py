@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
-from trainer import checkpoints, models, reading, storage, vocabulary
+from trainer import checkpoints, mirror, models, reading, storage, vocabulary
 from trainer.config import record_format
 from trainer.errors import UserError
 from trainer.records import RecordFormat
@@ -64,14 +64,15 @@ def restore(train_dir: str) -> tuple[keras.Model, dict, int]:
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    flags = checkpoints.read_model_flags(train_dir)
-    if flags is None:
-        raise UserError(
-            f"No model in {train_dir!r}: expected {checkpoints.MODEL_FLAGS_FILE} of a training "
-            f"run, or {MANIFEST_FILE} of an exported model."
-        )
-    model = models.create(flags)
-    state = checkpoints.restore(train_dir, tf.train.Checkpoint(model=models.variables(model)))
+    with mirror.local_copy(train_dir) as folder:
+        flags = checkpoints.read_model_flags(folder)
+        if flags is None:
+            raise UserError(
+                f"No model in {train_dir!r}: expected {checkpoints.MODEL_FLAGS_FILE} of a training "
+                f"run, or {MANIFEST_FILE} of an exported model."
+            )
+        model = models.create(flags)
+        state = checkpoints.restore(folder, tf.train.Checkpoint(model=models.variables(model)))
     if state is None:
         raise UserError(f"No checkpoint in {train_dir!r}: the model there is not trained yet.")
     return model, flags, state.step

@@ -229,6 +229,17 @@ def hold(
             remote.release()
 
 
+@contextlib.contextmanager
+def follow(train_dir: str) -> Iterator[LocalFolder]:
+    """The folder of a worker that starts from the newest checkpoint, and saves none.
+
+    Raises:
+        UserError: a remote `train_dir` cannot be read.
+    """
+    with mirror.local_copy(train_dir) as local:
+        yield LocalFolder(local)
+
+
 def _prepare(local: Path, remote: Mirror, start_new: bool, alone: bool):
     """Makes the working folder go on from the remote one."""
     if start_new:
