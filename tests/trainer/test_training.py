@@ -29,14 +29,23 @@ def assert_same(weights, expected):
         assert value.tobytes() == expected[name].tobytes(), name
 
 
+@pytest.fixture(scope="module")
+def left_behind() -> dict:
+    """What `never_stopped` returned already, by its flags."""
+    return {}
+
+
 @pytest.fixture
-def never_stopped(make_config, weights, tmp_path):
+def never_stopped(make_config, weights, tmp_path, left_behind):
     """never_stopped(**flags): what the same run leaves that nobody stops."""
 
     def run(**flags):
-        config = make_config(**flags | {"train_dir": str(tmp_path / "never stopped")})
-        train(config)
-        return weights(config.train_dir)
+        key = str(sorted(flags.items()))
+        if key not in left_behind:
+            config = make_config(**flags | {"train_dir": str(tmp_path / "never stopped")})
+            train(config)
+            left_behind[key] = weights(config.train_dir)
+        return left_behind[key]
 
     return run
 
@@ -137,14 +146,14 @@ def test_the_regularization_penalty_weighs_half_the_kernels_squares(
     np.testing.assert_allclose(next_bias, bias - 0.5 * of_bias, atol=1e-6)
 
 
-@pytest.mark.parametrize("label_loss", ["HingeLoss", "SoftmaxLoss"])
-def test_the_label_loss_decides_the_step(make_config, weights, label_loss):
-    train(make_config(label_loss=label_loss))
-    other = weights(make_config().train_dir)
-    train(make_config(start_new_model=True))
-    assert any(
-        (other[name] != value).any() for name, value in weights(make_config().train_dir).items()
-    )
+def test_the_label_loss_decides_the_step(make_config, weights):
+    results = []
+    for label_loss in ("CrossEntropyLoss", "HingeLoss", "SoftmaxLoss"):
+        config = make_config(label_loss=label_loss, max_steps=1, start_new_model=True)
+        train(config)
+        values = weights(config.train_dir).items()
+        results.append(b"".join(v.tobytes() for _, v in values if v.dtype == np.float32))
+    assert len(set(results)) == 3
 
 
 def test_the_learning_rate_falls_over_the_run_and_not_per_process(make_config, weights):
@@ -163,14 +172,11 @@ def test_the_learning_rate_falls_over_the_run_and_not_per_process(make_config, w
         assert all((values[n] == v).all() for n, v in first.items() if v.dtype == np.float32)
 
 
-@pytest.mark.parametrize("optimizer", ["MomentumOptimizer", "AdamWOptimizer", "FtrlOptimizer"])
-def test_optimizers_train_and_resume_with_their_slots(
-    make_config, never_stopped, weights, optimizer
-):
-    config = make_config(optimizer=optimizer)
+def test_an_optimizer_goes_on_with_its_slots(make_config, never_stopped, weights):
     for max_steps in (3, None):
-        train(make_config(optimizer=optimizer, max_steps=max_steps))
-    assert_same(weights(config.train_dir), never_stopped(optimizer=optimizer))
+        train(make_config(optimizer="FtrlOptimizer", max_steps=max_steps))
+    expected = never_stopped(optimizer="FtrlOptimizer")
+    assert_same(weights(make_config().train_dir), expected)
 
 
 # How long a run is.
@@ -186,7 +192,7 @@ def test_max_steps_ends_a_run_and_counts_from_its_beginning(make_config):
     assert steps_of(make_config().train_dir) == [3, 4]
 
 
-@pytest.mark.parametrize("max_steps", [None, 0, 1000])
+@pytest.mark.parametrize("max_steps", [0, 1000])
 def test_no_max_steps_leaves_the_epochs_to_end_a_run(make_config, max_steps):
     assert train(make_config(max_steps=max_steps)) == 2 * STEPS_OF_AN_EPOCH
 
@@ -213,7 +219,7 @@ def test_more_epochs_take_a_finished_run_on(make_config, never_stopped, weights)
 # The same command, the same weights.
 
 
-@pytest.mark.parametrize("flags", [{}, {"model": "MoeModel"}, {"num_readers": 1, "seed": 3}])
+@pytest.mark.parametrize("flags", [{}, {"model": "MoeModel", "num_readers": 1, "seed": 3}])
 def test_the_same_command_twice_gives_the_same_weights(make_config, never_stopped, weights, flags):
     train(make_config(**flags))
     assert_same(weights(make_config().train_dir), never_stopped(**flags))
@@ -221,13 +227,12 @@ def test_the_same_command_twice_gives_the_same_weights(make_config, never_stoppe
 
 def test_another_seed_gives_other_weights(make_config, never_stopped, weights):
     train(make_config(seed=1))
-    other = never_stopped(seed=2)
-    assert any(
-        (value != other[name]).any() for name, value in weights(make_config().train_dir).items()
-    )
+    expected = never_stopped()
+    got = weights(make_config().train_dir)
+    assert any((got[name] != value).any() for name, value in expected.items())
 
 
-@pytest.mark.parametrize("stops", [[1], [4], [5], [6], [9], [2, 3, 5, 8]])
+@pytest.mark.parametrize("stops", [[4], [5], [1, 6, 9]])
 def test_stopped_and_resumed_equals_never_stopped(make_config, never_stopped, weights, stops):
     for stop in stops:
         assert train(make_config(model="MoeModel", max_steps=stop)) == stop
@@ -323,37 +328,30 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize("flags, message", MISTAKES)
-def test_a_mistake_leaves_nothing_behind_and_a_corrected_command_works(make_config, flags, message):
+def test_a_mistake_leaves_nothing_behind(make_config, flags, message):
     with pytest.raises(UserError, match=message):
         train(make_config(**flags))
     assert not Path(make_config().train_dir).exists()
-    assert train(make_config(max_steps=1)) == 1
 
 
-@pytest.mark.parametrize("flags, message", MISTAKES)
-def test_a_mistake_leaves_an_earlier_model_alone(make_config, weights, flags, message):
+def test_a_mistake_leaves_an_earlier_model_alone(make_config, weights):
     train(make_config(max_steps=1))
     before = weights(make_config().train_dir)
-    with pytest.raises(UserError, match=message):
-        train(make_config(start_new_model=True, **flags))
-    assert_same(weights(make_config().train_dir), before)
+    for flags, message in MISTAKES:
+        with pytest.raises(UserError, match=message):
+            train(make_config(start_new_model=True, **flags))
+        assert_same(weights(make_config().train_dir), before)
 
 
-def test_wrong_feature_sizes_are_named_and_can_be_corrected(make_config):
-    with pytest.raises(UserError, match=r"record 1: 'audio' must be 3 floats, found 2"):
-        train(make_config(feature_sizes="3,3"))
-    assert train(make_config(max_steps=1)) == 1
-
-
-def test_a_missing_feature_is_named_and_can_be_corrected(make_config):
-    with pytest.raises(UserError, match=r"record 1: no video-level feature 'mean_rgb'"):
-        train(make_config(feature_names="mean_rgb,audio"))
-    assert train(make_config(max_steps=1)) == 1
-
-
-def test_too_few_classes_are_named_and_can_be_corrected(make_config):
-    with pytest.raises(UserError, match=r"label [34] is out of range: expected 0 to 2"):
-        train(make_config(num_classes=3))
+def test_what_does_not_fit_the_data_is_named_and_can_be_corrected(make_config):
+    for flags, message in [
+        ({"feature_sizes": "3,3"}, r"record 1: 'audio' must be 3 floats, found 2"),
+        ({"feature_names": "mean_rgb,audio"}, r"record 1: no video-level feature 'mean_rgb'"),
+        ({"num_classes": 3}, r"label [34] is out of range: expected 0 to 2"),
+        ({"frame_features": True, "model": "FrameLevelLogisticModel"}, r"no frame-level feature"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            train(make_config(**flags))
     assert train(make_config(max_steps=1)) == 1
 
 
