@@ -23,6 +23,17 @@ from trainer.reading import Position
 
 MODEL_FLAGS_FILE = "model_flags.json"
 
+# What reading a broken checkpoint raises. TensorFlow's reader turns its errors into Python's own.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    RuntimeError,
+    AssertionError,
+    tf.errors.OpError,
+)
+
 
 @dataclass(frozen=True)
 class State:
@@ -80,7 +91,7 @@ def restore(train_dir: str, variables: tf.train.Checkpoint) -> State | None:
             reader = variables.read(str(folder / "variables"))
             reader.assert_existing_objects_matched().expect_partial()
             return state
-        except (OSError, ValueError, KeyError, AssertionError, tf.errors.OpError) as error:
+        except UNREADABLE as error:
             logging.warning(
                 "Checkpoint %s cannot be read (%s); trying the one before it.",
                 folder,
@@ -149,7 +160,7 @@ def read_model_flags(train_dir: str) -> dict | None:
         return TrainConfig().model_flags | json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {_reason(error)}.") from error
 
 

@@ -10,9 +10,12 @@ Where a model draws frames at random, it does so in training only: a trained mod
 same of the same video.
 """
 
+import random
+
 import keras
 import tensorflow as tf
 
+from trainer import replicas
 from trainer.records import QUANTISED_ZERO, QUANTUM
 from trainer.video_level_models import L2, normalized
 
@@ -69,14 +72,51 @@ class BatchNorm(keras.layers.Layer):
     def call(self, values, training=False):
         mean, variance = self.mean.value, self.variance.value
         if training:
-            mean, variance = tf.nn.moments(values, list(range(len(values.shape) - 1)))
-            decay = tf.minimum(self.DECAY, self.updates / (self.updates + 1))
-            self.mean.assign(decay * self.mean + (1 - decay) * mean)
-            self.variance.assign(decay * self.variance + (1 - decay) * variance)
-            self.updates.assign_add(1.0)
+            mean, variance = _moments(values)
+            self._follow(mean, variance)
         return tf.nn.batch_normalization(
             values, mean, variance, self.beta.value, self.gamma.value, self.EPSILON
         )
+
+    def _follow(self, mean, variance):
+        """Moves the averages, unless the batch is not finite: they must not become NaN."""
+        decay = tf.minimum(self.DECAY, self.updates.value / (self.updates.value + 1))
+        finite = tf.reduce_all(tf.math.is_finite(mean + variance))
+        for average, now in ((self.mean, mean), (self.variance, variance)):
+            moved = decay * average.value + (1 - decay) * now
+            replicas.assign(average.value, tf.where(finite, moved, average.value))
+        replicas.assign(self.updates.value, self.updates.value + tf.cast(finite, tf.float32))
+
+
+def _moments(values):
+    """Mean and variance, [size] each, over all axes but the last and over all replicas."""
+    axes = list(range(len(values.shape) - 1))
+    count = tf.cast(tf.size(values) // values.shape[-1], tf.float32)
+    count, sums = replicas.total([count, tf.reduce_sum(values, axes)])
+    mean = sums / tf.maximum(count, 1)
+    squares = replicas.total(tf.reduce_sum(tf.math.squared_difference(values, mean), axes))
+    return mean, squares / tf.maximum(count, 1)
+
+
+class Draws(keras.layers.Layer):
+    """Random numbers that a checkpoint can go on with, other ones on each replica."""
+
+    def __init__(self):
+        super().__init__()
+        first = random.getrandbits(31)  # of the generator that the trainer has seeded
+        self.state = self.add_weight(
+            shape=(),
+            dtype="int64",
+            initializer=lambda *_, **__: tf.constant(first, tf.int64),
+            trainable=False,
+            name="draws",
+        )
+
+    def seed(self):
+        """[2] int64, for TensorFlow's stateless functions; another one each time."""
+        replicas.assign(self.state.value, self.state.value + 1)
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return tf.stack([self.state.value, tf.cast(replica, tf.int64)])
 
 
 class DbofModel(keras.Model):
@@ -114,7 +154,8 @@ class DbofModel(keras.Model):
         self.input_norm = BatchNorm() if add_batch_norm else (lambda values, training: values)
         self.cluster = DbofLayer(cluster_size, add_batch_norm)
         self.hidden = DbofLayer(hidden_size, add_batch_norm)
-        self.random = keras.random.SeedGenerator()
+        self.draws = Draws()
+        self.built = True  # as far as it can be, before its layers see their inputs
 
     def call(self, features, num_frames, training=False):
         frames = tf.gather(features, self._chosen(num_frames, training), axis=1, batch_dims=1)
@@ -131,10 +172,10 @@ class DbofModel(keras.Model):
         if self.sample_random_frames:
             shape = (tf.shape(num_frames)[0], self.iterations)
             evenly = (tf.range(self.iterations, dtype=tf.float32) + 0.5) / self.iterations
-            place = keras.random.uniform(shape, seed=self.random) if training else evenly
+            place = tf.random.stateless_uniform(shape, self.draws.seed()) if training else evenly
             return tf.cast(place * tf.cast(num_frames, tf.float32), tf.int32)
         shape = (tf.shape(num_frames)[0], 1)
-        place = keras.random.uniform(shape, seed=self.random) if training else 0.5
+        place = tf.random.stateless_uniform(shape, self.draws.seed()) if training else 0.5
         starts = tf.maximum(num_frames - self.iterations, 0) + 1
         start = tf.cast(place * tf.cast(starts, tf.float32), tf.int32)
         return tf.minimum(start + tf.range(self.iterations), num_frames - 1)
@@ -311,10 +352,12 @@ class PoolingModel(keras.Model):
         self.classifier = classifier
         self.sizes = sizes
         self.poolings = poolings
-        self.dropout = keras.layers.Dropout(dropout)
+        self.dropout = dropout
+        self.draws = Draws()
         self.hidden = keras.layers.Dense(hidden_size, use_bias=False, name="hidden")
         self.norm = BatchNorm()
         self.gating = ContextGating()
+        self.built = True  # as far as it can be, before its layers see their inputs
 
     def call(self, features, num_frames, training=False):
         frames = tf.split(frame_vectors(features, num_frames), self.sizes, axis=2)
@@ -323,6 +366,8 @@ class PoolingModel(keras.Model):
             pooling(part, real, training=training)
             for pooling, part in zip(self.poolings, frames, strict=True)
         ]
-        vector = self.dropout(tf.concat(pooled, axis=1), training=training)
+        vector = tf.concat(pooled, axis=1)
+        if training and self.dropout:
+            vector = tf.nn.experimental.stateless_dropout(vector, self.dropout, self.draws.seed())
         hidden = tf.nn.relu6(self.norm(self.hidden(vector), training=training))
         return self.classifier(self.gating(hidden, training=training))

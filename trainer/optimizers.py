@@ -166,19 +166,18 @@ class Optimizer(tf.Module):
             self._update(variable, slots, gradient, learning_rate, step)
 
 
-def learning_rate(config, step: tf.Tensor) -> tf.Tensor:
+def learning_rate(config, step: tf.Tensor, batch_size: int) -> tf.Tensor:
     """base * decay ^ floor(examples before this step / examples between two decays).
 
     Args:
         config: a TrainConfig.
         step: updates done before this one, int64.
+        batch_size: examples a step, of all replicas.
     """
-    examples = tf.cast(step, tf.float64) * config.batch_size
+    examples = tf.cast(step, tf.float64) * batch_size
     stairs = tf.floor(examples / config.learning_rate_decay_examples)
-    rate = config.base_learning_rate * tf.pow(
-        tf.constant(config.learning_rate_decay, tf.float64), stairs
-    )
-    return tf.cast(rate, tf.float32)
+    decay = tf.pow(tf.constant(config.learning_rate_decay, tf.float64), stairs)
+    return tf.cast(config.base_learning_rate * decay, tf.float32)
 
 
 def clip_each(

@@ -124,6 +124,7 @@ class Progress:
 def _batch_metrics(predictions: tf.Tensor, labels: tf.Tensor) -> dict[str, float]:
     """Hit@1, PERR and GAP of predictions [batch, num_classes] and labels [batch, n]."""
     metrics = VideoMetrics(predictions.shape[1])
+    labels = labels[: predictions.shape[0]]  # several replicas: the first one's part
     k = min(max(metrics.top_k, labels.shape[1]), metrics.num_classes)
     top_scores, top_classes = tf.math.top_k(predictions, k)
     metrics.add(top_scores.numpy(), top_classes.numpy(), labels.numpy())

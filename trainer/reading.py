@@ -116,6 +116,15 @@ def model_input_spec(record_format: RecordFormat) -> dict[str, tf.TensorSpec]:
     return {"features": tf.TensorSpec([None, record_format.width], tf.float32)}
 
 
+def empty_batch(record_format: RecordFormat) -> dict[str, tf.Tensor]:
+    """A batch of no videos."""
+    inputs = {
+        name: tf.zeros([0, *spec.shape[1:]], spec.dtype)
+        for name, spec in model_input_spec(record_format).items()
+    }
+    return {"id": tf.zeros([0], tf.string), "labels": tf.zeros([0, 1], tf.int32)} | inputs
+
+
 def _read(file):
     """Serialized records of a file."""
     return tf.data.TFRecordDataset(file, buffer_size=READ_BUFFER_BYTES)

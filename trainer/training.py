@@ -1,6 +1,5 @@
 """The training loop."""
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -8,12 +7,13 @@ import os
 import signal
 import threading
 import time
+from dataclasses import asdict, replace
 from itertools import islice
 
 import numpy as np
 import tensorflow as tf
 
-from trainer import checkpoints, examples, exporting, reading, storage, tfrecord
+from trainer import checkpoints, examples, exporting, reading, replicas, storage, tfrecord
 from trainer.checkpoints import State
 from trainer.config import TrainConfig
 from trainer.errors import UserError
@@ -22,22 +22,33 @@ from trainer.reading import Position
 from trainer.step import Trainer
 
 
-def train(config: TrainConfig) -> int:
+def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -> int:
     """Trains until --num_epochs or --max_steps is reached, from the newest checkpoint if any.
+
+    Args:
+        config: the flags.
+        strategy: the devices to train on; None: as --num_gpu and TF_CONFIG say.
 
     Returns:
         The number of steps done, over the whole run.
 
     Raises:
-        UserError: a flag, a file or a record is not as it must be, or the loss is not finite.
+        UserError: a flag, a file or a record is not as it must be, or the loss is not finite, or
+            another worker was lost.
         Terminated: the process was asked to end (SIGTERM); its work is in a checkpoint.
     """
     files = _files(config)
-    _set_up_devices(config)
-    trainer = Trainer(config)
-    state = _start(config, trainer, files)
+    tf.debugging.set_log_device_placement(config.log_device_placement)
+    trainer = Trainer(config, strategy or replicas.strategy_for(config))
+    worker, num_workers = replicas.worker(trainer.strategy)
+    state = _start(config, trainer, _order(config, files, num_workers))
+    files = _files_of_worker(files, worker, num_workers)
     with reading.explained(files, config.record_format), _Sigterm() as sigterm:
-        return _loop(config, trainer, state, files, sigterm)
+        return _Run(config, trainer, state, files, sigterm).run()
+
+
+# What a step raises when another machine stops answering.
+LOST_WORKER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 
 class Terminated(SystemExit):
@@ -55,20 +66,18 @@ def _files(config: TrainConfig) -> list[str]:
     return storage.glob(config.train_data_pattern)
 
 
-def _set_up_devices(config: TrainConfig):
-    gpus = tf.config.list_physical_devices("GPU")[: config.num_gpu]
-    if len(gpus) > 1:
+def _files_of_worker(files: list[str], worker: int, num_workers: int) -> list[str]:
+    """Every num_workers-th file, so that no video is read by two workers."""
+    if len(files) < num_workers:
         raise UserError(
-            f"--num_gpu must be 0 or 1 in this version; {len(gpus)} GPUs are asked for."
+            f"{num_workers} workers need as many training files at least; got {len(files)}."
         )
-    tf.config.set_visible_devices(gpus, "GPU")
-    tf.debugging.set_log_device_placement(config.log_device_placement)
+    return files[worker::num_workers]
 
 
-def _start(config: TrainConfig, trainer: Trainer, files: list[str]) -> State:
+def _start(config: TrainConfig, trainer: Trainer, order: str) -> State:
     """The state to go on from: the newest checkpoint's, or a new model's."""
-    flags = dataclasses.asdict(config)
-    order = _order(config, files)
+    flags = asdict(config)
     if config.start_new_model:
         checkpoints.remove_all(config.train_dir)
     checkpoints.keep_model_flags(config.train_dir, config.model_flags)
@@ -94,108 +103,167 @@ def _start(config: TrainConfig, trainer: Trainer, files: list[str]) -> State:
     return State(state.step, position, order, flags)
 
 
-def _order(config: TrainConfig, files: list[str]) -> str:
+def _order(config: TrainConfig, files: list[str], num_workers: int) -> str:
     """Identifies the order of the videos that `reading` makes of these settings."""
-    settings = json.dumps([files, config.num_readers, config.seed])
+    settings = json.dumps([files, num_workers, config.num_readers, config.seed])
     return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 
-def _loop(config, trainer, state, files, sigterm) -> int:
-    limit = config.max_steps or float("inf")
-    if state.step >= limit:
-        logging.info("--max_steps=%d are done already; nothing to train.", config.max_steps)
-        return state.step
-    first_step, saved, saved_at = state.step, state.step, time.monotonic()
-    events_dir = os.path.join(config.train_dir, "events")
-    with Progress(config, state, _num_videos(config, files), events_dir) as progress:
-        for batch, epoch, waited in _batches(config, files, state.position):
-            result = trainer.step(reading.model_inputs(batch), batch["labels"])
-            if not result["finite"]:
-                _not_finite(config, state, batch, files)
-            step = state.step + int(result["finite"])
-            state = dataclasses.replace(state, step=step, position=_after(state, epoch, batch))
-            last = state.step >= limit or sigterm.received
-            progress.add(state, result, batch["labels"], waited, last)
+class _Run:
+    """One process' part in training, from a state to the end."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        trainer: Trainer,
+        state: State,
+        files: list[str],
+        sigterm: "_Sigterm",
+    ):
+        self.config = config
+        self.trainer = trainer
+        self.files = files
+        self.sigterm = sigterm
+        self.state = self.start = self.saved = state
+        self.saved_at = time.monotonic()
+        self.worker, self.num_workers = replicas.worker(trainer.strategy)
+        self.videos_a_step = config.batch_size * replicas.num_local(trainer.strategy)
+
+    def run(self) -> int:
+        """Trains. Returns the number of steps done, over the whole run."""
+        config = self.config
+        if config.max_steps and self.state.step >= config.max_steps:
+            logging.info("--max_steps=%d are done already; nothing to train.", config.max_steps)
+            return self.state.step
+        events_dir = os.path.join(config.train_dir, "events")
+        with Progress(config, self.state, _num_videos(config, self.files), events_dir) as progress:
+            try:
+                self._steps(progress)
+            except LOST_WORKER as error:
+                if self.num_workers == 1:
+                    raise
+                self._lost_worker(error)
+            self._save_unless_saved()
+            if self.sigterm.received:
+                logging.warning("Asked to end (SIGTERM) after step %d; resumable.", self.state.step)
+                raise Terminated
+            if self.state.step == 0:
+                raise UserError(f"The training files hold no videos: {self.files[0]} ...")
+            if self.state.step == self.start.step:
+                logging.info("All %d epochs are done already.", config.num_epochs)
+            elif self.worker == 0:
+                progress.finish(self.state)
+        return self.state.step
+
+    def _steps(self, progress: Progress):
+        """Goes through the batches, to the last epoch's end, --max_steps or SIGTERM."""
+        for batch, epoch, waited in self._batches():
+            result = self.trainer.step(batch, self.sigterm.received)
+            if not result["videos"]:
+                self.state = replace(self.state, position=Position(epoch + 1))
+                continue
+            if result["finite"]:
+                self.state = replace(self.state, step=self.state.step + 1)
+            else:
+                self._not_finite(batch)
+            self.state = replace(self.state, position=self._after(epoch))
+            self.sigterm.received |= bool(result["stop"])
+            last = self.state.step == self.config.max_steps or self.sigterm.received
+            if self.worker == 0:  # one voice is enough
+                progress.add(self.state, result, batch["labels"], waited, last)
             if last:
-                break
-            due = state.step % config.export_model_steps == 0
-            if due or time.monotonic() - saved_at > 60 * config.checkpoint_minutes:
-                _save(config, trainer, state)
-                saved, saved_at = state.step, time.monotonic()
-            if due:
-                exporting.export_periodically(config, trainer.model, state.step)
-        else:
-            state = dataclasses.replace(state, position=Position(config.num_epochs))
-        if state.step != saved:
-            _save(config, trainer, state)
-        if sigterm.received:
-            logging.warning("Asked to end (SIGTERM): stopped after step %d, resumable.", state.step)
-            raise Terminated
-        if state.step == 0:
-            raise UserError(f"The {len(files)} training files hold no videos: {files[0]} ...")
-        if state.step == first_step:
-            logging.info("All %d epochs are done already; nothing to train.", config.num_epochs)
-        else:
-            progress.finish(state)
-    return state.step
+                return
+            self._save_when_due()
+        self.state = replace(self.state, position=Position(self.config.num_epochs))
 
+    def _batches(self):
+        """Yields this worker's batches, each with its epoch and the seconds that it took to come.
 
-def _batches(config, files, start: Position):
-    """Yields batches, each with its epoch and the seconds that it was waited for."""
-    batches = iter(
-        reading.training_batches(
-            files,
+        All workers go through an epoch together: one whose files are done first goes on with
+        empty batches, until a step finds all batches empty.
+        """
+        start, epoch = self.state.position, self.state.position.epoch
+        batches = iter(self._data(start))
+        asked = time.monotonic()
+        batch, batch_epoch = next(batches, (None, None))
+        while epoch < self.config.num_epochs:
+            if batch is not None and batch_epoch == epoch:
+                yield batch, epoch, time.monotonic() - asked
+                asked = time.monotonic()
+                batch, batch_epoch = next(batches, (None, None))
+            else:
+                if self.num_workers > 1:
+                    yield reading.empty_batch(self.config.record_format), epoch, 0.0
+                if self.num_workers == 1 or self.state.position.epoch > epoch:
+                    epoch += 1
+
+    def _data(self, start: Position) -> tf.data.Dataset:
+        config = self.config
+        return reading.training_batches(
+            self.files,
             config.record_format,
-            config.batch_size,
+            self.videos_a_step,
             config.num_epochs,
             config.num_readers,
             config.seed,
             start,
             _warn_of_bad_record if config.skip_bad_records else None,
         )
-    )
-    while True:
-        asked = time.monotonic()
-        item = next(batches, None)
-        if item is None:
+
+    def _after(self, epoch: int) -> Position:
+        """The position after one more step in `epoch`, in which no worker took more videos."""
+        done = self.state.position.videos if epoch == self.state.position.epoch else 0
+        return Position(epoch, done + self.videos_a_step)
+
+    def _save_when_due(self):
+        due = self.state.step % self.config.export_model_steps == 0
+        if due or time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes:
+            self._save_unless_saved()
+        if due and self.worker == 0:
+            exporting.export_periodically(self.config, self.trainer.model, self.state.step)
+
+    def _save_unless_saved(self):
+        self.saved_at = time.monotonic()
+        if self.state.step != self.saved.step and self.worker == 0:
+            checkpoints.save(
+                self.config.train_dir,
+                self.trainer.variables,
+                self.state,
+                self.config.keep_checkpoints,
+            )
+            logging.info("Saved the checkpoint of step %d.", self.state.step)
+        self.saved = self.state
+
+    def _not_finite(self, batch: dict[str, tf.Tensor]):
+        """Fails or warns, since a step's loss or gradient was NaN or infinite."""
+        ids = b" ".join(batch["id"].numpy()[:5]).decode()
+        what = (
+            f"The loss or its gradient is NaN or infinite at step {self.state.step + 1}, epoch "
+            f"{self.state.position.epoch + 1}, in the batch of the videos {ids} ..."
+        )
+        if self.config.skip_bad_batches:
+            logging.warning("%s The batch is left out.", what)
             return
-        batch, epoch = item
-        yield batch, int(epoch), time.monotonic() - asked
+        self._save_unless_saved()
+        reason = examples.first_error(self.files, self.config.record_format) or (
+            "No record holds NaN or infinity, so --base_learning_rate "
+            f"({self.config.base_learning_rate}) is likely too high."
+        )
+        raise UserError(
+            f"{what} {reason} The weights of the step before are in a checkpoint. "
+            "--skip_bad_batches leaves such batches out."
+        )
+
+    def _lost_worker(self, error: tf.errors.OpError):
+        self._save_unless_saved()
+        raise UserError(
+            f"Another worker was lost after step {self.state.step}. Start all workers again; they "
+            "go on from the newest checkpoint."
+        ) from error
 
 
 def _warn_of_bad_record(reason: str):
     logging.warning("Left out: %s", reason)
-
-
-def _after(state: State, epoch: int, batch) -> Position:
-    """The position after one more batch, of `epoch`."""
-    done = state.position.videos if epoch == state.position.epoch else 0
-    return Position(epoch, done + len(batch["labels"]))
-
-
-def _not_finite(config, state, batch, files):
-    """Fails or warns, since a step's loss or gradient was NaN or infinite."""
-    ids = b" ".join(batch["id"].numpy()[:5]).decode()
-    what = (
-        f"The loss or its gradient is NaN or infinite at step {state.step + 1}, epoch "
-        f"{state.position.epoch + 1}, in the batch of the videos {ids} ..."
-    )
-    if config.skip_bad_batches:
-        logging.warning("%s The batch is left out.", what)
-        return
-    reason = examples.first_error(files, config.record_format) or (
-        "No record holds NaN or infinity, so --base_learning_rate "
-        f"({config.base_learning_rate}) is likely too high."
-    )
-    raise UserError(
-        f"{what} {reason} The newest checkpoint is from before it. --skip_bad_batches leaves such "
-        "batches out."
-    )
-
-
-def _save(config, trainer, state):
-    checkpoints.save(config.train_dir, trainer.variables, state, config.keep_checkpoints)
-    logging.info("Saved the checkpoint of step %d.", state.step)
 
 
 def _num_videos(config: TrainConfig, files: list[str]) -> int | None:

@@ -122,7 +122,7 @@ def rate(step, batch_size=100, base=0.01, decay=0.5, examples=1000.0):
         learning_rate_decay=decay,
         learning_rate_decay_examples=examples,
     )
-    return float(optimizers.learning_rate(config, tf.constant(step, tf.int64)))
+    return float(optimizers.learning_rate(config, tf.constant(step, tf.int64), config.batch_size))
 
 
 @pytest.mark.parametrize(
