@@ -1,7 +1,7 @@
 """What a record must hold to be trained on: read, checked and written without TensorFlow."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +19,13 @@ class Video:
         id: Its id; "" where it has none.
         labels: Class numbers, int64 [labels]; none where the record has no labels.
         features: Name -> vector, float32 [size], or frames, uint8 [frames, size]; not writable.
-        extra: The names of what else is in the record.
+        extra: What else is in the record: name -> "bytes", "int64", "float", "frames" or "nothing".
     """
 
     id: str
     labels: np.ndarray
     features: dict[str, np.ndarray]
-    extra: tuple[str, ...] = ()
+    extra: dict[str, str] = field(default_factory=dict)
 
 
 class Problem(NamedTuple):
@@ -212,10 +212,19 @@ def _bad_frame(frames: np.ndarray | list, feature: Feature) -> Problem:
     raise AssertionError("all frames are as they should be")
 
 
-def _extra(context: dict, frame_lists: dict, record_format: RecordFormat) -> tuple[str, ...]:
-    """The names of what is in a record beside its id, its labels and the expected features."""
+def _extra(context: dict, frame_lists: dict, record_format: RecordFormat) -> dict[str, str]:
+    """Name and type of what is in a record beside its id, its labels and the expected features."""
     expected = {*ID_KEYS, LABELS_KEY, *(feature.name for feature in record_format.features)}
-    return tuple(name for name in (*context, *frame_lists) if name not in expected)
+    extra = {
+        name: _type(wire.values(value)) for name, value in context.items() if name not in expected
+    }
+    return extra | {name: "frames" for name in frame_lists if name not in expected}
+
+
+def _type(values: list[bytes] | np.ndarray | None) -> str:
+    if isinstance(values, np.ndarray):
+        return "float" if values.dtype == np.float32 else "int64"
+    return "nothing" if values is None else "bytes"
 
 
 def _is_array(values: list[bytes] | np.ndarray | None, dtype) -> bool:

@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from components.validate_data.drift import Thresholds
+from components.validate_data.references import SEVERITIES_TO_FAIL_ON, Settings
 from components.validate_data.validation import validate
 from trainer.errors import UserError, without_traceback
 from trainer.records import NUM_CLASSES, RecordFormat, parse_features
@@ -13,7 +15,14 @@ def main(argv: list[str]) -> None:
         flags, beam_args = _parser().parse_known_args(argv)
         features = parse_features(flags.feature_names, flags.feature_sizes)
         record_format = RecordFormat(features, flags.frame_features, flags.num_classes)
-        print(validate(_inputs(flags.input), flags.output_dir, record_format, beam_args))
+        settings = Settings(
+            fail_on=flags.fail_on,
+            vocabulary=flags.vocabulary,
+            baseline=flags.baseline,
+            thresholds=Thresholds(flags.max_label_linf, flags.max_label_js, flags.max_mean_shift),
+        )
+        inputs = _inputs(flags.input)
+        print(validate(inputs, flags.output_dir, record_format, beam_args, settings))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,6 +41,21 @@ def _parser() -> argparse.ArgumentParser:
     add("--feature_sizes", default="1024,128", help="Default: %(default)s.")
     add("--frame_features", action="store_true", help="The data is frame-level.")
     add("--num_classes", type=int, default=NUM_CLASSES, help="Default: %(default)s.")
+    add(
+        "--fail_on",
+        default="error",
+        choices=SEVERITIES_TO_FAIL_ON,
+        help="The least severe findings that fail the run. Default: %(default)s.",
+    )
+    add("--vocabulary", default="", help="CSV file with the classes' names, for the report.")
+    add("--baseline", default="", help="statistics.json of an earlier run, to find drift from.")
+    drift = Thresholds()
+    for name, default, meaning in (
+        ("--max_label_linf", drift.label_linf, "Largest difference of a class's share of labels"),
+        ("--max_label_js", drift.label_js, "Largest Jensen-Shannon distance of the labels"),
+        ("--max_mean_shift", drift.mean_shift, "Largest shift of a mean, in standard deviations"),
+    ):
+        add(name, type=float, default=default, help=f"{meaning}. Default: %(default)s.")
     return parser
 
 

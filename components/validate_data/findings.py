@@ -86,6 +86,11 @@ KINDS = {
         "Videos in several splits",
         "Take these videos out of one split: a model is not to be evaluated on what it has seen.",
     ),
+    "missing_in_schema": Kind(
+        "error",
+        "Data that does not fit the schema",
+        "Mend the data; or, if it is right, change the schema, which is a text file to edit.",
+    ),
     "duplicate": Kind(
         "warning",
         "Videos that come several times in a split",
@@ -95,6 +100,71 @@ KINDS = {
         "warning",
         "Splits without any label",
         "Nothing can be learnt from such a split, nor measured on it; a test split may be one.",
+    ),
+    "different_lengths": Kind(
+        "warning",
+        "Videos whose features differ in their number of frames",
+        "Make the features of a video from the same frames; the shorter one is filled with zeros.",
+    ),
+    "many_frames": Kind(
+        "warning",
+        "Videos with more frames than are used",
+        "Cut the videos to save space and reading, if the frames after the last one used are many.",
+    ),
+    "constant": Kind(
+        "warning",
+        "Features that are zero, or constant, all through a vector or frame",
+        "Look at how these features were made: they say nothing of the video.",
+    ),
+    "constant_dimension": Kind(
+        "warning",
+        "Dimensions that are the same in all videos of a split",
+        "Look at how the feature was made: a dimension that never changes says nothing.",
+    ),
+    "out_of_range": Kind(
+        "warning",
+        "Values outside the quantiser's range",
+        "Check that these features were made, and de-quantised, as the published ones.",
+    ),
+    "repeated_label": Kind(
+        "warning",
+        "Labels that come several times in a video",
+        "Write each label once; it counts once.",
+    ),
+    "file_size": Kind(
+        "warning",
+        "Files with far fewer, or far more, records than the others",
+        "Check that the file is whole; uneven files also keep readers waiting.",
+    ),
+    "label_drift": Kind(
+        "warning",
+        "Labels distributed differently",
+        "Find out why: a model learns how frequent a class is, and is measured by it.",
+    ),
+    "feature_drift": Kind(
+        "warning",
+        "Features distributed differently",
+        "Find out whether the features were made in the same way.",
+    ),
+    "unlabelled": Kind(
+        "info",
+        "Videos without a label",
+        "Nothing to do, if they are meant to be; they count as wrong in Hit@1 and PERR.",
+    ),
+    "extra_feature": Kind(
+        "info",
+        "Features that are not used",
+        "Nothing to do; to train on one, add it to feature_names and feature_sizes.",
+    ),
+    "unseen_class": Kind(
+        "info",
+        "Classes without a video",
+        "Nothing to do; with none in the training split, a class is never predicted.",
+    ),
+    "unlearnt_class": Kind(
+        "info",
+        "Classes of which only the training split has no video",
+        "They cannot be learnt: spread their videos over the splits, or accept the lower mAP.",
     ),
 }
 SEVERITIES = ("error", "warning", "info")
@@ -127,8 +197,9 @@ class Findings:
 
     found: dict[tuple[str, str], Finding] = field(default_factory=dict)
 
-    def add(self, kind: str, split: str, example: Example) -> None:
-        self._add(kind, split, Finding(1, [example]))
+    def add(self, kind: str, split: str, *examples: Example, count: int = 1) -> None:
+        """Adds `count` findings, with the first places of them."""
+        self._add(kind, split, Finding(count, list(examples)))
 
     def merge(self, other: "Findings") -> None:
         for (kind, split), finding in other.found.items():
@@ -137,6 +208,8 @@ class Findings:
     def _add(self, kind: str, split: str, added: Finding) -> None:
         finding = self.found.setdefault((kind, split), Finding())
         finding.count += added.count
+        if len(finding.examples) == MAX_EXAMPLES and finding.examples[-1] <= min(added.examples):
+            return  # as it is while one file is read, where places only grow
         finding.examples = sorted([*finding.examples, *added.examples])[:MAX_EXAMPLES]
 
     def has(self, severity: str) -> bool:

@@ -2,10 +2,14 @@
 
 import numpy as np
 
+from components.validate_data.references import References
+
 MAX_POINTS = 150  # of a curve
+NUM_WORST = 5  # offenders named in a comparison
+BANDS = (("least", "min"), ("1%", "0.01"), ("median", "0.5"), ("99%", "0.99"), ("greatest", "max"))
 
 
-def context(statistics: dict, anomalies: dict) -> dict:
+def context(statistics: dict, anomalies: dict, references: References) -> dict:
     """The names that report.html uses, from the contents of the two files."""
     splits = statistics["splits"]
     frame_level = any(split["frames_per_video"] for split in splits.values())
@@ -18,9 +22,11 @@ def context(statistics: dict, anomalies: dict) -> dict:
         "anomalies": anomalies["anomalies"],
         "overview": _overview(splits, frame_level),
         "label_frequency": [(name, _by_rank(split["labels"])) for name, split in splits.items()],
+        "published": _published(splits, references),
         "labels_per_video": _shares(splits, "labels_per_video"),
         "frames_per_video": _shares(splits, "frames_per_video") if frame_level else [],
         "features": _features(splits),
+        "comparisons": [_comparison(row, references) for row in statistics["comparisons"]],
         "value_name": "frame" if frame_level else "video",
     }
 
@@ -30,28 +36,33 @@ def _headline(anomalies: dict) -> str:
     for row in anomalies["anomalies"]:
         numbers[row["severity"]] += 1
     if numbers["error"]:
-        kinds = "one kind" if numbers["error"] == 1 else f"{numbers['error']} kinds"
+        kinds = "One kind" if numbers["error"] == 1 else f"{numbers['error']} kinds"
         return f"{kinds} of errors, which would hurt training or its evaluation."
     if numbers["warning"]:
-        return "No errors; see the warnings below."
+        return "Every record was read, and none has an error; see the warnings below."
     return "Every record was read, and nothing is wrong with any."
 
 
 def _overview(splits: dict, frame_level: bool) -> list[tuple]:
     """Rows of a table: what, and then a text a split."""
     rows = [
-        ("Files", lambda s: f"{s['files']:,}"),
+        ("Files", lambda s: f"{len(s['files']):,}"),
+        ("Records per file", lambda s: _range([file["records"] for file in s["files"]])),
         ("Size of the records", lambda s: _size(s["bytes"])),
         ("Records", lambda s: f"{s['records']:,}"),
         ("Good videos", lambda s: f"{s['videos']:,}"),
         ("Videos without labels", lambda s: f"{sum(s['labels_per_video'][:1]):,}"),
         ("Labels per video", lambda s: _mean_text(s["labels_per_video"])),
-        ("Classes with a video", lambda s: f"{np.count_nonzero(s['labels']):,}"),
-        ("Classes in all", lambda s: f"{len(s['labels']):,}"),
+        ("Classes with a video", lambda s: _classes(s["labels"])),
     ]
     if frame_level:
         rows.append(("Frames per video", lambda s: _mean_text(s["frames_per_video"])))
     return [(name, *(text(split) for split in splits.values())) for name, text in rows]
+
+
+def _range(numbers: list[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _size(num_bytes: int) -> str:
@@ -70,12 +81,27 @@ def _mean_text(counts: list[int]) -> str:
     return f"{mean:.2f} (at most {len(counts) - 1})"
 
 
+def _classes(labels: list[int]) -> str:
+    return f"{np.count_nonzero(labels):,} of {len(labels):,}"
+
+
 def _by_rank(labels: list[int]) -> list[tuple[int, int]]:
     """(rank, videos) of the classes that have a video, the most frequent first."""
     counts = np.sort(np.array(labels))[::-1]
     counts = counts[counts > 0]
     ranks = np.unique(np.geomspace(1, max(len(counts), 1), MAX_POINTS).round().astype(int))
     return [(int(rank), int(counts[rank - 1])) for rank in ranks if rank <= len(counts)]
+
+
+def _published(splits: dict, references: References) -> list[tuple]:
+    """(published videos, videos here, name) of each class of the first split."""
+    labels = next(iter(splits.values()))["labels"]
+    counts = references.published_counts
+    return [
+        (counts[i], videos, f"{references.class_names[i]}: {videos:,} of {counts[i]:,}")
+        for i, videos in enumerate(labels)
+        if videos and counts.get(i)
+    ]
 
 
 def _shares(splits: dict, key: str) -> list[tuple[str, list]]:
@@ -88,7 +114,7 @@ def _shares(splits: dict, key: str) -> list[tuple[str, list]]:
 
 
 def _features(splits: dict) -> list[dict]:
-    names = sorted({name for split in splits.values() for name in split["features"]})
+    names = dict.fromkeys(name for split in splits.values() for name in split["features"])
     return [_feature(name, splits) for name in names]
 
 
@@ -96,10 +122,15 @@ def _feature(name: str, splits: dict) -> dict:
     present = {
         split: of["features"][name] for split, of in splits.items() if name in of["features"]
     }
-    size = len(next(iter(present.values()))["mean"])
-    rows = [(split, *_feature_row(statistics)) for split, statistics in present.items()]
-    curves = [(split, _density(statistics["histogram"])) for split, statistics in present.items()]
-    return {"name": name, "size": size, "rows": rows, "curves": curves}
+    first = next(iter(present.values()))
+    return {
+        "name": name,
+        "size": len(first["mean"]),
+        "rows": [(split, *_feature_row(statistics)) for split, statistics in present.items()],
+        "curves": [(split, _density(of["histogram"])) for split, of in present.items()],
+        "split": next(iter(present)),
+        "bands": _bands(first),
+    }
 
 
 def _feature_row(statistics: dict) -> tuple:
@@ -120,9 +151,56 @@ def _feature_row(statistics: dict) -> tuple:
 def _density(histogram: dict) -> list[tuple[float, float]]:
     """(middle of the bin, % of the values)."""
     edges, counts = np.array(histogram["edges"]), np.array(histogram["counts"])
-    total = counts.sum() + histogram["below"] + histogram["above"]
+    shares = 100 * counts / max(counts.sum(), 1)
     middles = (edges[:-1] + edges[1:]) / 2
+    return [(round(float(x), 3), float(y)) for x, y in zip(middles, shares, strict=True)]
+
+
+def _bands(statistics: dict) -> list[tuple[str, list]]:
+    """A curve a quantile over the dimensions, which are put in the order of their medians."""
+    order = np.argsort(statistics["quantiles"]["0.5"], kind="stable")
+    chosen = np.unique(np.linspace(0, len(order) - 1, MAX_POINTS).round().astype(int))
+    curves = []
+    for name, key in BANDS:
+        values = np.array(statistics.get(key) or statistics["quantiles"][key])[order]
+        curves.append((name, [(int(i), round(float(values[i]), 4)) for i in chosen]))
+    return curves
+
+
+def _comparison(row: dict, references: References) -> dict:
+    labels = row["labels"]
+    return {
+        "title": f"{row['split']} against {row['against']}",
+        "rows": [
+            *_label_rows(labels),
+            *(_shift_row(name, feature) for name, feature in row["features"].items()),
+        ],
+        "worst": [
+            (
+                references.class_names[worst["class"]],
+                f"{worst['share']:.3%}",
+                f"{worst['other_share']:.3%}",
+            )
+            for worst in (labels["worst"][:NUM_WORST] if labels else [])
+        ],
+    }
+
+
+def _label_rows(labels: dict | None) -> list[tuple]:
+    if labels is None:
+        return []
     return [
-        (round(float(x), 3), float(100 * n / max(total, 1)))
-        for x, n in zip(middles, counts, strict=True)
+        ("Labels: largest difference of a class's share", *_beyond(labels, "linf"), ""),
+        ("Labels: Jensen-Shannon distance", *_beyond(labels, "js"), ""),
     ]
+
+
+def _shift_row(name: str, feature: dict) -> tuple:
+    worst = ", ".join(str(row["dimension"]) for row in feature["worst"][:NUM_WORST])
+    what = f"{name}: largest shift of a mean, in standard deviations"
+    return (what, *_beyond(feature, "shift"), f"dimensions {worst}")
+
+
+def _beyond(distances: dict, name: str) -> tuple[str, str]:
+    """The distance, and what of it chance does not explain."""
+    return f"{distances[name]:.4f}", f"{distances[f'{name}_drift']:.4f}"

@@ -1,12 +1,14 @@
 """The Beam pipeline: scan every file, merge what was found, write it down."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindows
 
 from components.validate_data.findings import Findings
 from components.validate_data.ids import IdBlock, cut, find_repeated
-from components.validate_data.shard import Shard, scan
+from components.validate_data.shard import Shard, keep_freed_memory, scan
 from components.validate_data.statistics import Result, SplitStatistics
 from trainer.records import RecordFormat
 
@@ -14,17 +16,29 @@ from trainer.records import RecordFormat
 class ScanShards(beam.DoFn):
     """Scans files.
 
-    Input: a Shard. Output: (split, SplitStatistics); and, tagged "ids", (bucket, IdBlock).
+    Input: a Shard. Output: (split, SplitStatistics), one for all files of a bundle, since those of
+    a file take megabytes; and, tagged "ids", (bucket, IdBlock).
     """
 
     def __init__(self, record_format: RecordFormat, num_buckets: int):
         self.record_format, self.num_buckets = record_format, num_buckets
 
+    def setup(self):
+        keep_freed_memory()
+
+    def start_bundle(self):
+        self.splits = {}
+
     def process(self, shard: Shard):
-        statistics, ids = scan(shard, self.record_format)
-        yield shard.split, statistics
+        if shard.split not in self.splits:
+            self.splits[shard.split] = SplitStatistics.empty(self.record_format)
+        ids = scan(shard, self.record_format, self.splits[shard.split])
         for bucket in cut(ids, self.num_buckets):
             yield beam.pvalue.TaggedOutput("ids", bucket)
+
+    def finish_bundle(self):
+        for split in self.splits.items():
+            yield GlobalWindows.windowed_value_at_end_of_window(split)
 
 
 class Merge(beam.CombineFn):
@@ -58,7 +72,6 @@ class Validate(beam.PTransform):
         self.record_format, self.num_buckets = record_format, num_buckets
 
     def expand(self, shards):
-        num_classes = self.record_format.num_classes
         scanned = (
             shards
             | "SpreadFiles" >> beam.Reshuffle()
@@ -68,7 +81,7 @@ class Validate(beam.PTransform):
             )
         )
         splits = scanned.statistics | "MergeSplits" >> beam.CombinePerKey(
-            Merge(lambda: SplitStatistics.empty(num_classes))
+            Merge(partial(SplitStatistics.empty, self.record_format))
         )
         repeated = (
             scanned.ids

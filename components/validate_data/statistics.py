@@ -4,98 +4,48 @@ All state is additive: counts, sums and extremes. So the order of merging change
 means and deviations in their last digits only.
 """
 
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from components.validate_data import moments
 from components.validate_data.findings import Findings
+from components.validate_data.moments import Moments
+from components.validate_data.sketch import Sketch
 from trainer.examples import Video
-from trainer.records import MIN_VALUE, QUANTISED_ZERO, QUANTUM, RecordFormat
+from trainer.records import Feature, RecordFormat
 
-# Bins of the values of a feature: four values of the quantiser each, and together all of them.
-BIN_EDGES = MIN_VALUE - QUANTUM / 2 + 4 * QUANTUM * np.arange(65)
+# Of the frames of a batch, one in so many is counted in the sketch, which costs more than all else.
+FRAMES_PER_SKETCHED = 16
 
 
 @dataclass
 class FeatureStatistics:
-    """Of one feature, over its vectors or frames, a number a dimension. Frames are de-quantised.
+    """Of one feature: moments over all its vectors or frames, and quantiles."""
 
-    Attributes:
-        count: Vectors or frames.
-        mean, min, max: float64 [size].
-        m2: Sum of squared differences from the mean, float64 [size].
-        zeros: How often a value, or a frame's byte, was 0; int64 [size].
-        histogram: Values of all dimensions below, in each of, and above the bins between
-            BIN_EDGES; int64 [bins + 2].
-    """
+    moments: Moments
+    sketch: Sketch
 
-    count: int
-    mean: np.ndarray
-    m2: np.ndarray
-    min: np.ndarray
-    max: np.ndarray
-    zeros: np.ndarray
-    histogram: np.ndarray
+    @classmethod
+    def empty(cls, size: int, frame_features: bool) -> "FeatureStatistics":
+        """Of nothing."""
+        sketch = Sketch.of_bytes(size) if frame_features else Sketch.of_floats(size)
+        return cls(Moments.empty(size), sketch)
 
-    @property
-    def std(self) -> np.ndarray:
-        """Standard deviation of the population, float64 [size]."""
-        return np.sqrt(self.m2 / max(self.count, 1))
+    def add_vectors(self, vectors: np.ndarray) -> None:
+        """Takes in float32 [videos, size]."""
+        self.moments.merge(moments.of_vectors(vectors))
+        self.sketch.add_vectors(vectors)
+
+    def add_frames(self, frames: np.ndarray) -> None:
+        """Takes in quantised uint8 [frames, size]."""
+        self.moments.merge(moments.of_frames(frames))
+        self.sketch.add_frames(frames[::FRAMES_PER_SKETCHED])
 
     def merge(self, other: "FeatureStatistics") -> None:
-        """Chan, Golub and LeVeque 1979, Updating Formulae, for the mean and m2."""
-        count = self.count + other.count
-        difference = other.mean - self.mean
-        self.mean = self.mean + difference * (other.count / count)
-        self.m2 = self.m2 + other.m2 + difference**2 * (self.count * other.count / count)
-        self.min = np.minimum(self.min, other.min)
-        self.max = np.maximum(self.max, other.max)
-        self.zeros = self.zeros + other.zeros
-        self.histogram = self.histogram + other.histogram
-        self.count = count
-
-
-def of_vectors(vectors: np.ndarray) -> FeatureStatistics:
-    """Of float32 [videos, size], at least one."""
-    values = vectors.astype(np.float64)
-    mean = values.mean(axis=0)
-    return FeatureStatistics(
-        count=len(values),
-        mean=mean,
-        m2=((values - mean) ** 2).sum(axis=0),
-        min=values.min(axis=0),
-        max=values.max(axis=0),
-        zeros=(values == 0).sum(axis=0),
-        histogram=_histogram(vectors),
-    )
-
-
-def _histogram(vectors: np.ndarray) -> np.ndarray:
-    num_bins = len(BIN_EDGES) - 1
-    position = (vectors - np.float32(BIN_EDGES[0])) * np.float32(1 / (4 * QUANTUM)) + 1
-    bins = np.clip(position, 0, num_bins + 1).astype(np.uint8)
-    return np.bincount(bins.ravel(), minlength=num_bins + 2)
-
-
-def of_frames(frames: np.ndarray) -> FeatureStatistics:
-    """Of quantised uint8 [frames, size], at least one."""
-    # Whole numbers throughout: exact, and several times as fast as float64.
-    total = frames.sum(axis=0, dtype=np.int64)
-    squares = np.einsum("ij,ij->j", frames, frames, dtype=np.int64)
-    in_bins = np.bincount((frames >> 2).ravel(), minlength=64)
-    return FeatureStatistics(
-        count=len(frames),
-        mean=_dequantise(total / len(frames)),
-        m2=(squares - total**2 / len(frames)) * QUANTUM**2,
-        min=_dequantise(frames.min(axis=0)),
-        max=_dequantise(frames.max(axis=0)),
-        zeros=(frames == 0).sum(axis=0),
-        histogram=np.concatenate(([0], in_bins, [0])),
-    )
-
-
-def _dequantise(values: np.ndarray) -> np.ndarray:
-    return values * QUANTUM + QUANTISED_ZERO
+        self.moments.merge(other.moments)
+        self.sketch.merge(other.sketch)
 
 
 @dataclass
@@ -103,51 +53,85 @@ class SplitStatistics:
     """Of all files of a split.
 
     Attributes:
-        files, bytes: Files, and their records' bytes.
-        records: Records, good and bad.
-        videos: Good records; all that follows is about these.
         labels: Videos a class, int64 [num_classes].
-        labels_per_video: At i: videos with i labels.
-        frames_per_video: At i: videos with i frames. Empty at video level.
         features: Statistics by feature name.
+        bytes: Of the records.
+        records: Records, good and bad.
+        videos: Good records. Labels, features and what is counted a video is about these.
+        labels_per_video: At i: videos with i labels.
+        frames_per_video: At i: videos with i frames, of the first feature. Empty at video level.
+        extra: How many videos have what is not among the features: (name, type) -> videos.
+        files: (path, records, bytes) of each file.
         findings: What is wrong.
         digest: Sum, modulo 2 ** 256, of a digest a file: the same in any order of the files.
     """
 
     labels: np.ndarray
-    files: int = 0
+    features: dict[str, FeatureStatistics]
     bytes: int = 0
     records: int = 0
     videos: int = 0
     labels_per_video: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     frames_per_video: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    features: dict[str, FeatureStatistics] = field(default_factory=dict)
+    extra: Counter = field(default_factory=Counter)
+    files: list[tuple[str, int, int]] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
     digest: int = 0
 
     @classmethod
-    def empty(cls, num_classes: int) -> "SplitStatistics":
+    def empty(cls, record_format: RecordFormat) -> "SplitStatistics":
         """Of no files."""
-        return cls(np.zeros(num_classes, np.int64))
+        return cls(
+            np.zeros(record_format.num_classes, np.int64),
+            {
+                feature.name: FeatureStatistics.empty(feature.size, record_format.frame_features)
+                for feature in record_format.features
+            },
+        )
+
+    def add(self, videos: list[Video], record_format: RecordFormat) -> None:
+        """Takes in good videos, at least one."""
+        self.records += len(videos)
+        self.videos += len(videos)
+        self._add_labels([video.labels for video in videos])
+        for video in videos:
+            self.extra.update(video.extra.items())
+        for feature in record_format.features:
+            values = [video.features[feature.name] for video in videos]
+            if record_format.frame_features:
+                self.features[feature.name].add_frames(np.concatenate(values))
+            else:
+                self.features[feature.name].add_vectors(np.stack(values))
+        if record_format.frame_features:
+            self._add_lengths(videos, record_format.features[0])
+
+    def _add_labels(self, labels: list[np.ndarray]) -> None:
+        num_classes = len(self.labels)
+        video = np.repeat(np.arange(len(labels)), [len(one) for one in labels])
+        # A label that comes twice in a video is one.
+        distinct = np.unique(video * num_classes + np.concatenate(labels))
+        self.labels += np.bincount(distinct % num_classes, minlength=num_classes)
+        num_labels = np.bincount(distinct // num_classes, minlength=len(labels))
+        self.labels_per_video = add_counts(self.labels_per_video, np.bincount(num_labels))
+
+    def _add_lengths(self, videos: list[Video], feature: Feature) -> None:
+        lengths = np.bincount([len(video.features[feature.name]) for video in videos])
+        self.frames_per_video = add_counts(self.frames_per_video, lengths)
 
     def merge(self, other: "SplitStatistics") -> None:
-        self.files += other.files
+        """Takes in those of other files of the split."""
+        self.labels = self.labels + other.labels
+        for name, statistics in other.features.items():
+            self.features[name].merge(statistics)
         self.bytes += other.bytes
         self.records += other.records
         self.videos += other.videos
-        self.labels = self.labels + other.labels
-        self.labels_per_video = _add(self.labels_per_video, other.labels_per_video)
-        self.frames_per_video = _add(self.frames_per_video, other.frames_per_video)
-        for name, statistics in other.features.items():
-            self._merge_feature(name, statistics)
+        self.labels_per_video = add_counts(self.labels_per_video, other.labels_per_video)
+        self.frames_per_video = add_counts(self.frames_per_video, other.frames_per_video)
+        self.extra.update(other.extra)
+        self.files.extend(other.files)
         self.findings.merge(other.findings)
         self.digest = (self.digest + other.digest) % 2**256
-
-    def _merge_feature(self, name: str, statistics: FeatureStatistics) -> None:
-        if name in self.features:
-            self.features[name].merge(statistics)
-        else:
-            self.features[name] = replace(statistics)  # what is merged in stays as it is
 
 
 @dataclass(frozen=True)
@@ -158,38 +142,8 @@ class Result:
     findings: Findings
 
 
-def of_videos(videos: list[Video], record_format: RecordFormat) -> SplitStatistics:
-    """Of good videos, at least one: everything but files, bytes, findings and digest."""
-    num_labels = np.array([len(video.labels) for video in videos])
-    number = np.repeat(np.arange(len(videos)), num_labels)
-    labels = np.concatenate([video.labels for video in videos])
-    # A label that comes twice in a video is one.
-    distinct = np.unique(number * record_format.num_classes + labels)
-    statistics = SplitStatistics(
-        labels=np.bincount(
-            distinct % record_format.num_classes, minlength=record_format.num_classes
-        ),
-        records=len(videos),
-        videos=len(videos),
-        labels_per_video=np.bincount(
-            np.bincount(distinct // record_format.num_classes, minlength=len(videos))
-        ),
-    )
-    for feature in record_format.features:
-        values = [video.features[feature.name] for video in videos]
-        if record_format.frame_features:
-            statistics.features[feature.name] = of_frames(np.concatenate(values))
-        else:
-            statistics.features[feature.name] = of_vectors(np.stack(values))
-    if record_format.frame_features:
-        first = record_format.features[0].name
-        num_frames = [len(video.features[first]) for video in videos]
-        statistics.frames_per_video = np.bincount(num_frames)
-    return statistics
-
-
-def _add(counts: np.ndarray, more: np.ndarray) -> np.ndarray:
-    """The sum of counts, the shorter one going on with zeros."""
+def add_counts(counts: np.ndarray, more: np.ndarray) -> np.ndarray:
+    """The sum of counts, the shorter of which goes on with zeros."""
     total = np.zeros(max(len(counts), len(more)), np.int64)
     total[: len(counts)] += counts
     total[: len(more)] += more

@@ -3,11 +3,15 @@
 import contextlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from components.validate_data.beam_options import complete
+from components.validate_data.findings import Example
 from components.validate_data.output import ANOMALIES, REPORT, STATISTICS, write
+from components.validate_data.references import Settings, read
 from components.validate_data.shard import Shard
+from components.validate_data.statistics import Result
 from trainer import storage
 from trainer.errors import UserError
 from trainer.records import RecordFormat
@@ -16,12 +20,15 @@ from trainer.records import RecordFormat
 BYTES_PER_BUCKET = 16 << 30
 MAX_BUCKETS = 256
 
+DEFAULT = Settings()
+
 
 def validate(
     inputs: Mapping[str, str],
     output_dir: str,
     record_format: RecordFormat,
     beam_args: Sequence[str] = (),
+    settings: Settings = DEFAULT,
 ) -> str:
     """Reads every record of every split; writes statistics.json, anomalies.json, report.html.
 
@@ -31,25 +38,36 @@ def validate(
         record_format: What to expect of every record.
         beam_args: Any options of Beam, as on a command line, e.g. "--runner=FlinkRunner". Without
             a runner, this process does the work.
+        settings: How strict to be, and what to compare the data with.
 
     Returns:
         A fingerprint of the data, in hex: the same for the same records, wherever their files lie
         and however they are named.
 
     Raises:
-        UserError: a pattern matches no file, output_dir cannot be written, or the data has errors
-            that would hurt training; the message names file and record of each kind's first.
+        UserError: a pattern matches no file, a file of the settings cannot be read, output_dir
+            cannot be written, or the data has findings that settings.fail_on does not let pass;
+            the message names file and record of each kind's first.
     """
     shards = [
         Shard(split, path) for split, pattern in inputs.items() for path in storage.glob(pattern)
     ]
     with _quiet():
         options = complete(beam_args)
+    references = read(settings, record_format.num_classes)
     _clear(output_dir)
-    _run(shards, dict(inputs), output_dir, record_format, options)
+    write_result = partial(
+        write,
+        output_dir=output_dir,
+        patterns=dict(inputs),
+        settings=settings,
+        references=references,
+    )
+    _run(shards, record_format, write_result, options)
     anomalies = json.loads(storage.read_text(storage.join(output_dir, ANOMALIES)))
     if not anomalies["passed"]:
-        raise UserError(_message(anomalies["anomalies"], storage.join(output_dir, REPORT)))
+        report = storage.join(output_dir, REPORT)
+        raise UserError(_message(anomalies["anomalies"], settings.fail_on, report))
     return json.loads(storage.read_text(storage.join(output_dir, STATISTICS)))["fingerprint"]
 
 
@@ -61,9 +79,8 @@ def _clear(output_dir: str) -> None:
 
 def _run(
     shards: list[Shard],
-    patterns: dict[str, str],
-    output_dir: str,
     record_format: RecordFormat,
+    write_result: Callable[[Result], None],
     options: list[str],
 ) -> None:
     import apache_beam as beam
@@ -77,7 +94,7 @@ def _run(
             pipeline
             | "Files" >> beam.Create(shards, reshuffle=False)
             | "Validate" >> Validate(record_format, num_buckets)
-            | "Write" >> beam.Map(write, output_dir, patterns)
+            | "Write" >> beam.Map(write_result)
         )
 
 
@@ -91,12 +108,12 @@ def _quiet():
         logging.disable(logging.NOTSET)
 
 
-def _message(anomalies: list[dict], report: str) -> str:
-    errors = [row for row in anomalies if row["severity"] == "error"]
+def _message(anomalies: list[dict], fail_on: str, report: str) -> str:
+    severities = ("error",) if fail_on == "error" else ("error", "warning")
     lines = [f"The data must not be trained on. All that was found is in {report}; in short:"]
-    for row in errors:
-        first = row["examples"][0]
-        place = f"{first['file']}, record {first['record']}" if first["record"] else first["file"]
-        more = f" ({row['count']} such in {row['split']})" if row["count"] > 1 else ""
-        lines.append(f"{row['title']}: {place}: {first['reason']}{more}. {row['advice']}")
+    for row in anomalies:
+        if row["severity"] not in severities:
+            continue
+        more = f" ({row['count']:,} such in {row['split']})" if row["count"] > 1 else ""
+        lines.append(f"{row['title']}: {Example(**row['examples'][0])}{more}. {row['advice']}")
     return "\n  ".join(lines)

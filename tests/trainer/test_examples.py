@@ -44,7 +44,7 @@ def test_a_video_level_record():
     assert got.features["rgb"].dtype == np.float32
     assert got.features["rgb"].tolist() == [0.5, 1.0, -2.0]
     assert got.features["audio"].tolist() == [0.0, 0.25]
-    assert got.extra == ()
+    assert got.extra == {}
 
 
 def test_a_frame_level_record():
@@ -57,9 +57,9 @@ def test_a_frame_level_record():
 
 def test_the_older_id_and_other_features():
     got = parse(video(id=None, video_id=b"xyz", start=[1.5]), VIDEO)
-    assert (got.id, got.extra) == ("xyz", ("start",))
+    assert (got.id, got.extra) == ("xyz", {"start": "float"})
     got = parse(frames({"video_id": b"xyz", "start": 1.5}, speech=AUDIO), FRAME)
-    assert (got.id, got.extra) == ("xyz", ("start", "speech"))
+    assert (got.id, got.extra) == ("xyz", {"start": "float", "speech": "frames"})
 
 
 @pytest.mark.parametrize("labels", [None, [], np.empty(0, np.int64)])

@@ -7,6 +7,8 @@ import pytest
 
 from components.validate_data import validate
 from components.validate_data.__main__ import main
+from components.validate_data.references import Settings
+from components.validate_data.validation import DEFAULT
 from trainer.errors import UserError
 from trainer.examples import encode_example
 from trainer.records import Feature, RecordFormat
@@ -22,19 +24,24 @@ def video(video_id: str, labels=(1, 3), rgb=(0.5, 1.0)) -> bytes:
 @pytest.fixture
 def data(tmp_path):
     """Two files of train with 3 videos, one of eval with 1."""
-    write_records(str(tmp_path / "train0"), [video("a"), video("b")])
-    write_records(str(tmp_path / "train1"), [video("c", labels=[9])])
-    write_records(str(tmp_path / "eval0"), [video("d", rgb=[0.0, -1.0])])
+    write_records(str(tmp_path / "train0"), [video("a"), video("b", rgb=[-0.5, 0.0])])
+    write_records(str(tmp_path / "train1"), [video("c", labels=[9], rgb=[1.5, -1.0])])
+    write_records(str(tmp_path / "eval0"), [video("d", rgb=[0.0, -0.5])])
     return tmp_path
 
 
-def run(data, record_format=FORMAT, **inputs) -> str:
+def run(data, record_format=FORMAT, settings=DEFAULT, **inputs) -> str:
     inputs = inputs or {"train": f"{data}/train*", "eval": f"{data}/eval*"}
-    return validate(inputs, str(data / "out"), record_format)
+    return validate(inputs, str(data / "out"), record_format, settings=settings)
 
 
 def read(data, name: str) -> dict:
     return json.loads((data / "out" / name).read_text())
+
+
+def found(data) -> list[tuple]:
+    rows = read(data, "anomalies.json")["anomalies"]
+    return [(row["kind"], row["split"], row["count"]) for row in rows]
 
 
 def test_good_data_passes(data):
@@ -43,12 +50,14 @@ def test_good_data_passes(data):
     assert statistics["fingerprint"] == fingerprint
     assert len(fingerprint) == 64
     train, evaluation = statistics["splits"]["train"], statistics["splits"]["eval"]
-    assert (train["files"], train["videos"], evaluation["videos"]) == (2, 3, 1)
+    assert [file["records"] for file in train["files"]] == [2, 1]
+    assert (train["videos"], evaluation["videos"]) == (3, 1)
     assert train["labels"] == [0, 2, 0, 2, 0, 0, 0, 0, 0, 1]
     assert train["labels_per_video"] == [0, 1, 2]
-    assert train["features"]["rgb"]["mean"] == [0.5, 1.0]
+    assert train["features"]["rgb"]["mean"] == [0.5, 0]
     assert evaluation["features"]["rgb"]["zeros"] == [1, 0]
-    assert read(data, "anomalies.json") == {"passed": True, "anomalies": []}
+    assert read(data, "anomalies.json")["passed"]
+    assert found(data) == [("unseen_class", "train", 7)]
     assert "The data may be trained on" in (data / "out" / "report.html").read_text()
 
 
@@ -56,10 +65,11 @@ def test_the_fingerprint_is_of_the_records_not_of_their_files(data):
     before = run(data)
     (data / "train0").rename(data / "train2")  # read after train1 from now on
     assert run(data) == before
+    records = (data / "train2").read_bytes()
     write_records(str(data / "train2"), [video("a"), video("b", labels=[2])])
     changed = run(data)
     assert changed != before
-    write_records(str(data / "train2"), [video("a"), video("b")])
+    (data / "train2").write_bytes(records)
     assert run(data) == before
     swapped = run(data, train=f"{data}/eval*", eval=f"{data}/train*")
     assert swapped not in (before, changed)
@@ -76,10 +86,12 @@ def test_all_that_is_wrong_is_told_at_once(data):
     assert f"{data}/eval2, record 1: not a TFRecord file" in message
     assert f"video 'a' of 'eval' is also in 'train': {data}/train0, record 1" in message
     assert str(data / "out" / "report.html") in message
-    anomalies = read(data, "anomalies.json")
-    assert not anomalies["passed"]
-    kinds = [row["kind"] for row in anomalies["anomalies"]]
-    assert kinds == ["not_tfrecord", "label_out_of_range", "leak"]
+    assert not read(data, "anomalies.json")["passed"]
+    assert [kind for kind, _, _ in found(data)][:3] == [
+        "not_tfrecord",
+        "label_out_of_range",
+        "leak",
+    ]
     statistics = read(data, "statistics.json")["splits"]  # the good records all the same
     assert (statistics["train"]["videos"], statistics["eval"]["videos"]) == (4, 2)
 
@@ -88,11 +100,16 @@ def test_warnings_pass(data):
     write_records(str(data / "train2"), [video("a")])
     write_records(str(data / "test0"), [video("t", labels=[])])
     run(data, train=f"{data}/train*", test=f"{data}/test*")
-    rows = read(data, "anomalies.json")["anomalies"]
-    assert [(row["kind"], row["split"], row["count"]) for row in rows] == [
-        ("duplicate", "train", 1),
-        ("no_labels", "test", 1),
-    ]
+    assert found(data)[:2] == [("duplicate", "train", 1), ("no_labels", "test", 1)]
+    strict = Settings(fail_on="warning")
+    with pytest.raises(UserError, match="Splits without any label"):
+        run(data, settings=strict, train=f"{data}/train*", test=f"{data}/test*")
+
+
+def test_never_failing(data):
+    (data / "eval1").write_text("not a record")
+    run(data, settings=Settings(fail_on="never"))
+    assert ("not_tfrecord", "eval", 1) in found(data)
 
 
 def test_a_file_without_a_good_record_still_makes_a_report(data):
@@ -192,7 +209,7 @@ def test_real_data_passes(real_data, tmp_path, splits, record_format, warnings):
     inputs = {name: f"{real_data}/{pattern}" for name, pattern in splits.items()}
     validate(inputs, str(tmp_path), record_format)
     rows = json.loads((tmp_path / "anomalies.json").read_text())["anomalies"]
-    assert [row["kind"] for row in rows] == warnings
+    assert [row["kind"] for row in rows if row["severity"] != "info"] == warnings
 
 
 def test_real_statistics_are_numpys(real_data, tmp_path):
@@ -212,3 +229,7 @@ def test_real_statistics_are_numpys(real_data, tmp_path):
     assert got["features"]["mean_rgb"]["std"] == pytest.approx(rgb.std(axis=0), rel=1e-6)
     labels = np.bincount(batch["labels"].values.numpy(), minlength=3862)
     assert got["labels"] == labels.tolist()
+    median = np.quantile(rgb, 0.5, axis=0, method="lower")
+    assert got["features"]["mean_rgb"]["quantiles"]["0.5"] == pytest.approx(
+        median, rel=0.021, abs=0.001
+    )

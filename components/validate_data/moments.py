@@ -1,0 +1,92 @@
+"""Count, mean, deviation and extremes of every dimension of a feature."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.records import QUANTISED_ZERO, QUANTUM
+
+# Frames added up at once. The sum of the squares of 257 bytes still fits in float32 exactly
+# (257 * 255 ** 2 < 2 ** 24), and the sum of 257 bytes in uint16.
+_BLOCK = 256
+
+
+@dataclass
+class Moments:
+    """Of vectors or frames of a feature, a number a dimension. Frames count de-quantised.
+
+    Attributes:
+        count: Vectors or frames.
+        mean, min, max: float64 [size].
+        m2: Sum of squared differences from the mean, float64 [size].
+        zeros: How often a value, or a frame's byte, was 0; int64 [size].
+    """
+
+    count: int
+    mean: np.ndarray
+    m2: np.ndarray
+    min: np.ndarray
+    max: np.ndarray
+    zeros: np.ndarray
+
+    @classmethod
+    def empty(cls, size: int) -> "Moments":
+        """Of nothing."""
+        zeros = np.zeros(size)
+        return cls(0, zeros, zeros, zeros + np.inf, zeros - np.inf, zeros=np.zeros(size, np.int64))
+
+    @property
+    def std(self) -> np.ndarray:
+        """Standard deviation of the population, float64 [size]."""
+        return np.sqrt(self.m2 / max(self.count, 1))
+
+    def merge(self, other: "Moments") -> None:
+        """Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm"."""
+        count = self.count + other.count
+        if not count:
+            return
+        difference = other.mean - self.mean
+        self.mean = self.mean + difference * (other.count / count)
+        self.m2 = self.m2 + other.m2 + difference**2 * (self.count * other.count / count)
+        self.min = np.minimum(self.min, other.min)
+        self.max = np.maximum(self.max, other.max)
+        self.zeros = self.zeros + other.zeros
+        self.count = count
+
+
+def of_vectors(vectors: np.ndarray) -> Moments:
+    """Of float32 [vectors, size], at least one."""
+    values = vectors.astype(np.float64)
+    mean = values.mean(axis=0)
+    return Moments(
+        count=len(values),
+        mean=mean,
+        m2=((values - mean) ** 2).sum(axis=0),
+        min=values.min(axis=0),
+        max=values.max(axis=0),
+        zeros=(values == 0).sum(axis=0),
+    )
+
+
+def of_frames(frames: np.ndarray) -> Moments:
+    """Of quantised uint8 [frames, size], at least one."""
+    size = frames.shape[1]
+    total, squares, zeros = np.zeros(size), np.zeros(size), np.zeros(size, np.int64)
+    for start in range(0, len(frames), _BLOCK):
+        block = frames[start : start + _BLOCK]
+        floats = block.astype(np.float32)
+        total += block.sum(axis=0, dtype=np.uint16)
+        squares += np.einsum("ij,ij->j", floats, floats)
+        zeros += (block == 0).sum(axis=0, dtype=np.uint16)
+    return Moments(
+        count=len(frames),
+        mean=_dequantise(total / len(frames)),
+        m2=(squares - total**2 / len(frames)) * QUANTUM**2,
+        min=_dequantise(frames.min(axis=0)),
+        max=_dequantise(frames.max(axis=0)),
+        zeros=zeros,
+    )
+
+
+def _dequantise(values: np.ndarray) -> np.ndarray:
+    return values * QUANTUM + QUANTISED_ZERO

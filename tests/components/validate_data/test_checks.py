@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from components.validate_data.checks import check
+from trainer.examples import Video
+from trainer.records import Feature, RecordFormat
+
+VIDEO = RecordFormat((Feature("rgb", 3), Feature("audio", 1)), num_classes=10)
+FRAME = RecordFormat((Feature("rgb", 3), Feature("audio", 1)), frame_features=True, num_classes=10)
+
+
+def video(labels=(1, 2), rgb=(0.5, 1, 2), audio=(0.5,), **extra) -> Video:
+    features = {"rgb": np.array(rgb, np.float32), "audio": np.array(audio, np.float32)}
+    return Video("id", np.array(labels, np.int64), features, extra)
+
+
+def frames(rgb=((1, 2, 3), (4, 5, 6)), audio=((1,), (1,))) -> Video:
+    features = {"rgb": np.array(rgb, np.uint8), "audio": np.array(audio, np.uint8)}
+    return Video("id", np.array([1]), features)
+
+
+def test_nothing_is_wrong():
+    assert list(check([video(), video()], VIDEO)) == []
+    assert list(check([frames(), frames()], FRAME)) == []
+
+
+@pytest.mark.parametrize(
+    "bad, kind, reason",
+    [
+        (video(labels=[]), "unlabelled", "it has no label"),
+        (video(labels=[5, 3, 5]), "repeated_label", "label 5 comes 2 times"),
+        (video(z="float", a="bytes"), "extra_feature", "it also holds 'a', 'z'"),
+        (video(rgb=[0, 0, 0]), "constant", "every value of 'rgb' is 0"),
+        (video(rgb=[0.5, 0.5, 0.5]), "constant", "every value of 'rgb' is 0.5"),
+        (video(rgb=[0, 1, -2.5]), "out_of_range", "'rgb' has the value -2.5, outside [-2, 2.01]"),
+        (video(audio=[2.02]), "out_of_range", "'audio' has the value 2.02, outside [-2, 2.01]"),
+    ],
+)
+def test_videos_by_hand(bad, kind, reason):
+    assert list(check([video(), bad, video()], VIDEO)) == [(1, kind, reason)]
+
+
+@pytest.mark.parametrize(
+    "bad, kind, reason",
+    [
+        (
+            frames(audio=((1,),)),
+            "different_lengths",
+            "the numbers of frames differ: 1 of 'audio', 2 of 'rgb'",
+        ),
+        (
+            frames(rgb=((1, 2, 3), (0, 0, 0), (1, 2, 1), (7, 7, 7)), audio=((1,),) * 4),
+            "constant",
+            "2 of the 4 frames of 'rgb' hold one byte all through; frame 2 holds 0",
+        ),
+        (
+            frames(rgb=((1, 2, 3),) * 301, audio=((1,),) * 301),
+            "many_frames",
+            "301 frames; those after the first 300 are not used",
+        ),
+    ],
+)
+def test_frames_by_hand(bad, kind, reason):
+    assert list(check([frames(), bad], FRAME)) == [(1, kind, reason)]
