@@ -30,8 +30,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m components.validate_data",
         description="Checks every record of every split; writes statistics.json, anomalies.json "
         "and report.html; prints a fingerprint of the data, or fails.",
-        epilog="All other flags are Beam's, e.g. --runner=FlinkRunner; without a runner, this "
-        "process does the work.",
+        epilog="All other flags are Beam's, written --name=value, e.g. --runner=FlinkRunner. "
+        "Without a runner this machine does the work, on all cores if there is much of it.",
         allow_abbrev=False,
     )
     add = parser.add_argument

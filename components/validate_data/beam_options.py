@@ -1,15 +1,22 @@
 """Beam's own options: which runner does the work, and how."""
 
+import contextlib
+import os
+import sys
 from collections.abc import Sequence
 
 from trainer.errors import UserError
 
-# Beam's runner in this process. What Beam calls DirectRunner tries to download another one first.
-IN_PROCESS = "FnApiRunner"
+# Beam's runner on this machine. What Beam calls DirectRunner first tries to download another one.
+LOCAL_RUNNER = "FnApiRunner"
+
+# From so much data on, one worker process a core is worth the seconds that it takes to start them.
+MANY_BYTES = 1 << 30
+ALL_CORES = ("--direct_running_mode=multi_processing", "--direct_num_workers=0")
 
 
-def complete(beam_args: Sequence[str]) -> list[str]:
-    """Beam's options from a command line, with the runner of this process where none is named.
+def complete(beam_args: Sequence[str], total_bytes: int) -> list[str]:
+    """Beam's options from a command line, and what fits the data where they say nothing.
 
     Raises:
         UserError: one of them is not written --name or --name=value, or not known to Beam.
@@ -20,7 +27,23 @@ def complete(beam_args: Sequence[str]) -> list[str]:
     unknown = _unknown(beam_args)
     if unknown:
         raise UserError(f"Unknown flags, neither ours nor Beam's: {', '.join(unknown)}.")
-    return [f"--runner={IN_PROCESS}", *beam_args]  # a later --runner counts
+    defaults = [f"--runner={LOCAL_RUNNER}"]
+    if total_bytes >= MANY_BYTES and (os.cpu_count() or 1) > 1:
+        defaults += ALL_CORES
+    return [*defaults, *beam_args]  # of two with the same name the later one counts
+
+
+@contextlib.contextmanager
+def workers_find_our_packages():
+    """Lets worker processes of this machine import what this one can."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    try:
+        yield
+    finally:
+        os.environ.pop("PYTHONPATH")
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
 
 
 def _unknown(beam_args: Sequence[str]) -> list[str]:
