@@ -164,7 +164,7 @@ class DbofModel(keras.Model):
         clusters = self.activation(self.cluster(vectors, training=training))
         pooled = self.pooling(clusters, axis=1)
         hidden = self.activation(self.hidden(pooled, training=training))
-        return self.classifier(hidden)
+        return self.classifier(hidden, training=training)
 
     def _chosen(self, num_frames, training):
         """[batch, iterations] int32: the numbers of the frames to look at."""
@@ -226,7 +226,7 @@ class RecurrentModel(keras.Model):
         mask = tf.cast(_real(features, num_frames), tf.bool)
         for layer in self.recurrent:
             values = layer(values, mask=mask, training=training)
-        return self.classifier(values)
+        return self.classifier(values, training=training)
 
 
 class ContextGating(keras.layers.Layer):
@@ -370,4 +370,4 @@ class PoolingModel(keras.Model):
         if training and self.dropout:
             vector = tf.nn.experimental.stateless_dropout(vector, self.dropout, self.draws.seed())
         hidden = tf.nn.relu6(self.norm(self.hidden(vector), training=training))
-        return self.classifier(self.gating(hidden, training=training))
+        return self.classifier(self.gating(hidden, training=training), training=training)

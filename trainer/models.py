@@ -142,3 +142,8 @@ def predict(model: keras.Model, inputs: dict[str, tf.Tensor], training: bool = F
 def variables(model: keras.Model) -> list[tf.Variable]:
     """All that a model holds: weights, moving averages, the state of its random numbers."""
     return [variable.value for variable in model.variables]
+
+
+def l2(weight: keras.Variable) -> float:
+    """The factor of sum(weight^2) / 2 in the regularization loss; 0 for most weights."""
+    return 2 * float(weight.regularizer.l2) if weight.regularizer else 0.0

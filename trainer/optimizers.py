@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from trainer.errors import UserError
+from trainer.fusion import fused
 
 ops = tf.raw_ops
 MOMENTUM = 0.9  # MomentumOptimizer's, whose class has no default
@@ -180,6 +181,26 @@ def learning_rate(config, step: tf.Tensor, batch_size: int) -> tf.Tensor:
     return tf.cast(config.base_learning_rate * decay, tf.float32)
 
 
+def with_decay(
+    gradients: list[tf.Tensor], variables: list[tf.Variable], decays: list[float]
+) -> list[tf.Tensor]:
+    """Each gradient with that of decay * sum(variable^2) / 2 added."""
+    return [
+        _add_scaled(gradient, variable, decay) if decay else gradient
+        for gradient, variable, decay in zip(gradients, variables, decays, strict=True)
+    ]
+
+
+@fused
+def _add_scaled(gradient, variable, decay):
+    return gradient + decay * variable
+
+
+def norm(gradient: tf.Tensor) -> tf.Tensor:
+    """The L2 norm of a tensor. As tf.norm, in one pass."""
+    return tf.sqrt(2 * tf.nn.l2_loss(gradient))
+
+
 def clip_each(
     gradients: list[tf.Tensor], norms: list[tf.Tensor], max_norm: float
 ) -> list[tf.Tensor]:
@@ -187,6 +208,9 @@ def clip_each(
     if max_norm == 0:
         return gradients
     return [
-        gradient * (max_norm / tf.maximum(norm, max_norm))
+        # A condition, because most gradients are short, and scaling is a pass over all of one.
+        tf.cond(
+            norm > max_norm, lambda g=gradient, n=norm: g * (max_norm / n), lambda g=gradient: g
+        )
         for gradient, norm in zip(gradients, norms, strict=True)
     ]

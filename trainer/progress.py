@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Callable
 
 import rich.console
 import rich.progress
@@ -52,13 +53,22 @@ class Progress:
         self.bar.stop()
         self.summaries.close()
 
-    def add(self, state: State, result: dict, labels: tf.Tensor, waited: float, last: bool = False):
+    def add(
+        self,
+        state: State,
+        result: dict,
+        labels: tf.Tensor,
+        losses: Callable,
+        waited: float,
+        last: bool = False,
+    ):
         """Notes a step; writes about it if it is the first, the last, or it is time again.
 
         Args:
             state: after the step.
             result: what Trainer.step returned.
             labels: the batch's.
+            losses: Trainer.losses.
             waited: seconds that the step waited for its batch.
             last: whether training ends after this step.
         """
@@ -69,11 +79,13 @@ class Progress:
         seconds = time.monotonic() - self.line_time
         if seconds < SECONDS_BETWEEN_LINES and not last and state.step > self.first_step + 1:
             return
+        labels = labels[: result["predictions"].shape[0]]  # of several replicas, the first's part
+        loss, regularization_loss = losses(result["predictions"], labels)
         numbers = {
-            "loss": float(result["loss"]),
+            "loss": float(loss),
             "examples_per_sec": self.line_videos / seconds,
             **_batch_metrics(result["predictions"], labels),
-            "regularization_loss": float(result["regularization_loss"]),
+            "regularization_loss": float(regularization_loss),
             "learning_rate": float(result["learning_rate"]),
             "gradient_norm": float(result["gradient_norm"]),
             "waiting_for_input": min(self.waited / seconds, 1.0),
@@ -124,7 +136,6 @@ class Progress:
 def _batch_metrics(predictions: tf.Tensor, labels: tf.Tensor) -> dict[str, float]:
     """Hit@1, PERR and GAP of predictions [batch, num_classes] and labels [batch, n]."""
     metrics = VideoMetrics(predictions.shape[1])
-    labels = labels[: predictions.shape[0]]  # several replicas: the first one's part
     k = min(max(metrics.top_k, labels.shape[1]), metrics.num_classes)
     top_scores, top_classes = tf.math.top_k(predictions, k)
     metrics.add(top_scores.numpy(), top_classes.numpy(), labels.numpy())

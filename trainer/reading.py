@@ -3,7 +3,7 @@
 A batch is a dict:
 
     "id":         [batch] string
-    "labels":     [batch, most labels of a video in it] int32, distinct class ids, then -1
+    "labels":     [batch, LABEL_SLOTS or a multiple] int32, distinct class ids, then -1
     "features":   video level [batch, width] float32; frame level [batch, MAX_FRAMES, width] uint8
     "num_frames": [batch] int32, frame level only
 """
@@ -22,6 +22,8 @@ from trainer.records import ID_KEYS, LABELS_KEY, MAX_FRAMES, RecordFormat
 # in random order themselves, so this mixes neighbours only. A frame-level video takes ~250 KB.
 SHUFFLED_VIDEOS = 16384
 SHUFFLED_FRAME_LEVEL_VIDEOS = 2048
+# Labels are padded to a multiple of this, for batches to have few shapes: XLA compiles for each.
+LABEL_SLOTS = 32
 READ_BUFFER_BYTES = 1 << 20
 
 
@@ -122,7 +124,7 @@ def empty_batch(record_format: RecordFormat) -> dict[str, tf.Tensor]:
         name: tf.zeros([0, *spec.shape[1:]], spec.dtype)
         for name, spec in model_input_spec(record_format).items()
     }
-    return {"id": tf.zeros([0], tf.string), "labels": tf.zeros([0, 1], tf.int32)} | inputs
+    return {"id": tf.zeros([0], tf.string), "labels": tf.zeros([0, LABEL_SLOTS], tf.int32)} | inputs
 
 
 def _read(file):
@@ -211,11 +213,14 @@ def _frame_matrix(frames: tf.RaggedTensor, size: int) -> tf.Tensor:
 def _id_and_labels(parsed, record_format):
     ids = tf.where(parsed[ID_KEYS[0]] == "", parsed[ID_KEYS[1]], parsed[ID_KEYS[0]])
     labels = parsed[LABELS_KEY].to_tensor(default_value=-1)
+    most = tf.shape(labels)[1]
+    slots = LABEL_SLOTS * tf.maximum((most + LABEL_SLOTS - 1) // LABEL_SLOTS, 1)
+    labels = tf.pad(labels, [[0, 0], [0, slots - most]], constant_values=-1)
     values = parsed[LABELS_KEY].flat_values
     in_range = (values >= 0) & (values < record_format.num_classes)
     with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(in_range), ["label range"])]):
         labels = tf.cast(tf.sort(labels, axis=1, direction="DESCENDING"), tf.int32)
-    again = tf.pad(labels[:, 1:] == labels[:, :-1], [[0, 0], [1, 0]])[:, : tf.shape(labels)[1]]
+    again = tf.pad(labels[:, 1:] == labels[:, :-1], [[0, 0], [1, 0]])
     return {"id": ids, "labels": tf.where(again, -1, labels)}
 
 

@@ -19,6 +19,11 @@ class Trainer:
         with strategy.scope():
             self.model = models.create(config.model_flags)
             self.weights = [weight.value for weight in self.model.trainable_variables]
+            # Of each weight, how strongly the regularization loss pulls at it.
+            self.decays = [
+                config.regularization_penalty * models.l2(weight)
+                for weight in self.model.trainable_variables
+            ]
             self.optimizer = optimizers.Optimizer(config.optimizer, self.weights)
             self.steps = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.variables = tf.train.Checkpoint(
@@ -33,8 +38,7 @@ class Trainer:
             stop: whether this process was asked to end.
 
         Returns:
-            Scalars of before the update: "loss" (label loss, mean over the batches of all
-            replicas), "regularization_loss", "gradient_norm" (over all weights, before clipping),
+            Scalars of before the update: "gradient_norm" (over all weights, before clipping),
             "learning_rate", "videos" (of all replicas), "finite" (0 when the update was left out)
             and "stop" (not 0 when a process was asked to end).
             "predictions": [batch, num_classes] of this process' first replica.
@@ -46,33 +50,28 @@ class Trainer:
             for name, result in results.items()
         }
 
-    @tf.function(reduce_retracing=True)
+    @tf.function
     def _step(self, parts, stop):
         return self.strategy.run(self._replica_step, (parts, stop))
 
     def _replica_step(self, batch, stop):
         labels = batch["labels"]
-        videos = replicas.total(tf.cast(tf.shape(labels)[0], tf.float32))
+        videos, stop = replicas.total([tf.cast(tf.shape(labels)[0], tf.float32), tf.identity(stop)])
         with tf.GradientTape() as tape:
             inputs = reading.model_inputs(batch)
             predictions = models.predict(self.model, inputs, training=True)
             label_loss = tf.reduce_sum(self.loss(predictions, labels)) / tf.maximum(videos, 1)
-            penalty = self.config.regularization_penalty * tf.add_n(self.model.losses)
-            # Every replica's gradients are summed, and the penalty must count once.
-            loss = label_loss + penalty / self.strategy.num_replicas_in_sync
-        gradients = replicas.total(tape.gradient(loss, self.weights))
-        label_loss, stop = replicas.total([label_loss, tf.identity(stop)])
+        gradients = replicas.total(tape.gradient(label_loss, self.weights))
+        gradients = optimizers.with_decay(gradients, self.weights, self.decays)
+        norms = [optimizers.norm(gradient) for gradient in gradients]
+        finite = tf.reduce_all(tf.math.is_finite(norms))
         rate = optimizers.learning_rate(self.config, self.steps, self._videos_a_step)
-        norms = [tf.norm(gradient) for gradient in gradients]
-        finite = tf.math.is_finite(label_loss) & tf.reduce_all(tf.math.is_finite(norms))
         if finite and videos > 0:
             step = self.steps + 1
             replicas.assign(self.steps, step)
             clipped = optimizers.clip_each(gradients, norms, self.config.clip_gradient_norm)
             self.optimizer.apply(clipped, rate, step)
         return {
-            "loss": label_loss,
-            "regularization_loss": penalty,
             "gradient_norm": tf.norm(norms),
             "learning_rate": rate,
             "videos": videos,
@@ -80,6 +79,19 @@ class Trainer:
             "stop": stop,
             "predictions": predictions,
         }
+
+    @tf.function(reduce_retracing=True)
+    def losses(self, predictions: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The mean label loss of a batch, and the regularization loss of the weights.
+
+        Apart from the step, which needs their gradients only.
+        """
+        label_loss = tf.reduce_mean(self.loss(predictions, labels))
+        squares = [
+            decay * tf.nn.l2_loss(weight)
+            for weight, decay in zip(self.weights, self.decays, strict=True)
+        ]
+        return label_loss, tf.add_n(squares)
 
     @property
     def _videos_a_step(self) -> int:

@@ -170,7 +170,8 @@ class _Run:
             self.sigterm.received |= bool(result["stop"])
             last = self.state.step == self.config.max_steps or self.sigterm.received
             if self.worker == 0:  # one voice is enough
-                progress.add(self.state, result, batch["labels"], waited, last)
+                losses = self.trainer.losses
+                progress.add(self.state, result, batch["labels"], losses, waited, last)
             if last:
                 return
             self._save_when_due()

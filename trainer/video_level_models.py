@@ -8,6 +8,8 @@ Definitions: video_level_models.py of google/youtube-8m.
 import keras
 import tensorflow as tf
 
+from trainer.fusion import fused
+
 # The original's 1e-8 * sum(w^2) / 2; keras leaves out the half.
 L2 = keras.regularizers.L2(0.5e-8)
 
@@ -27,8 +29,8 @@ class Logistic(keras.layers.Layer):
         super().__init__()
         self.classes = keras.layers.Dense(num_classes, kernel_regularizer=L2, name="classes")
 
-    def call(self, vector):
-        return tf.sigmoid(self.classes(vector))
+    def call(self, vector, training=False):
+        return tf.cast(tf.sigmoid(self.classes(vector)), tf.float32)
 
 
 class Moe(keras.layers.Layer):
@@ -55,19 +57,60 @@ class Moe(keras.layers.Layer):
             num_classes * num_mixtures, kernel_regularizer=L2, name="experts"
         )
 
-    def call(self, vector):
-        trust = self.trust(vector)[:, : self.num_mixtures]
-        # Classes lie innermost, so that sums over the few experts are vector operations.
-        experts = tf.reshape(self.experts(vector), [-1, self.num_mixtures, self.num_classes])
-        return tf.reduce_sum(trust * tf.sigmoid(experts), axis=1)
+    def call(self, vector, training=False):
+        mix = mixture if training else _mixture
+        return mix(self.gates(vector), self.experts(vector), self.num_mixtures)
 
     def trust(self, vector):
         """[batch, num_mixtures + 1, num_classes]: how far each class trusts each expert.
 
         Sums to 1 over the experts, of which the last is the one that always says no.
         """
-        gates = tf.reshape(self.gates(vector), [-1, self.num_mixtures + 1, self.num_classes])
-        return tf.nn.softmax(gates, axis=1)
+        return tf.nn.softmax(_by_expert(self.gates(vector), self.num_mixtures + 1), axis=1)
+
+
+def _by_expert(scores, num_experts):
+    """[batch, num_experts, num_classes] float32.
+
+    Classes lie innermost, so that sums over the few experts are vector operations.
+    """
+    num_classes = scores.shape[1] // num_experts
+    return tf.cast(tf.reshape(scores, [-1, num_experts, num_classes]), tf.float32)
+
+
+def _mixture(gates, experts, num_mixtures):
+    """Probabilities [batch, num_classes] from the scores of gates and experts."""
+    trust = tf.nn.softmax(_by_expert(gates, num_mixtures + 1), axis=1)[:, :num_mixtures]
+    return tf.reduce_sum(trust * tf.sigmoid(_by_expert(experts, num_mixtures)), axis=1)
+
+
+_fused_mixture = fused(_mixture)
+
+
+@tf.custom_gradient
+def mixture(gates, experts, num_mixtures):
+    """As `_mixture`, in one pass over the scores, and another for their gradients."""
+    predictions = _fused_mixture(gates, experts, num_mixtures)
+
+    def gradient(upstream):
+        return *_mixture_gradient(gates, experts, predictions, upstream, num_mixtures), None
+
+    return predictions, gradient
+
+
+@fused
+def _mixture_gradient(gates, experts, predictions, upstream, num_mixtures):
+    """The gradients of the scores, from that of the predictions, in the scores' type."""
+    trust = tf.nn.softmax(_by_expert(gates, num_mixtures + 1), axis=1)
+    says = tf.sigmoid(_by_expert(experts, num_mixtures))
+    upstream, predictions = upstream[:, None], predictions[:, None]
+    of_experts = upstream * trust[:, :num_mixtures] * says * (1 - says)
+    always_no = tf.zeros_like(predictions)
+    of_gates = upstream * trust * (tf.concat([says, always_no], axis=1) - predictions)
+    return (
+        tf.cast(tf.reshape(of_gates, gates.shape), gates.dtype),
+        tf.cast(tf.reshape(of_experts, experts.shape), experts.dtype),
+    )
 
 
 class LogisticModel(keras.Model):
@@ -78,7 +121,7 @@ class LogisticModel(keras.Model):
         self.classifier = Logistic(num_classes)
 
     def call(self, features, training=False):
-        return self.classifier(normalized(features))
+        return self.classifier(normalized(features), training=training)
 
 
 class MoeModel(keras.Model):
@@ -89,4 +132,4 @@ class MoeModel(keras.Model):
         self.classifier = Moe(num_classes, num_mixtures)
 
     def call(self, features, training=False):
-        return self.classifier(normalized(features))
+        return self.classifier(normalized(features), training=training)
