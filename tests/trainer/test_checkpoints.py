@@ -101,6 +101,7 @@ def damage_variables(folder: Path):
 
 DAMAGES = {
     "a changed byte": damage_variables,
+    "cut variables": lambda folder: truncate(folder / "variables.data-00000-of-00001"),
     "cut index": lambda folder: truncate(folder / "variables.index"),
     "no variables": lambda folder: (folder / "variables.data-00000-of-00001").unlink(),
     "no index": lambda folder: (folder / "variables.index").unlink(),
@@ -259,7 +260,7 @@ def test_flags_of_a_run_that_never_saved_a_checkpoint_are_replaced(tmp_path):
     assert checkpoints.read_model_flags(str(tmp_path)) == flags()
 
 
-@pytest.mark.parametrize("content", ["", "{"])
+@pytest.mark.parametrize("content", ["", "{", '["model"]', "5"])
 def test_broken_model_flags_are_named(tmp_path, content):
     (tmp_path / "model_flags.json").write_text(content)
     with pytest.raises(UserError, match=r"model_flags\.json"):

@@ -182,7 +182,7 @@ def test_features_are_concatenated_in_the_order_of_the_flags():
 
 
 def label_sets(batch):
-    """Each row's labels as a sorted list, after checking that they stand before the padding."""
+    """Each row's labels as a sorted list, after checking that they are distinct."""
     for row in batch["labels"]:
         num_labels = (row >= 0).sum()
         assert (row[row < 0] == -1).all()
@@ -190,8 +190,24 @@ def label_sets(batch):
     return [sorted(row[row >= 0].tolist()) for row in batch["labels"]]
 
 
+@pytest.mark.parametrize(
+    "record, format_",
+    [(video, VIDEO), (lambda **c: frames(2, c), FRAME)],
+    ids=["video level", "frame level"],
+)
+def test_labels_are_distinct_and_padded_with_minus_1(record, format_):
+    given = [[1, 4], [], [0], [2, 0, 2, 4, 2], [3, 3]]
+    batch = parse(*[record(id=b"a", labels=labels) for labels in given], format_=format_)
+    assert batch["labels"].dtype == np.int32
+    assert label_sets(batch) == [[1, 4], [], [0], [0, 2, 4], [3]]
+
+
 def test_a_video_without_the_labels_feature_has_no_labels():
     assert label_sets(parse(video(labels=None), video(labels=[3]))) == [[], [3]]
+
+
+def test_a_batch_of_videos_without_labels():
+    assert label_sets(parse(video(labels=[]), video(labels=None))) == [[], []]
 
 
 def test_all_labels_at_once():
@@ -244,7 +260,7 @@ def test_what_else_is_in_a_record_does_not_matter():
     )
 
 
-@pytest.mark.parametrize("format_", [VIDEO, FRAME])
+@pytest.mark.parametrize("format_", [VIDEO, FRAME], ids=["video level", "frame level"])
 def test_what_a_model_is_given_fits_its_specification(format_):
     batch = reading.parse(tf.constant([frames(3) if format_ is FRAME else video()]), format_)
     inputs, spec = reading.model_inputs(batch), reading.model_input_spec(format_)
@@ -260,6 +276,11 @@ def read_all(files, format_):
         return [batch["id"].numpy() for batch in reading.batches(files, format_, 2)]
 
 
+def reason_alone(value) -> str:
+    """Names a case by the reason, and not by the record's bytes."""
+    return value if isinstance(value, str) else ""
+
+
 @pytest.mark.parametrize(
     "record, reason",
     [
@@ -271,7 +292,9 @@ def read_all(files, format_):
         (video(labels=[-1]), "label -1 is out of range: expected 0 to 4"),
         (video(labels=[2**40]), "label 1099511627776 is out of range"),
         (video(labels=[b"cat"]), "'labels' must be int64"),
+        (b"\xff" * 20, "expected a tf.Example, found other data"),
     ],
+    ids=reason_alone,
 )
 def test_a_bad_video_level_record_is_named(tmp_path, record, reason):
     good, bad = str(tmp_path / "good.tfrecord"), str(tmp_path / "bad.tfrecord")
@@ -288,7 +311,10 @@ def test_a_bad_video_level_record_is_named(tmp_path, record, reason):
         (frames(2, rgb=np.ones([2, 4], np.uint8)), "frame 1 of 'rgb' must be 3 bytes, found 4"),
         (frames(2, rgb=np.ones([3, 6], np.uint8)), "frame 1 of 'rgb' must be 3 bytes, found 6"),
         (frames(2, {"id": b"a", "labels": [5]}), "label 5 is out of range: expected 0 to 4"),
+        (frames(2, rgb=[]), "'rgb' has no frames, expected some"),
+        (video(), "no frame-level feature 'rgb'"),
     ],
+    ids=reason_alone,
 )
 def test_a_bad_frame_level_record_is_named(tmp_path, record, reason):
     bad = str(tmp_path / "bad.tfrecord")
@@ -350,6 +376,12 @@ def test_an_empty_shard_beside_good_ones_is_read_as_no_videos(tmp_path, files):
     write_records(empty, [])
     assert len(np.concatenate(read_all([files[0], empty, files[1]], VIDEO))) == 10
     assert len(set(ids_in(epochs_of([*files, empty], 1)))) == 37
+
+
+def test_a_folder_among_the_shards_is_named(tmp_path, files):
+    (tmp_path / "folder.tfrecord").mkdir()
+    with pytest.raises(UserError, match=r"folder\.tfrecord"):
+        read_all([*files, str(tmp_path / "folder.tfrecord")], VIDEO)
 
 
 def test_a_fault_of_ours_is_not_explained_away(files):
