@@ -44,6 +44,7 @@ class Progress:
         self.started = self.line_time = time.monotonic()
         self.videos = self.line_videos = 0
         self.waited = 0.0
+        self.timed_since, self.timed_videos = self.started, 0
 
     def __enter__(self):
         self.bar.start()
@@ -72,6 +73,10 @@ class Progress:
             waited: seconds that the step waited for its batch.
             last: whether training ends after this step.
         """
+        if state.step > self.first_step + 1:
+            self.timed_videos += len(labels)
+        else:  # the first step is slow: TensorFlow builds its graph
+            self.timed_since = time.monotonic()
         self.videos += len(labels)
         self.line_videos += len(labels)
         self.waited += waited
@@ -117,10 +122,10 @@ class Progress:
 
     def _eta(self, state: State) -> str:
         total, done = self._total(), self._done(state)
-        rate = self.videos / (time.monotonic() - self.started)
-        if total is None or done >= total or not rate:
+        if total is None or done >= total or not self.timed_videos:
             return ""
-        minutes, seconds = divmod(int((total - done) / rate), 60)
+        each = (time.monotonic() - self.timed_since) / self.timed_videos
+        minutes, seconds = divmod(int((total - done) * each), 60)
         return f" | {minutes}:{seconds:02d} left"
 
     def _total(self) -> int | None:

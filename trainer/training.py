@@ -172,9 +172,9 @@ class _Run:
             if self.worker == 0:  # one voice is enough
                 losses = self.trainer.losses
                 progress.add(self.state, result, batch["labels"], losses, waited, last)
+            self._save_when_due()
             if last:
                 return
-            self._save_when_due()
         self.state = replace(self.state, position=Position(self.config.num_epochs))
 
     def _batches(self):
