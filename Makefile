@@ -7,7 +7,7 @@ PYTHON := $(shell for python in python3.11 python3 python; do \
 	&& echo "$$python" && break; done)
 VENV := .venv
 RUN := $(VENV)/bin/python
-PIP := $(RUN) -m pip --disable-pip-version-check --no-input install --no-deps --require-hashes --progress-bar off
+PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet install --no-deps --require-hashes
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

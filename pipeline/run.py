@@ -4,7 +4,6 @@ import contextlib
 import os
 import sys
 import time
-from pathlib import Path
 
 from components import generate_data
 from components.comparison import METRICS
@@ -16,10 +15,14 @@ from pipeline.compile import BUILD, ROOT, CompileConfig, compile_pipeline
 from trainer import storage
 from trainer.errors import UserError, without_traceback
 
+DATA = ("train_data", "eval_data")
+
 GENERATED_DATA = ROOT / ".cache" / "generated-video"
 # Two folders, for a model of the one data set cannot be measured on the other.
 OUTPUT = BUILD / "output"
 OUTPUT_OF_GENERATED_DATA = BUILD / "output-of-generated-data"
+# The data set is small: at the defaults there would be only 50 small steps.
+SETTINGS_FOR_GENERATED_DATA = {"batch_size": 256, "base_learning_rate": 0.05}
 
 USAGE = """usage: python -m pipeline run [name=value ...]
 
@@ -53,7 +56,7 @@ def _known_parameters() -> dict[str, parameters.Parameter]:
 
 def _complete(given: dict) -> dict:
     """The arguments of a run on this machine, checked as far as can be before it starts."""
-    missing = [name for name in ("train_data", "eval_data") if name not in given]
+    missing = [name for name in DATA if name not in given]
     if len(missing) == 1:
         raise UserError(f"{missing[0]} must be given too: train_data and eval_data go together.")
     minimums = {name: value for name, value in given.items() if name.startswith("min_")}
@@ -61,9 +64,9 @@ def _complete(given: dict) -> dict:
 
     arguments = {"run_name": time.strftime("%Y%m%d-%H%M%S"), "output_dir": str(OUTPUT)}
     if missing:
-        arguments |= _generated_data() | {"output_dir": str(OUTPUT_OF_GENERATED_DATA)}
+        arguments |= _generated_data() | SETTINGS_FOR_GENERATED_DATA
     arguments |= given
-    for name in ("train_data", "eval_data"):
+    for name in DATA:
         arguments[name] = ",".join(map(_absolute, arguments[name].split(",")))
         with _naming(name):
             storage.glob(arguments[name])
@@ -83,6 +86,7 @@ def _generated_data() -> dict:
         "train_data": f"{GENERATED_DATA}/train*.tfrecord",
         "eval_data": f"{GENERATED_DATA}/eval*.tfrecord",
         "vocabulary": f"{GENERATED_DATA}/vocabulary.csv",
+        "output_dir": str(OUTPUT_OF_GENERATED_DATA),
     }
 
 
@@ -91,9 +95,9 @@ def _absolute(path: str) -> str:
     return path if not path or "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
-def _shown(path: str | Path) -> str:
-    """A path as short as can be."""
-    return str(path).removeprefix(os.getcwd() + os.sep)
+def _shown(value) -> str:
+    """A value, and a path as short as can be."""
+    return str(value).removeprefix(os.getcwd() + os.sep)
 
 
 @contextlib.contextmanager
@@ -113,9 +117,10 @@ def run(arguments: dict):
     """
     from pipeline import local  # loads kfp
 
-    for name in ("train_data", "eval_data"):
-        print(f"{name}: {len(storage.glob(arguments[name]))} files, {_shown(arguments[name])}")
-    print(f"output_dir: {_shown(arguments['output_dir'])}", flush=True)
+    for name, value in arguments.items():
+        files = f"  ({len(storage.glob(value))} files)" if name in DATA else ""
+        print(f"{name + ':':<20}{_shown(value)}{files}")
+    sys.stdout.flush()
 
     pipeline = compile_pipeline(CompileConfig())["kubeflow"]
     folder = run_folder(arguments["output_dir"], arguments["run_name"], "", "")
