@@ -100,9 +100,9 @@ class _Served(tf.Module):
         }
 
 
-def export_periodically(config, model: keras.Model, step: int):
+def export_periodically(config, train_dir: str, model: keras.Model, step: int):
     """Exports to train_dir/export/step-N, and removes all but the newest --keep_checkpoints."""
-    folder = Path(config.train_dir) / "export"
+    folder = Path(train_dir) / "export"
     names = vocabulary.read_names("", config.num_classes)
     output_dir = folder / f"step-{step:08d}"
     if not output_dir.exists():  # a run that was killed after this export, and repeats the step

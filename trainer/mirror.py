@@ -142,11 +142,15 @@ class Mirror:
         return {file.split("/")[0] for file in files}
 
     def _keep_renewing(self):
+        failed = False
         while not self._released.wait(RENEW_SECONDS) and not self.lost:
             try:
                 self._swap()
+                failed = False
             except Exception as error:  # whatever a library raises: the next try may succeed
-                logging.warning("The hold on %s cannot be renewed now: %s", self.train_dir, error)
+                if not failed:
+                    logging.warning("The hold on %s cannot be renewed: %s", self.train_dir, error)
+                failed = True
 
     def _hold(self):
         """Makes sure that nobody else may hold the folder now."""

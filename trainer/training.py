@@ -13,7 +13,16 @@ from itertools import islice
 import numpy as np
 import tensorflow as tf
 
-from trainer import checkpoints, examples, exporting, reading, replicas, storage, tfrecord
+from trainer import (
+    checkpoints,
+    examples,
+    exporting,
+    reading,
+    replicas,
+    storage,
+    tfrecord,
+    train_folder,
+)
 from trainer.checkpoints import State
 from trainer.config import TrainConfig
 from trainer.errors import UserError
@@ -34,17 +43,18 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
 
     Raises:
         UserError: a flag, a file or a record is not as it must be, or the loss is not finite, or
-            another worker was lost.
+            another worker was lost, or another trainer works in --train_dir.
         Terminated: the process was asked to end (SIGTERM); its work is in a checkpoint.
     """
     files = _files(config)
     tf.debugging.set_log_device_placement(config.log_device_placement)
     trainer = Trainer(config, strategy or replicas.strategy_for(config))
     worker, num_workers = replicas.worker(trainer.strategy)
-    state = _start(config, trainer, _order(config, files, num_workers))
-    files = _files_of_worker(files, worker, num_workers)
-    with reading.explained(files, config.record_format), _Sigterm() as sigterm:
-        return _Run(config, trainer, state, files, sigterm).run()
+    with _folder(config, worker, num_workers) as folder:
+        state = _start(config, folder.local, trainer, _order(config, files, num_workers))
+        files = _files_of_worker(files, worker, num_workers)
+        with reading.explained(files, config.record_format), _Sigterm() as sigterm:
+            return _Run(config, folder, trainer, state, files, sigterm).run()
 
 
 # What a step raises when another machine stops answering.
@@ -61,8 +71,6 @@ class Terminated(SystemExit):
 def _files(config: TrainConfig) -> list[str]:
     if not config.train_data_pattern:
         raise UserError("--train_data_pattern must be given: a glob of the training shards.")
-    if config.train_dir.startswith("gs://"):
-        raise UserError(f"--train_dir must be a local folder; got {config.train_dir!r}.")
     return storage.glob(config.train_data_pattern)
 
 
@@ -75,13 +83,22 @@ def _files_of_worker(files: list[str], worker: int, num_workers: int) -> list[st
     return files[worker::num_workers]
 
 
-def _start(config: TrainConfig, trainer: Trainer, order: str) -> State:
+def _folder(config: TrainConfig, worker: int, num_workers: int):
+    """The first worker holds --train_dir and saves in it; the others start from what is there."""
+    if worker > 0:
+        return train_folder.follow(config.train_dir)
+    return train_folder.hold(
+        config.train_dir, config.keep_checkpoints, config.start_new_model, num_workers == 1
+    )
+
+
+def _start(config: TrainConfig, train_dir: str, trainer: Trainer, order: str) -> State:
     """The state to go on from: the newest checkpoint's, or a new model's."""
     flags = asdict(config)
     if config.start_new_model:
-        checkpoints.remove_all(config.train_dir)
-    checkpoints.keep_model_flags(config.train_dir, config.model_flags)
-    state = checkpoints.restore(config.train_dir, trainer.variables)
+        checkpoints.remove_all(train_dir)
+    checkpoints.keep_model_flags(train_dir, config.model_flags)
+    state = checkpoints.restore(train_dir, trainer.variables)
     if state is None:
         num_weights = sum(int(np.prod(weight.shape)) for weight in trainer.weights)
         logging.info(
@@ -115,12 +132,14 @@ class _Run:
     def __init__(
         self,
         config: TrainConfig,
+        folder: train_folder.LocalFolder | train_folder.RemoteFolder,
         trainer: Trainer,
         state: State,
         files: list[str],
         sigterm: "_Sigterm",
     ):
         self.config = config
+        self.folder = folder
         self.trainer = trainer
         self.files = files
         self.sigterm = sigterm
@@ -135,7 +154,7 @@ class _Run:
         if config.max_steps and self.state.step >= config.max_steps:
             logging.info("--max_steps=%d are done already; nothing to train.", config.max_steps)
             return self.state.step
-        events_dir = os.path.join(config.train_dir, "events")
+        events_dir = os.path.join(self.folder.local, "events")
         with Progress(config, self.state, _num_videos(config, self.files), events_dir) as progress:
             try:
                 self._steps(progress)
@@ -167,6 +186,7 @@ class _Run:
             else:
                 self._not_finite(batch)
             self.state = replace(self.state, position=self._after(epoch))
+            self.folder.check()
             self.sigterm.received |= bool(result["stop"])
             last = self.state.step == self.config.max_steps or self.sigterm.received
             if self.worker == 0:  # one voice is enough
@@ -221,17 +241,21 @@ class _Run:
         if due or time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes:
             self._save_unless_saved()
         if due and self.worker == 0:
-            exporting.export_periodically(self.config, self.trainer.model, self.state.step)
+            exporting.export_periodically(
+                self.config, self.folder.local, self.trainer.model, self.state.step
+            )
+            self.folder.changed()
 
     def _save_unless_saved(self):
         self.saved_at = time.monotonic()
         if self.state.step != self.saved.step and self.worker == 0:
             checkpoints.save(
-                self.config.train_dir,
+                self.folder.local,
                 self.trainer.variables,
                 self.state,
                 self.config.keep_checkpoints,
             )
+            self.folder.changed()
             logging.info("Saved the checkpoint of step %d.", self.state.step)
         self.saved = self.state
 
