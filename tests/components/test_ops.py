@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from kfp.dsl import HTML, Artifact, Markdown, Metrics
+from kfp.dsl import Artifact, Markdown
 
 from components import ops
 
