@@ -19,6 +19,9 @@ from trainer import replicas
 from trainer.records import QUANTISED_ZERO, QUANTUM
 from trainer.video_level_models import L2, normalized
 
+# Normal, with the standard deviation 1 / sqrt(length of the input).
+NORMAL = keras.initializers.VarianceScaling(1.0, mode="fan_in", distribution="untruncated_normal")
+
 
 def frame_vectors(features, num_frames):
     """[batch, frames, width] float32: dequantised, each frame of length 1, zeros after the end."""
@@ -35,13 +38,13 @@ class FrameLevelLogisticModel(keras.Model):
     """A logistic unit a class, on the mean of the frames."""
 
     def __init__(self, num_classes: int):
-        super().__init__()
+        super().__init__(autocast=False)
         self.classes = keras.layers.Dense(num_classes, kernel_regularizer=L2, name="classes")
 
     def call(self, features, num_frames, training=False):
         total = tf.reduce_sum(frame_vectors(features, num_frames), axis=1)
         mean = total / tf.cast(tf.maximum(num_frames, 1), tf.float32)[:, None]
-        return tf.sigmoid(self.classes(mean))
+        return tf.sigmoid(tf.cast(self.classes(mean), tf.float32))
 
 
 class BatchNorm(keras.layers.Layer):
@@ -57,6 +60,9 @@ class BatchNorm(keras.layers.Layer):
     DECAY = 0.999
     EPSILON = 0.001
 
+    def __init__(self):
+        super().__init__(autocast=False)
+
     def build(self, shape):
         size = (shape[-1],)
         self.gamma = self.add_weight(shape=size, initializer="ones", name="gamma")
@@ -70,6 +76,7 @@ class BatchNorm(keras.layers.Layer):
         )
 
     def call(self, values, training=False):
+        values = tf.cast(values, tf.float32)
         mean, variance = self.mean.value, self.variance.value
         if training:
             mean, variance = _moments(values)
@@ -102,7 +109,7 @@ class Draws(keras.layers.Layer):
     """Random numbers that a checkpoint can go on with, other ones on each replica."""
 
     def __init__(self):
-        super().__init__()
+        super().__init__(autocast=False)
         first = random.getrandbits(31)  # of the generator that the trainer has seeded
         self.state = self.add_weight(
             shape=(),
@@ -145,7 +152,7 @@ class DbofModel(keras.Model):
         activation: str,
         add_batch_norm: bool,
     ):
-        super().__init__()
+        super().__init__(autocast=False)
         self.classifier = classifier
         self.iterations = iterations
         self.sample_random_frames = sample_random_frames
@@ -185,23 +192,20 @@ class DbofLayer(keras.layers.Layer):
     """A projection, batch-normalised or with a bias, initialised as the original's."""
 
     def __init__(self, size: int, add_batch_norm: bool):
-        super().__init__()
-        self.size = size
+        super().__init__(autocast=False)
+        self.projection = keras.layers.Dense(
+            size,
+            use_bias=not add_batch_norm,
+            kernel_initializer=NORMAL,
+            bias_initializer=keras.initializers.RandomNormal(stddev=0.01),
+            name="projection",
+        )
         self.norm = BatchNorm() if add_batch_norm else None
 
-    def build(self, shape):
-        normal = keras.initializers.RandomNormal(stddev=shape[-1] ** -0.5)
-        self.weights_ = self.add_weight(
-            shape=(shape[-1], self.size), initializer=normal, name="weights"
-        )
-        if self.norm is None:
-            small = keras.initializers.RandomNormal(stddev=0.01)
-            self.bias = self.add_weight(shape=(self.size,), initializer=small, name="bias")
-
     def call(self, values, training=False):
-        projected = tf.matmul(values, self.weights_.value)
+        projected = self.projection(values)
         if self.norm is None:
-            return projected + self.bias.value
+            return tf.cast(projected, tf.float32)
         return self.norm(projected, training=training)
 
 
@@ -217,7 +221,7 @@ class RecurrentModel(keras.Model):
     """
 
     def __init__(self, classifier, layers: list[keras.layers.Layer]):
-        super().__init__()
+        super().__init__(autocast=False)
         self.classifier = classifier
         self.recurrent = layers
 
@@ -235,82 +239,99 @@ class ContextGating(keras.layers.Layer):
     Source: Miech et al. 2017, arXiv:1706.06905, section 3.1.
     """
 
+    def __init__(self):
+        super().__init__(autocast=False)
+        self.norm = BatchNorm()
+
     def build(self, shape):
         self.projection = keras.layers.Dense(shape[-1], use_bias=False, name="projection")
-        self.norm = BatchNorm()
 
     def call(self, vector, training=False):
         return vector * tf.sigmoid(self.norm(self.projection(vector), training=training))
 
 
+class Vlad(keras.layers.Layer):
+    """How vectors differ from learnt cluster centres, summed a cluster.
+
+    Call: vectors [batch, n, size] and share [batch, n, clusters], how much of a vector belongs to
+        a cluster.
+    Returns: [batch, size * clusters] float32, each cluster's part of length 1.
+    Source: Arandjelovic et al. 2016, arXiv:1511.07247, section 3.1.
+    """
+
+    def __init__(self):
+        super().__init__(autocast=False)
+
+    def build(self, vectors_shape, share_shape):
+        self.centres = self.add_weight(
+            shape=(vectors_shape[-1], share_shape[-1]),
+            initializer=keras.initializers.RandomNormal(stddev=vectors_shape[-1] ** -0.5),
+            name="centres",
+        )
+
+    def call(self, vectors, share):
+        vectors, share = tf.cast(vectors, self.compute_dtype), tf.cast(share, self.compute_dtype)
+        sums = tf.cast(tf.matmul(vectors, share, transpose_a=True), tf.float32)
+        members = tf.reduce_sum(tf.cast(share, tf.float32), axis=1)[:, None]
+        residuals = tf.nn.l2_normalize(sums - members * self.centres.value, axis=1)
+        size, clusters = self.centres.shape
+        return tf.reshape(residuals, [-1, size * clusters])
+
+
 class NetVlad(keras.layers.Layer):
-    """How frames differ from learnt cluster centres, summed a cluster.
+    """Vlad of a video's frames, each shared out by a softmax over the clusters.
 
     Call: frames [batch, frames, size] float32 and real [batch, frames] float32.
     Returns: [batch, size * clusters] float32.
-    Source: Arandjelovic et al. 2016, arXiv:1511.07247; Miech et al. 2017, arXiv:1706.06905.
+    Source: Miech et al. 2017, arXiv:1706.06905, section 3.
     """
 
     def __init__(self, clusters: int):
-        super().__init__()
-        self.clusters = clusters
+        super().__init__(autocast=False)
+        self.assign = keras.layers.Dense(
+            clusters, use_bias=False, kernel_initializer=NORMAL, name="assign"
+        )
         self.norm = BatchNorm()
-
-    def build(self, shape):
-        normal = keras.initializers.RandomNormal(stddev=shape[-1] ** -0.5)
-        shape = (shape[-1], self.clusters)
-        self.assign = self.add_weight(shape=shape, initializer=normal, name="assign")
-        self.centres = self.add_weight(shape=shape, initializer=normal, name="centres")
+        self.vlad = Vlad()
 
     def call(self, frames, real, training=False):
-        share = self.norm(tf.matmul(frames, self.assign.value), training=training)
-        share = tf.nn.softmax(share) * real[..., None]  # [batch, frames, clusters]
-        sums = tf.matmul(frames, share, transpose_a=True)  # [batch, size, clusters]
-        residuals = sums - tf.reduce_sum(share, axis=1)[:, None] * self.centres.value
-        residuals = tf.nn.l2_normalize(residuals, axis=1)
-        return normalized(tf.reshape(residuals, [-1, residuals.shape[1] * self.clusters]))
+        share = tf.nn.softmax(self.norm(self.assign(frames), training=training))
+        return normalized(self.vlad(frames, share * real[..., None]))
 
 
 class NeXtVlad(keras.layers.Layer):
-    """NetVlad on frames that are widened and split into groups, each group trusted by attention.
+    """Vlad of frames that are widened and split into groups, each group trusted by attention.
 
-    Call and result as NetVlad's, but [batch, width * expansion / groups * clusters].
+    Call: frames [batch, frames, size] float32 and real [batch, frames] float32.
+    Returns: [batch, size * expansion / groups * clusters] float32.
     Source: Lin et al. 2018, arXiv:1811.05014, section 3.
     """
 
     def __init__(self, clusters: int, groups: int, expansion: int):
-        super().__init__()
+        super().__init__(autocast=False)
         self.clusters = clusters
         self.groups = groups
         self.expansion = expansion
+        self.attention = keras.layers.Dense(groups, activation="sigmoid", name="attention")
+        self.assign = keras.layers.Dense(groups * clusters, use_bias=False, name="assign")
         self.norm = BatchNorm()
+        self.vlad = Vlad()
         self.result_norm = BatchNorm()
 
-    def build(self, shape):
+    def build(self, frames_shape, real_shape):
         # As many whole groups as the widened frame has room for.
-        self.group_size = max(shape[-1] * self.expansion // self.groups, 1)
-        width = self.group_size * self.groups
-        self.widen = keras.layers.Dense(width, name="widen")
-        self.attention = keras.layers.Dense(self.groups, activation="sigmoid", name="attention")
-        self.assign = keras.layers.Dense(self.groups * self.clusters, use_bias=False, name="assign")
-        normal = keras.initializers.RandomNormal(stddev=shape[-1] ** -0.5)
-        self.centres = self.add_weight(
-            shape=(self.group_size, self.clusters), initializer=normal, name="centres"
-        )
+        self.group_size = max(frames_shape[-1] * self.expansion // self.groups, 1)
+        self.widen = keras.layers.Dense(self.group_size * self.groups, name="widen")
 
     def call(self, frames, real, training=False):
-        num_frames = tf.shape(frames)[1]
+        num_groups = tf.shape(frames)[1] * self.groups  # of all frames of a video
         wide = self.widen(frames)
-        trust = self.attention(wide) * real[..., None]  # [batch, frames, groups]
+        trust = tf.cast(self.attention(wide), tf.float32) * real[..., None]
         share = self.norm(self.assign(wide), training=training)
-        share = tf.reshape(share, [-1, num_frames * self.groups, self.clusters])
-        share = tf.nn.softmax(share) * tf.reshape(trust, [-1, num_frames * self.groups, 1])
-        groups = tf.reshape(wide, [-1, num_frames * self.groups, self.group_size])
-        sums = tf.matmul(groups, share, transpose_a=True)  # [batch, group_size, clusters]
-        residuals = sums - tf.reduce_sum(share, axis=1)[:, None] * self.centres.value
-        residuals = tf.nn.l2_normalize(residuals, axis=1)
-        vector = tf.reshape(residuals, [-1, self.group_size * self.clusters])
-        return self.result_norm(vector, training=training)
+        share = tf.nn.softmax(tf.reshape(share, [-1, num_groups, self.clusters]))
+        share *= tf.reshape(trust, [-1, num_groups, 1])
+        groups = tf.reshape(wide, [-1, num_groups, self.group_size])
+        return self.result_norm(self.vlad(groups, share), training=training)
 
 
 class AttentionPooling(keras.layers.Layer):
@@ -322,14 +343,15 @@ class AttentionPooling(keras.layers.Layer):
     """
 
     def __init__(self, heads: int, attention_size: int = 128):
-        super().__init__()
+        super().__init__(autocast=False)
         self.heads = heads
         self.what = keras.layers.Dense(attention_size, activation="tanh", name="what")
         self.gate = keras.layers.Dense(attention_size, activation="sigmoid", name="gate")
         self.scores = keras.layers.Dense(heads, use_bias=False, name="scores")
 
     def call(self, frames, real, training=False):
-        scores = self.scores(self.what(frames) * self.gate(frames))  # [batch, frames, heads]
+        scores = self.scores(self.what(frames) * self.gate(frames))
+        scores = tf.cast(scores, tf.float32)  # [batch, frames, heads]
         scores += (real[..., None] - 1) * 1e9
         weights = tf.nn.softmax(scores, axis=1) * real[..., None]
         means = tf.matmul(weights, frames, transpose_a=True)  # [batch, heads, size]
@@ -348,7 +370,7 @@ class PoolingModel(keras.Model):
     """
 
     def __init__(self, classifier, sizes: list[int], poolings: list, hidden_size: int, dropout=0.0):
-        super().__init__()
+        super().__init__(autocast=False)
         self.classifier = classifier
         self.sizes = sizes
         self.poolings = poolings

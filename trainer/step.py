@@ -15,6 +15,7 @@ class Trainer:
         keras.utils.set_random_seed(config.seed + 1)
         self.config = config
         self.strategy = strategy
+        keras.config.set_dtype_policy("mixed_bfloat16" if config.mixed_precision else "float32")
         self.loss = losses.find(config.label_loss)
         with strategy.scope():
             self.model = models.create(config.model_flags)

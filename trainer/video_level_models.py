@@ -26,11 +26,11 @@ class Logistic(keras.layers.Layer):
     """
 
     def __init__(self, num_classes: int):
-        super().__init__()
+        super().__init__(autocast=False)
         self.classes = keras.layers.Dense(num_classes, kernel_regularizer=L2, name="classes")
 
     def call(self, vector, training=False):
-        return tf.cast(tf.sigmoid(self.classes(vector)), tf.float32)
+        return tf.sigmoid(tf.cast(self.classes(vector), tf.float32))
 
 
 class Moe(keras.layers.Layer):
@@ -47,7 +47,7 @@ class Moe(keras.layers.Layer):
     """
 
     def __init__(self, num_classes: int, num_mixtures: int):
-        super().__init__()
+        super().__init__(autocast=False)
         self.num_classes = num_classes
         self.num_mixtures = num_mixtures
         self.gates = keras.layers.Dense(
@@ -117,7 +117,7 @@ class LogisticModel(keras.Model):
     """Logistic on the video's features."""
 
     def __init__(self, num_classes: int):
-        super().__init__()
+        super().__init__(autocast=False)
         self.classifier = Logistic(num_classes)
 
     def call(self, features, training=False):
@@ -128,7 +128,7 @@ class MoeModel(keras.Model):
     """Moe on the video's features."""
 
     def __init__(self, num_classes: int, num_mixtures: int):
-        super().__init__()
+        super().__init__(autocast=False)
         self.classifier = Moe(num_classes, num_mixtures)
 
     def call(self, features, training=False):
