@@ -2,7 +2,7 @@
 
 The messages are those of
 https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/example/feature.proto and
-example.proto, declared here in a pool of their own, with what their maps hold as plain bytes.
+example.proto, declared here with what their maps hold as plain bytes.
 From those bytes numpy takes a whole vector, or all frames of a video, at once. A layout that it
 cannot take so is rare, and read by protobuf, value by value.
 
@@ -12,10 +12,30 @@ An Example has the bytes of a SequenceExample without feature lists, so one decl
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError  # noqa: F401  (what `decode` and others raise)
 
+from trainer.messages import declare
+
 Values = bytes | str | int | float | np.ndarray | Sequence
+
+_MESSAGES = declare(
+    "proto3",
+    {
+        "BytesList": ["repeated bytes value = 1"],
+        "FloatList": ["repeated float value = 1"],
+        "Int64List": ["repeated int64 value = 1"],
+        "Feature": [
+            "oneof BytesList bytes_list = 1",
+            "oneof FloatList float_list = 2",
+            "oneof Int64List int64_list = 3",
+        ],
+        "FeatureList": ["repeated Feature feature = 1"],
+        # A map is, on the wire, a row of entries. The values here are Features or FeatureLists.
+        "Entry": ["optional string key = 1", "optional bytes value = 2"],
+        "Entries": ["repeated Entry entry = 1"],
+        "Record": ["optional Entries context = 1", "optional Entries feature_lists = 2"],
+    },
+)
 
 
 def decode(serialized: bytes) -> tuple[dict[str, bytes], dict[str, bytes]]:
@@ -26,7 +46,7 @@ def decode(serialized: bytes) -> tuple[dict[str, bytes], dict[str, bytes]]:
     Raises:
         DecodeError: it is neither a tf.Example nor a tf.SequenceExample.
     """
-    record = _Record.FromString(serialized)
+    record = _MESSAGES.Record.FromString(serialized)
     context = {entry.key: entry.value for entry in record.context.entry}
     return context, {entry.key: entry.value for entry in record.feature_lists.entry}
 
@@ -42,7 +62,7 @@ def values(feature: bytes) -> list[bytes] | np.ndarray | None:
     start = _payload_start(feature, _FLOAT_TAGS)
     if start and (len(feature) - start) % 4 == 0:
         return np.frombuffer(feature, "<f4", offset=start)
-    return _values(_Feature.FromString(feature))
+    return _values(_MESSAGES.Feature.FromString(feature))
 
 
 def frames(feature_list: bytes) -> np.ndarray | list:
@@ -61,7 +81,7 @@ def frames(feature_list: bytes) -> np.ndarray | list:
         rows = np.frombuffer(feature_list, np.uint8).reshape(-1, end_of_first)
         if (rows[:, :start] == rows[0, :start]).all():  # every frame has the first one's layout
             return rows[:, start:]
-    return [_values(feature) for feature in _FeatureList.FromString(feature_list).feature]
+    return [_values(feature) for feature in _MESSAGES.FeatureList.FromString(feature_list).feature]
 
 
 def encode(
@@ -73,7 +93,7 @@ def encode(
         context: Name -> byte strings, integers or floats, or one of them.
         frame_lists: Name -> uint8 [frames, size], or a list with what a context may hold a frame.
     """
-    record = _Record()
+    record = _MESSAGES.Record()
     for name, value in context.items():
         record.context.entry.add(key=name, value=_feature(value).SerializeToString())
     for name, value in frame_lists.items():
@@ -94,23 +114,25 @@ def _feature(value: Values):
     if isinstance(value, bytes | str) or not isinstance(value, np.ndarray | Sequence):
         value = [value]
     if isinstance(value, Sequence) and not value:
-        return _Feature()  # of no type, which passes for an empty list of any
+        return _MESSAGES.Feature()  # of no type, which passes for an empty list of any
     if len(value) and isinstance(value[0], bytes | str):
         strings = [item.encode() if isinstance(item, str) else item for item in value]
-        return _Feature(bytes_list=_BytesList(value=strings))
+        return _MESSAGES.Feature(bytes_list=_MESSAGES.BytesList(value=strings))
     numbers = np.asarray(value)
     if numbers.dtype.kind == "f":
-        return _Feature(float_list=_FloatList(value=numbers.tolist()))
-    return _Feature(int64_list=_Int64List(value=numbers.tolist()))
+        return _MESSAGES.Feature(float_list=_MESSAGES.FloatList(value=numbers.tolist()))
+    return _MESSAGES.Feature(int64_list=_MESSAGES.Int64List(value=numbers.tolist()))
 
 
 def _encode_frames(frames: np.ndarray | Sequence[Values]) -> bytes:
     if not isinstance(frames, np.ndarray):
-        return _FeatureList(feature=[_feature(frame) for frame in frames]).SerializeToString()
+        return _MESSAGES.FeatureList(
+            feature=[_feature(frame) for frame in frames]
+        ).SerializeToString()
     if len(frames) == 0:
         return b""
     # All frames are of one length, so each is the first one's layout around its own bytes.
-    first = _FeatureList(feature=[_feature(frames[0].tobytes())]).SerializeToString()
+    first = _MESSAGES.FeatureList(feature=[_feature(frames[0].tobytes())]).SerializeToString()
     layout = np.frombuffer(first[: len(first) - frames.shape[1]], np.uint8)
     rows = np.empty((len(frames), len(first)), np.uint8)
     rows[:, : len(layout)] = layout
@@ -153,57 +175,3 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             break
     return number, position
-
-
-# --- the messages -----------------------------------------------------------------------------
-
-
-def _declare(messages: dict[str, dict[str, str]]) -> list[type]:
-    """Message classes from {message: {field: type}}; a message's fields count from 1."""
-    field = descriptor_pb2.FieldDescriptorProto
-    scalars = {
-        "bytes": field.TYPE_BYTES,
-        "string": field.TYPE_STRING,
-        "float": field.TYPE_FLOAT,
-        "int64": field.TYPE_INT64,
-    }
-    file = descriptor_pb2.FileDescriptorProto(name="records.proto", package="yt8m", syntax="proto3")
-    for name, fields in messages.items():
-        message = file.message_type.add(name=name)
-        for number, (field_name, type_name) in enumerate(fields.items(), start=1):
-            label, base = type_name.split()
-            added = message.field.add(name=field_name, number=number)
-            added.label = field.LABEL_REPEATED if label == "repeated" else field.LABEL_OPTIONAL
-            if base in scalars:
-                added.type = scalars[base]
-            else:
-                added.type, added.type_name = field.TYPE_MESSAGE, f".yt8m.{base}"
-            if label == "oneof":
-                added.oneof_index = 0
-        if any(type_name.startswith("oneof") for type_name in fields.values()):
-            message.oneof_decl.add(name="kind")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return [
-        message_factory.GetMessageClass(pool.FindMessageTypeByName(f"yt8m.{name}"))
-        for name in messages
-    ]
-
-
-_BytesList, _FloatList, _Int64List, _Feature, _FeatureList, _Entry, _Entries, _Record = _declare(
-    {
-        "BytesList": {"value": "repeated bytes"},
-        "FloatList": {"value": "repeated float"},
-        "Int64List": {"value": "repeated int64"},
-        "Feature": {
-            "bytes_list": "oneof BytesList",
-            "float_list": "oneof FloatList",
-            "int64_list": "oneof Int64List",
-        },
-        "FeatureList": {"feature": "repeated Feature"},
-        # A map is, on the wire, a row of entries. The values here are Features or FeatureLists.
-        "Entry": {"key": "optional string", "value": "oneof bytes"},
-        "Entries": {"entry": "repeated Entry"},
-        "Record": {"context": "optional Entries", "feature_lists": "optional Entries"},
-    }
-)

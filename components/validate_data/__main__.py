@@ -19,6 +19,7 @@ def main(argv: list[str]) -> None:
             fail_on=flags.fail_on,
             vocabulary=flags.vocabulary,
             baseline=flags.baseline,
+            schema=flags.schema,
             thresholds=Thresholds(flags.max_label_linf, flags.max_label_js, flags.max_mean_shift),
         )
         inputs = _inputs(flags.input)
@@ -28,8 +29,9 @@ def main(argv: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m components.validate_data",
-        description="Checks every record of every split; writes statistics.json, anomalies.json "
-        "and report.html; prints a fingerprint of the data, or fails.",
+        description="Checks every record of every split. Writes statistics.json, anomalies.json "
+        "and report.html, and for TFX tools statistics.pb and schema.pbtxt; prints a fingerprint "
+        "of the data, or fails.",
         epilog="All other flags are Beam's, written --name=value, e.g. --runner=FlinkRunner. "
         "Without a runner this machine does the work, on all cores if there is much of it.",
         allow_abbrev=False,
@@ -49,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--vocabulary", default="", help="CSV file with the classes' names, for the report.")
     add("--baseline", default="", help="statistics.json of an earlier run, to find drift from.")
+    add("--schema", default="", help="schema.pbtxt to hold the data to; see the one of a run.")
     drift = Thresholds()
     for name, default, meaning in (
         ("--max_label_linf", drift.label_linf, "Largest difference of a class's share of labels"),

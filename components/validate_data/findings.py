@@ -86,7 +86,7 @@ KINDS = {
         "Videos in several splits",
         "Take these videos out of one split: a model is not to be evaluated on what it has seen.",
     ),
-    "missing_in_schema": Kind(
+    "schema": Kind(
         "error",
         "Data that does not fit the schema",
         "Mend the data; or, if it is right, change the schema, which is a text file to edit.",

@@ -1,4 +1,4 @@
-"""Writes what a run found: statistics.json, anomalies.json and report.html."""
+"""Writes what a run found: statistics, findings, a schema and a report."""
 
 import hashlib
 import json
@@ -6,15 +6,18 @@ import json
 import numpy as np
 
 from components.report import render
-from components.validate_data import drift, page
+from components.validate_data import drift, page, schema
 from components.validate_data.findings import Example, Findings
+from components.validate_data.observed import observe
 from components.validate_data.references import References, Settings
-from components.validate_data.split_checks import check_splits
+from components.validate_data.split_checks import check_splits, trained_on
 from components.validate_data.statistics import FeatureStatistics, Result, SplitStatistics
+from components.validate_data.tfx_statistics import to_proto
 from trainer import storage
-from trainer.records import MIN_VALUE, QUANTUM
+from trainer.records import MIN_VALUE, QUANTUM, RecordFormat
 
 STATISTICS, ANOMALIES, REPORT = "statistics.json", "anomalies.json", "report.html"
+SCHEMA, TFX_STATISTICS = "schema.pbtxt", "statistics.pb"
 
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 # Bins of the values of a feature: four values of the quantiser each, and together all of them.
@@ -25,17 +28,19 @@ def write(
     result: Result,
     output_dir: str,
     patterns: dict[str, str],
+    record_format: RecordFormat,
     settings: Settings,
     references: References,
 ) -> None:
-    """Writes the three files. `patterns` are the files of each split, as the user gave them."""
+    """Writes the files. `patterns` are the files of each split, as the user gave them."""
     splits = {
-        split: {"pattern": pattern, **describe(result.splits[split])}
+        split: {"pattern": pattern, **describe(result.splits[split], record_format)}
         for split, pattern in patterns.items()
     }
     findings = result.findings
     findings.merge(check_splits(result.splits, patterns, references.class_names))
     comparisons = _compare(splits, settings, references, findings)
+    _enforce(result.splits, patterns, record_format, references.schema, findings)
     statistics = {
         "fingerprint": fingerprint(result.splits),
         "splits": splits,
@@ -43,10 +48,15 @@ def write(
     }
     anomalies = {"passed": not fails(findings, settings.fail_on), "anomalies": findings.as_rows()}
     html = render("validate_data/report.html", **page.context(statistics, anomalies, references))
-    storage.write_text(storage.join(output_dir, STATISTICS), json.dumps(statistics))
-    storage.write_text(storage.join(output_dir, REPORT), html)
-    # Last: who finds this one finds the others too.
-    storage.write_text(storage.join(output_dir, ANOMALIES), json.dumps(anomalies, indent=2))
+    files = {
+        STATISTICS: json.dumps(statistics).encode(),
+        TFX_STATISTICS: to_proto(result.splits, record_format).SerializeToString(),
+        SCHEMA: _infer(result.splits, record_format).encode(),
+        REPORT: html.encode(),
+        ANOMALIES: json.dumps(anomalies, indent=2).encode(),  # last: who finds it finds all
+    }
+    for name, data in files.items():
+        storage.write_bytes(storage.join(output_dir, name), data)
 
 
 def fails(findings: Findings, fail_on: str) -> bool:
@@ -67,9 +77,9 @@ def fingerprint(splits: dict[str, SplitStatistics]) -> str:
 def _compare(
     splits: dict[str, dict], settings: Settings, references: References, findings: Findings
 ) -> list[dict]:
-    """Each split against the first one, and against itself in the baseline."""
-    first, *others = splits
-    pairs = [(split, first, splits[first]) for split in others]
+    """Each split against the one that is trained on, and against itself in the baseline."""
+    first = trained_on(splits)
+    pairs = [(split, first, splits[first]) for split in splits if split != first]
     pairs += [
         (split, f"{split} of the baseline", references.baseline[split])
         for split in splits
@@ -86,8 +96,31 @@ def _compare(
     return comparisons
 
 
-def describe(statistics: SplitStatistics) -> dict:
+def _infer(splits: dict[str, SplitStatistics], record_format: RecordFormat) -> str:
+    statistics = splits[trained_on(splits)]
+    observed = observe(statistics, record_format)
+    return schema.to_text(schema.infer(observed, statistics.videos, record_format))
+
+
+def _enforce(
+    splits: dict[str, SplitStatistics],
+    patterns: dict[str, str],
+    record_format: RecordFormat,
+    text: str,
+    findings: Findings,
+) -> None:
+    if not text:
+        return
+    expected = schema.parse(text, "--schema")
+    for split, pattern in patterns.items():
+        observed = observe(splits[split], record_format)
+        for reason in schema.enforce(expected, split, observed, splits[split].videos):
+            findings.add("schema", split, Example(pattern, 0, "", reason))
+
+
+def describe(statistics: SplitStatistics, record_format: RecordFormat) -> dict:
     """Statistics of a split, ready for JSON."""
+    first = statistics.features[record_format.features[0].name]
     return {
         "files": [
             {"path": path, "records": records, "bytes": num_bytes}
@@ -98,7 +131,7 @@ def describe(statistics: SplitStatistics) -> dict:
         "videos": statistics.videos,
         "labels": statistics.labels.tolist(),
         "labels_per_video": statistics.labels_per_video.tolist(),
-        "frames_per_video": statistics.frames_per_video.tolist(),
+        "frames_per_video": first.lengths.tolist() if record_format.frame_features else [],
         "extra": [
             {"name": name, "type": kind, "videos": videos}
             for (name, kind), videos in sorted(statistics.extra.items())

@@ -5,6 +5,7 @@ import io
 import json
 from dataclasses import dataclass, field
 
+from components.validate_data import schema
 from components.validate_data.drift import Thresholds
 from trainer import storage
 from trainer.errors import UserError
@@ -21,6 +22,7 @@ class Settings:
         fail_on: The least severe kind of findings that fails the run: "error", "warning"; "never".
         vocabulary: CSV file of the classes' names.
         baseline: statistics.json of an earlier run.
+        schema: schema.pbtxt to hold the data to.
         thresholds: The distances from which on there is drift.
 
     Raises:
@@ -30,6 +32,7 @@ class Settings:
     fail_on: str = "error"
     vocabulary: str = ""
     baseline: str = ""
+    schema: str = ""
     thresholds: Thresholds = field(default_factory=Thresholds)
 
     def __post_init__(self):
@@ -46,11 +49,13 @@ class References:
         class_names: A name a class.
         published_counts: Class -> TrainVideoCount, where the vocabulary has it.
         baseline: The splits of the earlier run, by name; none where there was none.
+        schema: A schema.PROTO.Schema, as text; "": none.
     """
 
     class_names: list[str]
     published_counts: dict[int, int]
     baseline: dict[str, dict]
+    schema: str
 
 
 def read(settings: Settings, num_classes: int) -> References:
@@ -63,6 +68,7 @@ def read(settings: Settings, num_classes: int) -> References:
         read_names(settings.vocabulary, num_classes),
         _published_counts(settings.vocabulary, num_classes) if settings.vocabulary else {},
         _baseline(settings.baseline) if settings.baseline else {},
+        _schema(settings.schema) if settings.schema else "",
     )
 
 
@@ -76,6 +82,12 @@ def _published_counts(path: str, num_classes: int) -> dict[int, int]:
         if (row["TrainVideoCount"] or "").isdecimal()
     }
     return {index: count for index, count in counts.items() if index < num_classes}
+
+
+def _schema(path: str) -> str:
+    text = storage.read_text(path)
+    schema.parse(text, path)  # to refuse it now, and not at the end
+    return text
 
 
 def _baseline(path: str) -> dict[str, dict]:

@@ -70,6 +70,10 @@ class Sketch:
     def merge(self, other: "Sketch") -> None:
         self.counts = self.counts + other.counts
 
+    def of_all_dimensions(self) -> "Sketch":
+        """The sketch, of size 1, of the values of all dimensions together."""
+        return Sketch(self.counts.sum(axis=0, keepdims=True), self.edges, self.values)
+
     def quantile(self, share: float) -> np.ndarray:
         """The value that `share` of the values do not exceed, float64 [size]; NaN: no values."""
         cumulative = self.counts.cumsum(axis=1)

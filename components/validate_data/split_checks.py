@@ -1,6 +1,6 @@
 """What only all files of all splits together can show."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -11,6 +11,11 @@ from components.validate_data.statistics import SplitStatistics
 ODD_SIZE = 10
 
 
+def trained_on(splits: Iterable[str]) -> str:
+    """The split that others are held against: "train", or else the first one."""
+    return "train" if "train" in splits else next(iter(splits))
+
+
 def check_splits(
     splits: dict[str, SplitStatistics], patterns: dict[str, str], class_names: Sequence[str]
 ) -> Findings:
@@ -18,19 +23,18 @@ def check_splits(
 
     Args:
         splits: Statistics of each split.
-        patterns: The files of each split, as the user gave them. The order is the user's too: the
-            split named "train", or else the first one, is what is trained on.
+        patterns: The files of each split, as the user gave them, and in the user's order.
         class_names: A name a class.
     """
     findings = Findings()
-    trained_on = "train" if "train" in splits else next(iter(patterns))
+    training = trained_on(patterns)
     for split, pattern in patterns.items():
         statistics = splits[split]
         _check_labels(findings, split, pattern, statistics)
         _check_dimensions(findings, split, pattern, statistics)
         _check_files(findings, split, statistics)
-        if split != trained_on and splits[trained_on].labels.any():
-            missing = (statistics.labels > 0) & (splits[trained_on].labels == 0)
+        if split != training and splits[training].labels.any():
+            missing = (statistics.labels > 0) & (splits[training].labels == 0)
             _add_classes(findings, "unlearnt_class", split, pattern, missing, class_names)
         elif statistics.labels.any():
             unseen = statistics.labels == 0

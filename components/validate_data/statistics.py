@@ -14,7 +14,7 @@ from components.validate_data.findings import Findings
 from components.validate_data.moments import Moments
 from components.validate_data.sketch import Sketch
 from trainer.examples import Video
-from trainer.records import Feature, RecordFormat
+from trainer.records import RecordFormat
 
 # Of the frames of a batch, one in so many is counted in the sketch, which costs more than all else.
 FRAMES_PER_SKETCHED = 16
@@ -22,10 +22,17 @@ FRAMES_PER_SKETCHED = 16
 
 @dataclass
 class FeatureStatistics:
-    """Of one feature: moments over all its vectors or frames, and quantiles."""
+    """Of one feature.
+
+    Attributes:
+        moments: Over all its vectors or frames.
+        sketch: Quantiles of its values.
+        lengths: At i: videos with i values of it or, at frame level, with i frames.
+    """
 
     moments: Moments
     sketch: Sketch
+    lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @classmethod
     def empty(cls, size: int, frame_features: bool) -> "FeatureStatistics":
@@ -37,15 +44,22 @@ class FeatureStatistics:
         """Takes in float32 [videos, size]."""
         self.moments.merge(moments.of_vectors(vectors))
         self.sketch.add_vectors(vectors)
+        self._add_lengths([vectors.shape[1]] * len(vectors))
 
-    def add_frames(self, frames: np.ndarray) -> None:
-        """Takes in quantised uint8 [frames, size]."""
+    def add_frames(self, videos: list[np.ndarray]) -> None:
+        """Takes in the frames of videos, quantised: uint8 [frames, size] each."""
+        frames = np.concatenate(videos)
         self.moments.merge(moments.of_frames(frames))
         self.sketch.add_frames(frames[::FRAMES_PER_SKETCHED])
+        self._add_lengths([len(video) for video in videos])
+
+    def _add_lengths(self, lengths: list[int]) -> None:
+        self.lengths = add_counts(self.lengths, np.bincount(lengths))
 
     def merge(self, other: "FeatureStatistics") -> None:
         self.moments.merge(other.moments)
         self.sketch.merge(other.sketch)
+        self.lengths = add_counts(self.lengths, other.lengths)
 
 
 @dataclass
@@ -59,7 +73,6 @@ class SplitStatistics:
         records: Records, good and bad.
         videos: Good records. Labels, features and what is counted a video is about these.
         labels_per_video: At i: videos with i labels.
-        frames_per_video: At i: videos with i frames, of the first feature. Empty at video level.
         extra: How many videos have what is not among the features: (name, type) -> videos.
         files: (path, records, bytes) of each file.
         findings: What is wrong.
@@ -72,7 +85,6 @@ class SplitStatistics:
     records: int = 0
     videos: int = 0
     labels_per_video: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    frames_per_video: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     extra: Counter = field(default_factory=Counter)
     files: list[tuple[str, int, int]] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
@@ -99,11 +111,9 @@ class SplitStatistics:
         for feature in record_format.features:
             values = [video.features[feature.name] for video in videos]
             if record_format.frame_features:
-                self.features[feature.name].add_frames(np.concatenate(values))
+                self.features[feature.name].add_frames(values)
             else:
                 self.features[feature.name].add_vectors(np.stack(values))
-        if record_format.frame_features:
-            self._add_lengths(videos, record_format.features[0])
 
     def _add_labels(self, labels: list[np.ndarray]) -> None:
         num_classes = len(self.labels)
@@ -114,10 +124,6 @@ class SplitStatistics:
         num_labels = np.bincount(distinct // num_classes, minlength=len(labels))
         self.labels_per_video = add_counts(self.labels_per_video, np.bincount(num_labels))
 
-    def _add_lengths(self, videos: list[Video], feature: Feature) -> None:
-        lengths = np.bincount([len(video.features[feature.name]) for video in videos])
-        self.frames_per_video = add_counts(self.frames_per_video, lengths)
-
     def merge(self, other: "SplitStatistics") -> None:
         """Takes in those of other files of the split."""
         self.labels = self.labels + other.labels
@@ -127,7 +133,6 @@ class SplitStatistics:
         self.records += other.records
         self.videos += other.videos
         self.labels_per_video = add_counts(self.labels_per_video, other.labels_per_video)
-        self.frames_per_video = add_counts(self.frames_per_video, other.frames_per_video)
         self.extra.update(other.extra)
         self.files.extend(other.files)
         self.findings.merge(other.findings)

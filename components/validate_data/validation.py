@@ -31,7 +31,7 @@ def validate(
     beam_args: Sequence[str] = (),
     settings: Settings = DEFAULT,
 ) -> str:
-    """Reads every record of every split; writes statistics.json, anomalies.json, report.html.
+    """Reads every record of every split; writes statistics, findings, a schema and a report.
 
     Args:
         inputs: Split -> its files, as patterns separated by commas.
@@ -62,6 +62,7 @@ def validate(
         write,
         output_dir=output_dir,
         patterns=dict(inputs),
+        record_format=record_format,
         settings=settings,
         references=references,
     )

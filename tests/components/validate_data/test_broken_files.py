@@ -195,6 +195,6 @@ def test_no_kind_is_left_untried(video_findings, frame_findings):
         "constant_dimension",
         "label_drift",
         "feature_drift",
-        "missing_in_schema",
+        "schema",
     }
     assert tried | elsewhere >= KINDS.keys()

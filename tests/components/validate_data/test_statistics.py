@@ -27,8 +27,8 @@ def test_videos_by_hand():
     assert got.videos == 3
     assert got.labels.tolist() == [1, 0, 0, 2]  # a label that comes twice in a video is one
     assert got.labels_per_video.tolist() == [1, 1, 1]
-    assert got.frames_per_video.tolist() == []
     assert got.features["rgb"].moments.count == 3
+    assert got.features["rgb"].lengths.tolist() == [0, 0, 3]
     assert got.extra == {("start", "float"): 1}
 
 
@@ -38,7 +38,7 @@ def test_frame_level_videos_by_hand():
         for num_frames in (1, 3, 3)
     ]
     got = of(videos, FRAME)
-    assert got.frames_per_video.tolist() == [0, 1, 0, 2]
+    assert got.features["rgb"].lengths.tolist() == [0, 1, 0, 2]
     assert got.features["rgb"].moments.count == 7
     assert got.features["rgb"].moments.zeros.tolist() == [7, 7]
 

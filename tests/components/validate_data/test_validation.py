@@ -134,6 +134,63 @@ def test_where_nothing_can_be_written(data):
         run(data)
 
 
+def test_an_inferred_schema_is_enforced_when_given(data, tmp_path):
+    run(data)
+    text = (data / "out" / "schema.pbtxt").read_text()
+    (tmp_path / "schema.pbtxt").write_text(text)
+    settings = Settings(schema=str(tmp_path / "schema.pbtxt"))
+    run(data, settings=settings)
+    (tmp_path / "schema.pbtxt").write_text(text.replace("max: 9", "max: 8"))
+    with pytest.raises(UserError, match="'labels' must be at most 8, but goes up to 9"):
+        run(data, settings=settings)
+    (tmp_path / "schema.pbtxt").write_text("nonsense")
+    with pytest.raises(UserError, match="must be a Schema"):
+        run(data, settings=settings)
+
+
+def test_drift_from_an_earlier_run(data, tmp_path):
+    many = [video(f"v{i}", labels=[1 + i % 2], rgb=[i / 500, 0.1 - i / 500]) for i in range(500)]
+    other = [video(f"w{i}", labels=[2], rgb=[i / 500 + 0.5, 0.1 - i / 500]) for i in range(500)]
+    write_records(str(data / "train0"), many)
+    (data / "train1").unlink()
+    run(data, train=f"{data}/train*")
+    (data / "out" / "statistics.json").rename(tmp_path / "baseline.json")
+    settings = Settings(baseline=str(tmp_path / "baseline.json"))
+    run(data, settings=settings, train=f"{data}/train*")
+    assert {kind for kind, _, _ in found(data)} == {"unseen_class"}
+    write_records(str(data / "train0"), other)
+    run(data, settings=settings, train=f"{data}/train*")
+    assert ("label_drift", "train", 2) in found(data)
+    assert ("feature_drift", "train", 1) in found(data)
+    assert "train against train of the baseline" in (data / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"splits": {"train": {}}}', '{"splits": 3}'])
+def test_a_baseline_that_is_none(data, tmp_path, text):
+    (tmp_path / "baseline.json").write_text(text)
+    with pytest.raises(UserError, match="of an earlier run"):
+        run(data, settings=Settings(baseline=str(tmp_path / "baseline.json")))
+
+
+def test_the_vocabulary_names_classes_and_counts(data, tmp_path):
+    rows = [
+        "Index,TrainVideoCount,KnowledgeGraphId,Name",
+        "3,70,/m/3,<b>Car</b>",
+        "1,900,/m/1,Game",
+    ]
+    (tmp_path / "vocabulary.csv").write_text("\n".join(rows))
+    run(data, settings=Settings(vocabulary=str(tmp_path / "vocabulary.csv")))
+    html = (data / "out" / "report.html").read_text()
+    assert "Game: 2 of 900" in html
+    assert "&lt;b&gt;Car&lt;/b&gt;: 2 of 70" in html
+    assert "<b>Car" not in html
+
+
+def test_a_setting_that_is_none():
+    with pytest.raises(UserError, match="one of error, warning, never; got 'sometimes'"):
+        Settings(fail_on="sometimes")
+
+
 def test_strings_of_the_data_are_text_in_the_report(data):
     write_records(str(data / "train2"), [video("<script>alert(1)</script>", labels=[10])])
     with pytest.raises(UserError):
