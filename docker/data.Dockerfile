@@ -1,0 +1,33 @@
+# yt8m-data: the steps that need no TensorFlow. Alone it checks data:
+#   docker run yt8m-data --input train=... --input eval=... --output_dir ...
+ARG BASE_IMAGE=python:3.11.14-slim-bookworm
+
+FROM ${BASE_IMAGE} AS packages
+COPY docker/data.txt docker/kfp.txt /locks/
+# Compiled here, for later the files are read-only; checked by nothing, so that the same packages are
+# the same layer.
+RUN python3 -m venv --without-pip /opt/venv \
+    && python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps \
+        --require-hashes -r /locks/data.txt -r /locks/kfp.txt \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
+
+FROM ${BASE_IMAGE} AS code
+COPY docker/entrypoint.sh /opt/yt8m/
+COPY trainer /opt/yt8m/trainer
+COPY components /opt/yt8m/components
+# Readable by anyone, whatever the umask of the checkout was.
+RUN chmod -R a+rX /opt/yt8m \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/yt8m
+
+FROM ${BASE_IMAGE}
+# HOME and USER: the user may have no line in /etc/passwd.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/opt/yt8m \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    USER=yt8m
+COPY --from=packages /opt/venv /opt/venv
+COPY --from=code /opt/yt8m /opt/yt8m
+WORKDIR /opt/yt8m
+USER 65532:65532
+ENTRYPOINT ["/opt/yt8m/entrypoint.sh", "components.validate_data"]

@@ -1,0 +1,46 @@
+# yt8m-trainer: the steps that need TensorFlow. Alone it trains:
+#   docker run yt8m-trainer --model=MoeModel --train_data_pattern=... --train_dir=...
+# VARIANT=gpu brings CUDA along, so that a node needs the driver only.
+ARG BASE_IMAGE=python:3.11.14-slim-bookworm
+
+FROM ${BASE_IMAGE} AS packages
+ARG VARIANT=cpu
+COPY docker/trainer-${VARIANT}.txt docker/kfp.txt /locks/
+# Compiled here, for later the files are read-only; checked by nothing, so that the same packages are
+# the same layer. What is largest gets a layer of its own, which other packages do not change.
+RUN python3 -m venv --without-pip /opt/venv \
+    && python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps \
+        --require-hashes -r /locks/trainer-${VARIANT}.txt -r /locks/kfp.txt \
+    && rm -r /opt/venv/lib/python3.11/site-packages/tensorflow/include \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib \
+    && mkdir /opt/largest \
+    && for name in tensorflow nvidia; do \
+        if [ -d /opt/venv/lib/python3.11/site-packages/$name ]; then \
+            mv /opt/venv/lib/python3.11/site-packages/$name /opt/largest/; \
+        fi; \
+    done
+
+FROM ${BASE_IMAGE} AS code
+COPY docker/entrypoint.sh /opt/yt8m/
+COPY trainer /opt/yt8m/trainer
+COPY components /opt/yt8m/components
+# Readable by anyone, whatever the umask of the checkout was.
+RUN chmod -R a+rX /opt/yt8m \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/yt8m
+
+FROM ${BASE_IMAGE}
+# HOME and USER: the user may have no line in /etc/passwd. NVIDIA_*: what of the node's driver the
+# container gets, where there is one.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/opt/yt8m \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    USER=yt8m \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=packages /opt/largest /opt/venv/lib/python3.11/site-packages
+COPY --from=packages /opt/venv /opt/venv
+COPY --from=code /opt/yt8m /opt/yt8m
+WORKDIR /opt/yt8m
+USER 65532:65532
+ENTRYPOINT ["/opt/yt8m/entrypoint.sh", "trainer.train"]
