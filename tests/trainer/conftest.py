@@ -72,24 +72,62 @@ def frame_shards(tmp_path_factory, write_videos) -> str:
     return f"{folder}/train*.tfrecord"
 
 
+# A small training run on `video_shards`.
+SMALL = {
+    "feature_names": "rgb,audio",
+    "feature_sizes": "3,2",
+    "num_classes": NUM_CLASSES,
+    "batch_size": 8,
+    "num_epochs": 2,
+    "num_readers": 2,
+}
+
+
 @pytest.fixture
 def make_config(tmp_path, video_shards):
     """make_config(**flags): a small training run on `video_shards` in tmp_path / "model"."""
 
     def make(**flags) -> TrainConfig:
-        small = {
-            "train_data_pattern": video_shards,
-            "train_dir": str(tmp_path / "model"),
-            "feature_names": "rgb,audio",
-            "feature_sizes": "3,2",
-            "num_classes": NUM_CLASSES,
-            "batch_size": 8,
-            "num_epochs": 2,
-            "num_readers": 2,
-        }
-        return TrainConfig(**small | flags)
+        files = {"train_data_pattern": video_shards, "train_dir": str(tmp_path / "model")}
+        return TrainConfig(**SMALL | files | flags)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, video_shards) -> str:
+    """The train_dir of a MoeModel that was trained for 10 steps. Not to be changed."""
+    from trainer.training import train
+
+    folder = str(tmp_path_factory.mktemp("trained") / "model")
+    files = {"train_data_pattern": video_shards, "train_dir": folder}
+    train(TrainConfig(**SMALL | files | {"model": "MoeModel", "base_learning_rate": 0.1}))
+    return folder
+
+
+@pytest.fixture
+def save_logistic_model(tmp_path, make_config):
+    """save_logistic_model(probabilities): a train_dir whose model says that of every video."""
+
+    def save(probabilities) -> str:
+        import tensorflow as tf
+
+        from trainer import checkpoints, models
+        from trainer.reading import Position
+
+        config = make_config(num_classes=len(probabilities))
+        model = models.create(config.model_flags)
+        p = np.asarray(probabilities, np.float64)
+        for variable in model.trainable_variables:
+            variable.assign(
+                np.zeros(variable.shape) if len(variable.shape) == 2 else np.log(p / (1 - p))
+            )
+        checkpoints.keep_model_flags(config.train_dir, config.model_flags)
+        variables = tf.train.Checkpoint(model=models.variables(model))
+        checkpoints.save(config.train_dir, variables, checkpoints.State(7, Position(), "", {}), 1)
+        return config.train_dir
+
+    return save
 
 
 @pytest.fixture
