@@ -7,6 +7,7 @@ import sys
 COMMANDS = {
     "compile": "write the pipeline's YAML, for Kubeflow and for Vertex AI",
     "run": "run the whole pipeline on this machine",
+    "submit": "run it on a Kubeflow cluster, or on Vertex AI",
 }
 
 USAGE = "usage: python -m pipeline COMMAND [...]\n\n{}\n\nCOMMAND --help says more.".format(

@@ -1,15 +1,42 @@
-"""The pipeline's parameters: read from the pipeline itself, shown, and taken from name=value."""
+"""The pipeline's parameters: read from it, shown, and taken from name=value or a file."""
 
 import difflib
+import json
 import math
 import textwrap
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
 
 from trainer.errors import UserError
 
-# kfp's names of the types that our parameters have.
-TYPES = {"String": str, "Integer": int, "Float": float, "Boolean": bool}
-EXPECTED = {int: "a whole number", float: "a number", bool: "true or false"}
+# kfp's names of the types that our parameters have, in Python and in a compiled pipeline.
+TYPES = {
+    "String": str,
+    "Integer": int,
+    "Float": float,
+    "Boolean": bool,
+    "List": list,
+    "Dict": dict,
+}
+TYPES_IN_SPEC = {
+    "STRING": str,
+    "NUMBER_INTEGER": int,
+    "NUMBER_DOUBLE": float,
+    "BOOLEAN": bool,
+    "LIST": list,
+    "STRUCT": dict,
+}
+EXPECTED = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list in JSON",
+    dict: "an object in JSON",
+}
 
 
 @dataclass(frozen=True)
@@ -18,7 +45,7 @@ class Parameter:
 
     name: str
     type: type
-    default: str | int | float | bool | None  # None: it must be given
+    default: str | int | float | bool | list | dict | None  # None: it must be given
     description: str
 
 
@@ -33,6 +60,18 @@ def parameters_of(pipeline) -> dict[str, Parameter]:
         )
         for name, given in pipeline.component_spec.inputs.items()
     }
+
+
+def parameters_of_spec(spec: dict) -> dict[str, Parameter]:
+    """Name -> parameter of a compiled pipeline, by name."""
+    given = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    return {name: _parameter_of_spec(name, given[name]) for name in sorted(given)}
+
+
+def _parameter_of_spec(name: str, given: dict) -> Parameter:
+    kind = TYPES_IN_SPEC[given["parameterType"]]
+    default = kind(given.get("defaultValue", kind())) if given.get("isOptional") else None
+    return Parameter(name, kind, default, " ".join(given.get("description", "").split()))
 
 
 def markdown_table(parameters: dict[str, Parameter]) -> str:
@@ -65,6 +104,8 @@ def _type(parameter: Parameter) -> str:
 def _default(parameter: Parameter) -> str:
     """The default as a user would type it."""
     default = parameter.default
+    if isinstance(default, list | dict):
+        return json.dumps(default)
     return str(default).lower() if isinstance(default, bool) else str(default) or '""'
 
 
@@ -82,18 +123,50 @@ def parse(words: list[str], parameters: dict[str, Parameter]) -> dict:
                 f"Parameters are given as name=value; got {word!r}."
                 + _did_you_mean(name.lstrip("-"), parameters)
             )
-        if name not in parameters:
-            raise UserError(
-                f"There is no parameter {name!r}.{_did_you_mean(name, parameters)}\n"
-                + textwrap.fill(
-                    f"The parameters are {', '.join(sorted(parameters))}.",
-                    92,
-                    initial_indent="  ",
-                    subsequent_indent="  ",
-                )
-            )
+        _check_known(name, parameters)
         values[name] = _typed(value, parameters[name])
     return values
+
+
+def read(path: str, parameters: dict[str, Parameter]) -> dict:
+    """Name -> typed value, from a TOML file, or a YAML file (JSON is YAML too).
+
+    Raises:
+        UserError: the file cannot be read, an unknown name, or a value of the wrong type.
+    """
+    try:
+        text = Path(path).read_text()
+        values = tomllib.loads(text) if path.endswith(".toml") else yaml.safe_load(text) or {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"The parameters' file {path} cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold lines of the form name: value.")
+    for name, value in values.items():
+        _check_known(str(name), parameters)
+        kind = parameters[name].type
+        if kind is float and type(value) is int:
+            values[name] = float(value)
+        elif type(value) is not kind or (kind is float and not math.isfinite(value)):
+            raise UserError(f"{path}: {name} must be {EXPECTED[kind]}; got {value!r}.")
+    return values
+
+
+def require(values: dict, parameters: dict[str, Parameter]):
+    """Raises UserError if a parameter without a default has no value."""
+    missing = [name for name, p in parameters.items() if p.default is None and name not in values]
+    if missing:
+        raise UserError(
+            f"{' and '.join(missing)} must be given, as name=value or in a file of parameters."
+        )
+
+
+def _check_known(name: str, parameters: dict[str, Parameter]):
+    if name not in parameters:
+        known = f"The parameters are {', '.join(sorted(parameters))}."
+        raise UserError(
+            f"There is no parameter {name!r}.{_did_you_mean(name, parameters)}\n"
+            + textwrap.fill(known, 92, initial_indent="  ", subsequent_indent="  ")
+        )
 
 
 def _did_you_mean(name: str, parameters: dict[str, Parameter]) -> str:
@@ -105,6 +178,11 @@ def _typed(value: str, parameter: Parameter):
     try:
         if parameter.type is bool:
             return {"true": True, "1": True, "false": False, "0": False}[value.lower()]
+        if parameter.type in (list, dict):
+            typed = json.loads(value)
+            if type(typed) is not parameter.type:
+                raise ValueError(value)
+            return typed
         typed = parameter.type(value)
         if isinstance(typed, float) and not math.isfinite(typed):
             raise ValueError(value)

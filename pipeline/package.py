@@ -1,0 +1,96 @@
+"""A compiled pipeline as it is sent to a server: its bytes, its version, its parameters."""
+
+import hashlib
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from pipeline.parameters import Parameter, parameters_of_spec
+from trainer.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Package:
+    """What is sent.
+
+    Attributes:
+        name: The pipeline's name.
+        description: What it does, in Markdown.
+        version: Names the code and the content: COMMIT-HASH, or COMMIT-dirty-HASH where files
+            were changed since.
+        text: The compiled YAML.
+        parameters: Name -> parameter.
+        steps: Name of a step's task -> the name to show.
+    """
+
+    name: str
+    description: str
+    version: str
+    text: str
+    parameters: dict[str, Parameter]
+    steps: dict[str, str]
+
+
+def read(path: str, cache: bool = True) -> Package:
+    """The compiled pipeline in a file.
+
+    Args:
+        path: File that `compile` wrote.
+        cache: False: no step takes its outputs from an earlier run. It has to stand in the
+            package, for a server ignores what is asked of it along with a run.
+
+    Raises:
+        UserError: it cannot be read, or is no compiled pipeline.
+    """
+    try:
+        text = Path(path).read_text()
+    except OSError as error:
+        message = f"Cannot read the compiled pipeline: {error}. `make compile` writes it."
+        raise UserError(message) from None
+    try:
+        documents = list(yaml.safe_load_all(text))
+        spec = documents[0]
+        info, components = spec["pipelineInfo"], spec["components"]
+    except (yaml.YAMLError, IndexError, TypeError, KeyError):
+        raise UserError(f"{path} is no compiled pipeline. `make compile` writes one.") from None
+    if not cache:
+        _turn_caching_off(spec)
+        text = yaml.safe_dump_all(documents)
+    return Package(
+        name=info["name"],
+        description=info.get("description", ""),
+        version=f"{_commit()}-{hashlib.sha256(text.encode()).hexdigest()[:12]}",
+        text=text,
+        parameters=parameters_of_spec(spec),
+        steps={
+            name: task["taskInfo"]["name"]
+            for dag in _dags(spec)
+            for name, task in dag["tasks"].items()
+            if "executorLabel" in components[task["componentRef"]["name"]]
+        },
+    )
+
+
+def _dags(spec: dict) -> list[dict]:
+    """The graph, and the graphs in it, such as a condition's."""
+    return [part["dag"] for part in (spec["root"], *spec["components"].values()) if "dag" in part]
+
+
+def _turn_caching_off(spec: dict):
+    for dag in _dags(spec):
+        for task in dag["tasks"].values():
+            task["cachingOptions"] = {}
+
+
+def _commit() -> str:
+    """The commit's short name, with -dirty where files differ from it; "nogit" outside of git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return "nogit"
+    return ran.stdout.strip() if ran.returncode == 0 else "nogit"

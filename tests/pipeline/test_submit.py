@@ -1,0 +1,397 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from pipeline import follow, kubeflow, submit
+from pipeline.compile import ROOT
+from tests.pipeline.kubeflow_server import task
+
+PARAMETERS = ["train_data=gs://b/train*", "eval_data=gs://b/eval*", "output_dir=gs://b/out"]
+
+
+@pytest.fixture
+def run(server, compiled, capsys):
+    """Runs the command; returns its exit code, output and errors."""
+
+    def run(*words, parameters=PARAMETERS):
+        argv = ["submit", f"--host={server.url}", f"--pipeline={compiled['kubeflow']}"]
+        with pytest.raises(SystemExit) as exit:
+            submit.main([*argv, *parameters, *words])
+        said = capsys.readouterr()
+        if isinstance(exit.value.code, str):  # as Python would do it
+            return 1, said.out, exit.value.code
+        return exit.value.code, said.out, said.err
+
+    return run
+
+
+def test_the_first_submission_makes_everything_that_a_run_needs(server, run, compiled):
+    code, out, err = run()
+    assert (code, err) == (0, "")
+    pipeline, version = server.only("pipelines"), server.only("versions")
+    assert pipeline["display_name"] == "yt8m-pipeline"
+    assert "| `train_data` |" in pipeline["description"]
+    assert version["text"] == compiled["kubeflow"].read_text()
+    assert server.only("experiments")["display_name"] == "yt8m-pipeline"
+    sent = server.only("runs")
+    assert sent["pipeline_version_reference"] == {
+        "pipeline_id": pipeline["pipeline_id"],
+        "pipeline_version_id": version["pipeline_version_id"],
+    }
+    assert sent["runtime_config"] == {"parameters": dict(p.split("=") for p in PARAMETERS)}
+    assert f"{server.url}/#/runs/details/{sent['run_id']}" in out
+    assert f"{version['display_name']} (uploaded)" in out
+
+
+def test_the_same_again_is_a_new_run_of_the_same_version(server, run):
+    run()
+    code, out, _ = run()
+    assert code == 0
+    assert "(there already)" in out
+    counts = {kind: len(items) for kind, items in server.items.items()}
+    assert counts == {
+        "pipelines": 1,
+        "versions": 1,
+        "experiments": 1,
+        "runs": 2,
+        "recurringruns": 0,
+    }
+
+
+def test_other_pipelines_and_versions_are_left_alone_on_whatever_page_they_are(server, run):
+    for name in ("yt8m-pipeline-2", "another", "yt8m"):
+        server.answer("POST", "/apis/v2beta1/pipelines", {}, {"name": name, "display_name": name})
+    run()
+    for number in range(5):
+        where = {"pipelineid": "pipelines-3", "name": f"version-{number}"}
+        server.answer("POST", "/apis/v2beta1/pipelines/upload_version", where, {"text": ""})
+    run()
+    assert len(server.items["pipelines"]) == 4
+    assert len(server.items["versions"]) == 6
+
+
+def test_the_versions_name_tells_the_commit_and_the_content(server, run, compiled, tmp_path):
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(
+        compiled["kubeflow"].read_text().replace("maxRetryCount: 3", "maxRetryCount: 4")
+    )
+    run()
+    run(f"--pipeline={changed}")
+    names = [version["display_name"] for version in server.items["versions"].values()]
+    assert len(set(names)) == 2
+    commits = {name.rsplit("-", 1)[0] for name in names}
+    assert len(commits) == 1
+    git = ["git", "rev-parse", "--short=12", "HEAD"]
+    head = subprocess.run(git, cwd=ROOT, capture_output=True, text=True)
+    if head.returncode == 0:
+        assert commits.pop().removesuffix("-dirty") == head.stdout.strip()
+
+
+def test_without_a_cache_no_step_in_whatever_graph_has_one(server, run):
+    run("--no-cache")
+    spec = next(yaml.safe_load_all(server.only("versions")["text"]))
+    dags = [part["dag"] for part in (spec["root"], *spec["components"].values()) if "dag" in part]
+    tasks = [task for dag in dags for task in dag["tasks"].values()]
+    assert len(dags) == 3
+    assert len(tasks) == 9
+    assert not any(task.get("cachingOptions") for task in tasks)
+    run()
+    assert len(server.items["versions"]) == 2  # a version of its own
+
+
+@pytest.mark.parametrize("suffix", [".toml", ".yaml"])
+def test_parameters_come_from_a_file_and_then_from_the_command_line(server, run, suffix, tmp_path):
+    lines = {"train_data": '"a"', "num_epochs": "3", "min_gap": "1", "frame_features": "true"}
+    file = tmp_path / f"nightly{suffix}"
+    mark = " = " if suffix == ".toml" else ": "
+    file.write_text("\n".join(name + mark + value for name, value in lines.items()))
+    given = ["-p", "eval_data=b=c", "-p", "output_dir=d", "-p", "num_epochs=4"]
+    assert run("--params", str(file), *given, parameters=[])[0] == 0
+    assert server.only("runs")["runtime_config"]["parameters"] == {
+        "train_data": "a",
+        "eval_data": "b=c",
+        "output_dir": "d",
+        "num_epochs": 4,
+        "min_gap": 1.0,
+        "frame_features": True,
+    }
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["num_epoch=3"], "There is no parameter 'num_epoch'. Did you mean num_epochs=...?"),
+        (["num_epochs=x"], "num_epochs must be a whole number; got 'x'"),
+        (["--params=nothing.toml"], "The parameters' file nothing.toml cannot be read"),
+        (["--pipeline=nothing.yaml"], "Cannot read the compiled pipeline"),
+        (["--target=mars"], "--target must be kubeflow or vertex; got 'mars'"),
+        (["--host=localhost"], "host must begin with http:// or https://; got 'localhost'"),
+        (["--token=a", "--token_file=/dev/null"], "Give a token or a token_file"),
+        (["--ca_file=nothing.pem"], "ca_file cannot be read"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_sent(server, run, words, message):
+    code, out, err = run(*words)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: {message}")
+    assert server.requests == []
+
+
+def test_what_is_missing_is_told(server, run):
+    _, _, err = run(parameters=["train_data=x"])
+    assert err.startswith("error: eval_data and output_dir must be given")
+    assert server.requests == []
+
+
+def test_a_dry_run_sends_nothing_and_keeps_secrets(server, run):
+    code, out, _ = run("--dry-run", "--token=abc123", "num_epochs=7")
+    assert code == 0
+    assert server.requests == []
+    assert "num_epochs = 7\n" in out
+    assert "batch_size = 1024  (default)\n" in out
+    assert "token:           (set)\n" in out
+    assert "abc123" not in out
+
+
+def test_help_does_not_load_kfp():
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "pipeline", "submit", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert "--[no]wait" in ran.stdout
+    assert " kfp\n" not in ran.stderr
+
+
+# Faults of the server and of the way to it.
+
+
+@pytest.mark.parametrize("kind", ["pipelines$", "upload_version$", "experiments$", "runs$"])
+@pytest.mark.parametrize("fault", ["lost", 503])
+def test_nothing_is_made_twice_when_an_answer_is_lost(server, run, kind, fault):
+    server.faults = [("POST", kind, fault)]
+    assert run()[0] == 0
+    assert server.faults == []
+    assert [len(items) for items in server.items.values()] == [1, 1, 1, 1, 0]
+
+
+def test_what_somebody_else_makes_at_the_same_time_is_taken(server, run):
+    run()
+    looked = server._list
+    empty_first = iter([True, False])
+
+    def look(kind, query, pipeline_id=""):
+        if kind == "versions" and next(empty_first, False):
+            return {}
+        return looked(kind, query, pipeline_id)
+
+    server._list = look  # ours does not see yet what is there: making it is a conflict
+    assert run()[0] == 0
+    assert len(server.items["versions"]) == 1
+
+
+def test_reading_is_tried_again(server, run):
+    server.faults = [("GET", "pipelines$", 502), ("GET", "pipelines$", 429)]
+    assert run()[0] == 0
+    assert server.faults == []
+
+
+def test_a_fault_that_lasts_is_an_error_with_the_servers_words(server, run):
+    server.faults = [("POST", "/runs$", 500)] * 9
+    code, _, err = run()
+    assert code == 1
+    assert err == f"error: {server.url} has a fault (500), for 5 tries by now.\n  out of order"
+    assert len(server.faults) == 4
+
+
+def test_a_refusal_is_not_tried_again(server, run):
+    server.faults = [("POST", "/runs$", 403)]
+    code, _, err = run()
+    assert code == 1
+    assert err.startswith(f"error: You may not do that at {server.url} (403). Is it your namespace")
+
+
+def test_a_server_that_does_not_answer_is_an_error(server, run, monkeypatch):
+    monkeypatch.setattr(kubeflow, "ANSWER_SECONDS", 0.05)
+    server.faults = [("GET", "pipelines$", 0.2)] * 9
+    code, _, err = run()
+    assert code == 1
+    assert err.startswith(f"error: {server.url} did not answer in time: Read timed out")
+
+
+def test_a_host_that_is_not_there_is_an_error(run):
+    code, _, err = run("--host=http://127.0.0.1:1")
+    assert code == 1
+    assert err == (
+        "error: http://127.0.0.1:1 cannot be reached: "
+        "Failed to establish a new connection: [Errno 111] Connection refused."
+    )
+
+
+# Being let in.
+
+
+def test_a_token_is_sent_and_never_shown(server, run, monkeypatch, tmp_path):
+    server.token = "secret-token"
+    for setting in ("flag", "environment", "file", "token_file"):
+        words = []
+        if setting == "flag":
+            words = ["--token=secret-token"]
+        elif setting == "environment":
+            monkeypatch.setenv("KF_PIPELINES_TOKEN", "secret-token")
+        elif setting == "file":
+            monkeypatch.delenv("KF_PIPELINES_TOKEN")
+            (tmp_path / "kubeflow.toml").write_text('token = "secret-token"')
+        else:
+            (tmp_path / "kubeflow.toml").unlink()
+            (tmp_path / "token").write_text("secret-token")
+            words = ["--token_file=token"]
+        code, out, err = run(*words)
+        assert (code, err) == (0, ""), setting
+        assert "secret-token" not in out
+
+
+def test_without_a_token_it_says_what_to_give(server, run):
+    server.token = "secret-token"
+    code, _, err = run()
+    assert code == 1
+    assert "lets nobody in without signing in (401); give a token" in err
+    assert "there is no user identity" in err
+    assert "has what you gave expired?" in run("--token=older")[2]
+
+
+def test_a_login_page_is_recognised(server, run):
+    server.token, server.login = "secret-token", True
+    code, out, err = run("--cookie=oauth2_proxy_kubeflow=expired-cookie")
+    assert code == 1
+    assert 'answers with a web page where data was expected, of the title "Sign in | Dex"' in err
+    assert "a newer one if you did" in err
+    assert "do-not-print-this" not in out + err
+    assert "expired-cookie" not in out + err
+
+
+def test_the_namespace_goes_along(server, run):
+    run("--namespace=team-a")
+    assert server.only("experiments")["namespace"] == "team-a"
+    assert server.only("pipelines")["namespace"] == "team-a"
+    run("--namespace=team-a")
+    assert len(server.items["experiments"]) == 1
+
+
+# Following a run.
+
+
+@pytest.mark.parametrize(
+    "state, code, words",
+    [
+        ("SUCCEEDED", 0, "The run succeeded."),
+        ("FAILED", 1, "The run failed."),
+        ("SKIPPED", 2, "The run was skipped."),
+        ("CANCELED", 3, "The run was canceled."),
+    ],
+)
+def test_each_end_of_a_run_has_its_exit_code(server, run, state, code, words):
+    server.script = [{"state": now} for now in ("PENDING", "RUNNING", "PAUSED", "CANCELING", state)]
+    ended, out, _ = run("--wait")
+    assert ended == code
+    assert words in out
+
+
+def test_every_state_that_there_is_ends_a_run_or_does_not():
+    from kfp_server_api import V2beta1RuntimeState
+
+    going_on = {"RUNTIME_STATE_UNSPECIFIED", "PENDING", "RUNNING", "CANCELING", "PAUSED"}
+    assert set(V2beta1RuntimeState.allowable_values) == going_on | set(follow.EXIT_CODES)
+
+
+def test_the_steps_states_are_shown_as_they_change(server, run):
+    validating = task("validate-data", "RUNNING", 0)
+    validated = task("validate-data", "SUCCEEDED", 0, 61)
+    server.script = [
+        {"state": "PENDING"},
+        {"state": "RUNNING", "tasks": [task("root", "RUNNING"), validating]},
+        {"state": "RUNNING", "tasks": [validating, task("validate-data-driver", "RUNNING")]},
+        {"state": "RUNNING", "tasks": [task("train", "PENDING", 62), validated]},
+        {"state": "RUNNING", "tasks": [validated, task("train", "RUNNING", 62)]},
+        {"state": "SUCCEEDED", "tasks": [validated, task("train", "SUCCEEDED", 62, 3662)]},
+    ]
+    _, out, _ = run("--wait")
+    assert out.splitlines()[4:] == [
+        "12:00:00  Validate data  running",
+        "12:01:01  Validate data  succeeded after 1 min 1 s",
+        "12:01:02  Train          pending",
+        "12:01:02  Train          running",
+        "13:01:02  Train          succeeded after 60 min 0 s",
+        "The run succeeded.",
+    ]
+
+
+def test_the_step_that_failed_is_told_with_its_log(server, run):
+    first = task("executor(0)", "FAILED", 1, 2, pod_name="pod-0", error={"message": "OOMKilled"})
+    last = task(
+        "executor(1)", "FAILED", 3, 4, pod_name="pod-1", error={"message": "Error (exit code 1)"}
+    )
+    executor = task(
+        "executor", "FAILED", 1, 4, child_tasks=[{"pod_name": "pod-0"}, {"pod_name": "pod-1"}]
+    )
+    train = task("train", "FAILED", 0, 5, child_tasks=[{"task_id": "executor"}])
+    summary = task("summary", "SUCCEEDED", 6, 7)
+    server.script = [{"state": "FAILED", "tasks": [summary, last, first, executor, train]}]
+    code, _, err = run("--wait", "--namespace=team-a")
+    assert code == 1
+    run_id = server.only("runs")["run_id"]
+    assert err == (
+        "error: Train failed: Error (exit code 1)\n"
+        f"Log: {server.url}/k8s/pod/logs?podname=pod-1&runid={run_id}&podnamespace=team-a\n"
+    )
+
+
+def test_a_failed_run_that_tells_nothing_of_its_steps_is_linked(server, run):
+    server.script = [{"state": "FAILED"}]
+    _, _, err = run("--wait", "--ui_host=https://kubeflow.example/pipeline/")
+    run_id = server.only("runs")["run_id"]
+    link = f"https://kubeflow.example/pipeline/#/runs/details/{run_id}"
+    assert err == f"error: The run failed.\nLog: {link}\n"
+
+
+def test_it_is_followed_no_longer_than_told(server, run):
+    server.script = [{"state": "RUNNING"}]
+    code, _, err = run("--wait", "--timeout=0.00001")
+    assert code == 124
+    assert "The run goes on" in err
+
+
+def test_a_server_that_goes_away_and_comes_back_does_not_end_it(server, run):
+    server.script = [{"state": "RUNNING"}, {"state": "SUCCEEDED"}]
+    server.faults = [("GET", "/runs/", 503)] * 12 + [("GET", "/runs/", "lost")]
+    code, _, _ = run("--wait")
+    assert code == 0
+    assert server.faults == []
+
+
+def test_a_token_that_expires_meanwhile_ends_it_with_a_reason(server, run):
+    server.script = [{"state": "RUNNING"}]
+    server.faults = [("GET", "/runs/", 401)]
+    code, _, err = run("--wait", "--token=x")
+    assert code == 1
+    assert "has what you gave expired?" in err
+
+
+def test_interrupted_it_says_that_the_run_goes_on(server, run, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(follow, "follow", interrupt)
+    code, _, err = run("--wait")
+    assert code == 130
+    assert "the run goes on" in err
+
+
+def test_the_settings_of_kfps_own_client_are_not_written(server, run, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    run()
+    assert not os.path.exists(tmp_path / "home")
