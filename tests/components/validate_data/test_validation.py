@@ -149,8 +149,8 @@ def test_an_inferred_schema_is_enforced_when_given(data, tmp_path):
 
 
 def test_drift_from_an_earlier_run(data, tmp_path):
-    many = [video(f"v{i}", labels=[1 + i % 2], rgb=[i / 500, 0.1 - i / 500]) for i in range(500)]
-    other = [video(f"w{i}", labels=[2], rgb=[i / 500 + 0.5, 0.1 - i / 500]) for i in range(500)]
+    many = [video(f"v{i}", labels=[1 + i % 2], rgb=[i / 500, 0.333 - i / 500]) for i in range(500)]
+    other = [video(f"w{i}", labels=[2], rgb=[i / 500 + 0.5, 0.333 - i / 500]) for i in range(500)]
     write_records(str(data / "train0"), many)
     (data / "train1").unlink()
     run(data, train=f"{data}/train*")
