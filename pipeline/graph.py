@@ -83,7 +83,7 @@ def _pipeline(images: Images, target: Target):
             train_data: Files to train on: local or gs:// globs, comma-separated.
             eval_data: Files to evaluate on, likewise. They must share no video with train_data.
             output_dir: Folder that keeps checkpoints (train/), reports (runs/) and published models
-                (published/) from run to run. On a cluster: on a volume that every step mounts.
+                (published/) from run to run: local, gs://, or on a volume that all steps mount.
             vocabulary: CSV file with the columns Index and Name, for the names of the classes.
                 Empty: classes go by their number.
             feature_names: Names of the features to train on, comma-separated.

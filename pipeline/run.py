@@ -7,22 +7,21 @@ import time
 
 from components import generate_data
 from components.comparison import METRICS
-from components.gate import GateConfig
 from components.run_folder import run_folder
 from components.summary import summarise
 from pipeline import parameters
+from pipeline.checks import check
 from pipeline.compile import BUILD, ROOT, CompileConfig, compile_pipeline
 from trainer import storage
 from trainer.errors import UserError, without_traceback
 
 DATA = ("train_data", "eval_data")
 
-GENERATED_DATA = ROOT / ".cache" / "generated-video"
-# Two folders, for a model of the one data set cannot be measured on the other.
-OUTPUT = BUILD / "output"
-OUTPUT_OF_GENERATED_DATA = BUILD / "output-of-generated-data"
-# The data set is small: at the defaults there would be only 50 small steps.
-SETTINGS_FOR_GENERATED_DATA = {"batch_size": 256, "base_learning_rate": 0.05}
+# The generated data sets, and the settings that suit them: they are small.
+GENERATED = {
+    "video": {"batch_size": 256, "base_learning_rate": 0.05},
+    "frame": {"batch_size": 32, "feature_names": "rgb,audio"},
+}
 
 USAGE = """usage: python -m pipeline run [name=value ...]
 
@@ -59,12 +58,13 @@ def _complete(given: dict) -> dict:
     missing = [name for name in DATA if name not in given]
     if len(missing) == 1:
         raise UserError(f"{missing[0]} must be given too: train_data and eval_data go together.")
-    minimums = {name: value for name, value in given.items() if name.startswith("min_")}
-    GateConfig(metrics_file="to come", **minimums)
-
-    arguments = {"run_name": time.strftime("%Y%m%d-%H%M%S"), "output_dir": str(OUTPUT)}
+    check(given)
+    arguments = {
+        "run_name": time.strftime("%Y%m%d-%H%M%S"),
+        "output_dir": str(BUILD / "output"),
+    }
     if missing:
-        arguments |= _generated_data() | SETTINGS_FOR_GENERATED_DATA
+        arguments |= _generated_data("frame" if given.get("frame_features") else "video")
     arguments |= given
     for name in DATA:
         arguments[name] = ",".join(map(_absolute, arguments[name].split(",")))
@@ -78,15 +78,19 @@ def _complete(given: dict) -> dict:
     return arguments
 
 
-def _generated_data() -> dict:
-    if not GENERATED_DATA.exists():
-        print(f"Making data to run on, once, in {_shown(GENERATED_DATA)}:", flush=True)
-    generate_data.generate(str(GENERATED_DATA))
+def _generated_data(kind: str) -> dict:
+    """The arguments for a data set that is made when it is not there yet."""
+    folder = ROOT / ".cache" / f"generated-{kind}"
+    if not folder.exists():
+        print(f"Making data to run on, once, in {_shown(folder)}:", flush=True)
+    generate_data.generate(str(folder), frame_features=kind == "frame")
     return {
-        "train_data": f"{GENERATED_DATA}/train*.tfrecord",
-        "eval_data": f"{GENERATED_DATA}/eval*.tfrecord",
-        "vocabulary": f"{GENERATED_DATA}/vocabulary.csv",
-        "output_dir": str(OUTPUT_OF_GENERATED_DATA),
+        "train_data": f"{folder}/train*.tfrecord",
+        "eval_data": f"{folder}/eval*.tfrecord",
+        "vocabulary": f"{folder}/vocabulary.csv",
+        # Of its own: a model of other data can not be measured on this one.
+        "output_dir": str(BUILD / f"output-generated-{kind}"),
+        **GENERATED[kind],
     }
 
 
@@ -118,7 +122,7 @@ def run(arguments: dict):
     from pipeline import local  # loads kfp
 
     for name, value in arguments.items():
-        files = f"  ({len(storage.glob(value))} files)" if name in DATA else ""
+        files = f"  (files: {len(storage.glob(value))})" if name in DATA else ""
         print(f"{name + ':':<20}{_shown(value)}{files}")
     sys.stdout.flush()
 

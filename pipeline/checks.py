@@ -1,0 +1,26 @@
+"""Finds what a later step of the pipeline would refuse, before the first one starts."""
+
+import shlex
+from dataclasses import fields
+
+from components.gate import GateConfig
+from trainer import command_line
+from trainer.config import TrainConfig
+from trainer.errors import UserError
+
+
+def check(values: dict):
+    """Checks the parameters that are given against the settings of the steps they are for.
+
+    Raises:
+        UserError: a minimum of the gate, or a flag of the trainer, is unknown or out of range.
+    """
+    minimums = {name: value for name, value in values.items() if name.startswith("min_")}
+    GateConfig(metrics_file="comes later", **minimums)
+    try:
+        further = shlex.split(values.get("trainer_flags", ""))
+    except ValueError as error:
+        raise UserError(f"trainer_flags: {error} in {values['trainer_flags']!r}.") from None
+    flags = [field.name for field in fields(TrainConfig) if field.name in values]
+    argv = [f"--{name}={values[name]}" for name in flags]
+    command_line.parse(TrainConfig, ["trainer.train", *argv, *further])

@@ -1,0 +1,26 @@
+import pytest
+
+from pipeline.checks import check
+from trainer.errors import UserError
+
+
+def test_good_settings_pass():
+    check({})
+    check(
+        {"min_gap": 0.5, "batch_size": 32, "max_steps": 0, "trainer_flags": "--seed=1 --num_gpu 0"}
+    )
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"min_map": -0.1}, "min_map must be from 0 to 1; got -0.1"),
+        ({"batch_size": 0}, "--batch_size must be at least 1; got 0"),
+        ({"feature_names": "rgb,audio"}, "must have the same length"),
+        ({"trainer_flags": "--sede=1"}, "Unknown command line flag 'sede'"),
+        ({"trainer_flags": "--seed='1"}, "trainer_flags: No closing quotation"),
+    ],
+)
+def test_what_a_step_would_refuse_is_found(values, message):
+    with pytest.raises(UserError, match=message):
+        check(values)
