@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from trainer import replicas
+from trainer.fusion import Dense
 from trainer.records import QUANTISED_ZERO, QUANTUM
 from trainer.video_level_models import L2, normalized
 
@@ -39,12 +40,12 @@ class FrameLevelLogisticModel(keras.Model):
 
     def __init__(self, num_classes: int):
         super().__init__(autocast=False)
-        self.classes = keras.layers.Dense(num_classes, kernel_regularizer=L2, name="classes")
+        self.classes = Dense(num_classes, kernel_regularizer=L2, name="classes")
 
     def call(self, features, num_frames, training=False):
         total = tf.reduce_sum(frame_vectors(features, num_frames), axis=1)
         mean = total / tf.cast(tf.maximum(num_frames, 1), tf.float32)[:, None]
-        return tf.sigmoid(tf.cast(self.classes(mean), tf.float32))
+        return tf.sigmoid(self.classes(mean))
 
 
 class BatchNorm(keras.layers.Layer):
@@ -76,7 +77,6 @@ class BatchNorm(keras.layers.Layer):
         )
 
     def call(self, values, training=False):
-        values = tf.cast(values, tf.float32)
         mean, variance = self.mean.value, self.variance.value
         if training:
             mean, variance = _moments(values)
@@ -193,7 +193,7 @@ class DbofLayer(keras.layers.Layer):
 
     def __init__(self, size: int, add_batch_norm: bool):
         super().__init__(autocast=False)
-        self.projection = keras.layers.Dense(
+        self.projection = Dense(
             size,
             use_bias=not add_batch_norm,
             kernel_initializer=NORMAL,
@@ -205,7 +205,7 @@ class DbofLayer(keras.layers.Layer):
     def call(self, values, training=False):
         projected = self.projection(values)
         if self.norm is None:
-            return tf.cast(projected, tf.float32)
+            return projected
         return self.norm(projected, training=training)
 
 
@@ -230,7 +230,7 @@ class RecurrentModel(keras.Model):
         mask = tf.cast(_real(features, num_frames), tf.bool)
         for layer in self.recurrent:
             values = layer(values, mask=mask, training=training)
-        return self.classifier(values, training=training)
+        return self.classifier(tf.cast(values, tf.float32), training=training)
 
 
 class ContextGating(keras.layers.Layer):
@@ -244,7 +244,7 @@ class ContextGating(keras.layers.Layer):
         self.norm = BatchNorm()
 
     def build(self, shape):
-        self.projection = keras.layers.Dense(shape[-1], use_bias=False, name="projection")
+        self.projection = Dense(shape[-1], use_bias=False, name="projection")
 
     def call(self, vector, training=False):
         return vector * tf.sigmoid(self.norm(self.projection(vector), training=training))
@@ -288,9 +288,7 @@ class NetVlad(keras.layers.Layer):
 
     def __init__(self, clusters: int):
         super().__init__(autocast=False)
-        self.assign = keras.layers.Dense(
-            clusters, use_bias=False, kernel_initializer=NORMAL, name="assign"
-        )
+        self.assign = Dense(clusters, use_bias=False, kernel_initializer=NORMAL, name="assign")
         self.norm = BatchNorm()
         self.vlad = Vlad()
 
@@ -312,8 +310,8 @@ class NeXtVlad(keras.layers.Layer):
         self.clusters = clusters
         self.groups = groups
         self.expansion = expansion
-        self.attention = keras.layers.Dense(groups, activation="sigmoid", name="attention")
-        self.assign = keras.layers.Dense(groups * clusters, use_bias=False, name="assign")
+        self.attention = Dense(groups, activation="sigmoid", name="attention")
+        self.assign = Dense(groups * clusters, use_bias=False, name="assign")
         self.norm = BatchNorm()
         self.vlad = Vlad()
         self.result_norm = BatchNorm()
@@ -321,12 +319,12 @@ class NeXtVlad(keras.layers.Layer):
     def build(self, frames_shape, real_shape):
         # As many whole groups as the widened frame has room for.
         self.group_size = max(frames_shape[-1] * self.expansion // self.groups, 1)
-        self.widen = keras.layers.Dense(self.group_size * self.groups, name="widen")
+        self.widen = Dense(self.group_size * self.groups, name="widen")
 
     def call(self, frames, real, training=False):
         num_groups = tf.shape(frames)[1] * self.groups  # of all frames of a video
         wide = self.widen(frames)
-        trust = tf.cast(self.attention(wide), tf.float32) * real[..., None]
+        trust = self.attention(wide) * real[..., None]
         share = self.norm(self.assign(wide), training=training)
         share = tf.nn.softmax(tf.reshape(share, [-1, num_groups, self.clusters]))
         share *= tf.reshape(trust, [-1, num_groups, 1])
@@ -345,13 +343,13 @@ class AttentionPooling(keras.layers.Layer):
     def __init__(self, heads: int, attention_size: int = 128):
         super().__init__(autocast=False)
         self.heads = heads
-        self.what = keras.layers.Dense(attention_size, activation="tanh", name="what")
-        self.gate = keras.layers.Dense(attention_size, activation="sigmoid", name="gate")
-        self.scores = keras.layers.Dense(heads, use_bias=False, name="scores")
+        self.what = Dense(attention_size, activation="tanh", name="what")
+        self.gate = Dense(attention_size, activation="sigmoid", name="gate")
+        self.scores = Dense(heads, use_bias=False, name="scores")
 
     def call(self, frames, real, training=False):
+        # [batch, frames, heads]
         scores = self.scores(self.what(frames) * self.gate(frames))
-        scores = tf.cast(scores, tf.float32)  # [batch, frames, heads]
         scores += (real[..., None] - 1) * 1e9
         weights = tf.nn.softmax(scores, axis=1) * real[..., None]
         means = tf.matmul(weights, frames, transpose_a=True)  # [batch, heads, size]
@@ -376,7 +374,7 @@ class PoolingModel(keras.Model):
         self.poolings = poolings
         self.dropout = dropout
         self.draws = Draws()
-        self.hidden = keras.layers.Dense(hidden_size, use_bias=False, name="hidden")
+        self.hidden = Dense(hidden_size, use_bias=False, name="hidden")
         self.norm = BatchNorm()
         self.gating = ContextGating()
         self.built = True  # as far as it can be, before its layers see their inputs

@@ -184,16 +184,16 @@ def learning_rate(config, step: tf.Tensor, batch_size: int) -> tf.Tensor:
 def with_decay(
     gradients: list[tf.Tensor], variables: list[tf.Variable], decays: list[float]
 ) -> list[tf.Tensor]:
-    """Each gradient with that of decay * sum(variable^2) / 2 added."""
+    """Each gradient with that of decay * sum(variable^2) / 2 added, float32."""
     return [
-        _add_scaled(gradient, variable, decay) if decay else gradient
+        _add_scaled(gradient, variable, decay) if decay else tf.cast(gradient, tf.float32)
         for gradient, variable, decay in zip(gradients, variables, decays, strict=True)
     ]
 
 
 @fused
 def _add_scaled(gradient, variable, decay):
-    return gradient + decay * variable
+    return tf.cast(gradient, tf.float32) + decay * variable
 
 
 def norm(gradient: tf.Tensor) -> tf.Tensor:

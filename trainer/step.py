@@ -62,7 +62,9 @@ class Trainer:
             inputs = reading.model_inputs(batch)
             predictions = models.predict(self.model, inputs, training=True)
             label_loss = tf.reduce_sum(self.loss(predictions, labels)) / tf.maximum(videos, 1)
-        gradients = replicas.total(tape.gradient(label_loss, self.weights))
+        gradients = tape.gradient(label_loss, self.weights)
+        if self.strategy.num_replicas_in_sync > 1:
+            gradients = replicas.total([tf.cast(gradient, tf.float32) for gradient in gradients])
         gradients = optimizers.with_decay(gradients, self.weights, self.decays)
         norms = [optimizers.norm(gradient) for gradient in gradients]
         finite = tf.reduce_all(tf.math.is_finite(norms))

@@ -8,7 +8,7 @@ Definitions: video_level_models.py of google/youtube-8m.
 import keras
 import tensorflow as tf
 
-from trainer.fusion import fused
+from trainer.fusion import Dense, fused
 
 # The original's 1e-8 * sum(w^2) / 2; keras leaves out the half.
 L2 = keras.regularizers.L2(0.5e-8)
@@ -27,10 +27,10 @@ class Logistic(keras.layers.Layer):
 
     def __init__(self, num_classes: int):
         super().__init__(autocast=False)
-        self.classes = keras.layers.Dense(num_classes, kernel_regularizer=L2, name="classes")
+        self.classes = Dense(num_classes, kernel_regularizer=L2, name="classes")
 
     def call(self, vector, training=False):
-        return tf.sigmoid(tf.cast(self.classes(vector), tf.float32))
+        return tf.sigmoid(self.classes(vector))
 
 
 class Moe(keras.layers.Layer):
@@ -50,16 +50,17 @@ class Moe(keras.layers.Layer):
         super().__init__(autocast=False)
         self.num_classes = num_classes
         self.num_mixtures = num_mixtures
-        self.gates = keras.layers.Dense(
+        self.gates = Dense(
             num_classes * (num_mixtures + 1), use_bias=False, kernel_regularizer=L2, name="gates"
         )
-        self.experts = keras.layers.Dense(
-            num_classes * num_mixtures, kernel_regularizer=L2, name="experts"
-        )
+        self.experts = Dense(num_classes * num_mixtures, kernel_regularizer=L2, name="experts")
 
     def call(self, vector, training=False):
-        mix = mixture if training else _mixture
-        return mix(self.gates(vector), self.experts(vector), self.num_mixtures)
+        gates = _by_expert(self.gates(vector), self.num_mixtures + 1)
+        says = tf.sigmoid(_by_expert(self.experts(vector), self.num_mixtures))
+        if training:
+            return mixture(gates, says)
+        return tf.reduce_sum(tf.nn.softmax(gates, axis=1)[:, :-1] * says, axis=1)
 
     def trust(self, vector):
         """[batch, num_mixtures + 1, num_classes]: how far each class trusts each expert.
@@ -70,47 +71,53 @@ class Moe(keras.layers.Layer):
 
 
 def _by_expert(scores, num_experts):
-    """[batch, num_experts, num_classes] float32.
+    """[batch, num_experts, num_classes].
 
     Classes lie innermost, so that sums over the few experts are vector operations.
     """
-    num_classes = scores.shape[1] // num_experts
-    return tf.cast(tf.reshape(scores, [-1, num_experts, num_classes]), tf.float32)
-
-
-def _mixture(gates, experts, num_mixtures):
-    """Probabilities [batch, num_classes] from the scores of gates and experts."""
-    trust = tf.nn.softmax(_by_expert(gates, num_mixtures + 1), axis=1)[:, :num_mixtures]
-    return tf.reduce_sum(trust * tf.sigmoid(_by_expert(experts, num_mixtures)), axis=1)
-
-
-_fused_mixture = fused(_mixture)
+    return tf.reshape(scores, [-1, num_experts, scores.shape[1] // num_experts])
 
 
 @tf.custom_gradient
-def mixture(gates, experts, num_mixtures):
-    """As `_mixture`, in one pass over the scores, and another for their gradients."""
-    predictions = _fused_mixture(gates, experts, num_mixtures)
+def mixture(gates, says):
+    """Probabilities [batch, num_classes], and their gradient, in few passes over memory.
+
+    Args:
+        gates: [batch, num_mixtures + 1, num_classes], the gates' scores.
+        says: [batch, num_mixtures, num_classes], the experts' probabilities.
+    """
+    # The softmax relative to the last expert, who always says no: of e^(a - a_last).
+    ratios = _ratios(gates)
+    predictions, last_trust = _predictions(ratios, says)
 
     def gradient(upstream):
-        return *_mixture_gradient(gates, experts, predictions, upstream, num_mixtures), None
+        scaled = last_trust * upstream
+        return _gates_gradient(ratios, says, predictions, scaled), _says_gradient(ratios, scaled)
 
     return predictions, gradient
 
 
 @fused
-def _mixture_gradient(gates, experts, predictions, upstream, num_mixtures):
-    """The gradients of the scores, from that of the predictions, in the scores' type."""
-    trust = tf.nn.softmax(_by_expert(gates, num_mixtures + 1), axis=1)
-    says = tf.sigmoid(_by_expert(experts, num_mixtures))
-    upstream, predictions = upstream[:, None], predictions[:, None]
-    of_experts = upstream * trust[:, :num_mixtures] * says * (1 - says)
-    always_no = tf.zeros_like(predictions)
-    of_gates = upstream * trust * (tf.concat([says, always_no], axis=1) - predictions)
-    return (
-        tf.cast(tf.reshape(of_gates, gates.shape), gates.dtype),
-        tf.cast(tf.reshape(of_experts, experts.shape), experts.dtype),
-    )
+def _ratios(gates):
+    return tf.exp(tf.minimum(gates[:, :-1] - gates[:, -1:], 80.0))  # e^80 is finite, in a sum too
+
+
+@fused
+def _predictions(ratios, says):
+    last_trust = 1 / (1 + tf.add_n(tf.unstack(ratios, axis=1)))
+    return last_trust * tf.add_n(tf.unstack(ratios * says, axis=1)), last_trust
+
+
+@fused
+def _gates_gradient(ratios, says, predictions, scaled):
+    ratios = tf.concat([ratios, tf.ones_like(ratios[:, :1])], axis=1)
+    says = tf.concat([says, tf.zeros_like(says[:, :1])], axis=1)
+    return scaled[:, None] * ratios * (says - predictions[:, None])
+
+
+@fused
+def _says_gradient(ratios, scaled):
+    return scaled[:, None] * ratios
 
 
 class LogisticModel(keras.Model):
