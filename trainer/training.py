@@ -50,10 +50,11 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
     tf.debugging.set_log_device_placement(config.log_device_placement)
     trainer = Trainer(config, strategy or replicas.strategy_for(config))
     worker, num_workers = replicas.worker(trainer.strategy)
-    with _folder(config, worker, num_workers) as folder:
+    # SIGTERM is not to interrupt the upload of the last checkpoint either.
+    with _Sigterm() as sigterm, _folder(config, worker, num_workers) as folder:
         state = _start(config, folder.local, trainer, _order(config, files, num_workers))
         files = _files_of_worker(files, worker, num_workers)
-        with reading.explained(files, config.record_format), _Sigterm() as sigterm:
+        with reading.explained(files, config.record_format):
             return _Run(config, folder, trainer, state, files, sigterm).run()
 
 
