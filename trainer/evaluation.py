@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from trainer import loading, losses, reading, storage
 from trainer.errors import UserError
+from trainer.experts import Experts, ExpertSums
 from trainer.metrics import TOP_K, VideoMetrics
 
 SECONDS_BETWEEN_LINES = 5
@@ -26,6 +27,7 @@ class Evaluation:
         model_flags: the flags that shaped the model.
         step: how many steps it was trained.
         class_names: by class id.
+        experts: how the classes use their experts; None of a model without.
     """
 
     metrics: dict
@@ -34,6 +36,7 @@ class Evaluation:
     model_flags: dict
     step: int
     class_names: list[str]
+    experts: Experts | None = None
 
 
 def evaluate(
@@ -53,10 +56,16 @@ def evaluate(
     model = loading.load(model_dir, vocabulary_file)
     files = storage.glob(data_pattern)
     metrics = VideoMetrics(model.flags["num_classes"], top_k)
+    sums = _expert_sums(model)
     total_loss, started, last_line = 0.0, time.monotonic(), time.monotonic()
     with reading.explained(files, model.record_format):
         for batch in reading.batches(files, model.record_format, batch_size, num_readers):
-            top_scores, top_classes, loss = _measure(model.predict, batch, metrics.top_k)
+            if sums:
+                predictions, trust = model.predict_and_trust(batch)
+                sums.add(trust, batch["labels"])
+            else:
+                predictions = model.predict(batch)
+            top_scores, top_classes, loss = _measure(predictions, batch["labels"], metrics.top_k)
             metrics.add(top_scores.numpy(), top_classes.numpy(), batch["labels"].numpy())
             total_loss += float(loss)
             if time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
@@ -78,16 +87,22 @@ def evaluate(
         model.flags,
         model.step,
         model.class_names,
+        sums.results() if sums else None,
     )
 
 
-def _measure(predict, batch, top_k):
+def _expert_sums(model):
+    if model.predict_and_trust:
+        return ExpertSums(model.flags["num_classes"], model.flags["moe_num_mixtures"] + 1)
+    return None
+
+
+def _measure(predictions, labels, top_k):
     """The best scores and classes [batch, k] for VideoMetrics, and the batch's summed loss."""
-    predictions = predict(batch)
-    k = min(max(top_k, batch["labels"].shape[1]), predictions.shape[1])
+    k = min(max(top_k, labels.shape[1]), predictions.shape[1])
     top_scores, top_classes = tf.math.top_k(predictions, k)
     return (
         top_scores,
         top_classes,
-        tf.reduce_sum(losses.cross_entropy(predictions, batch["labels"])),
+        tf.reduce_sum(losses.cross_entropy(predictions, labels)),
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from trainer import loading, models, reading, vocabulary
+from trainer import experts, loading, models, reading, vocabulary
 from trainer.config import record_format
 from trainer.errors import UserError
 from trainer.metrics import TOP_K
@@ -42,7 +42,8 @@ def write(
     The SavedModel has the signature `serving_default`: `examples` [batch] string, serialized
     records, give `video_id` [batch] and, best class first, `classes`, `names` and `scores`
     [batch, TOP_K]. Its function `predict` takes reading.model_inputs of a batch and
-    returns probabilities, [batch, num_classes] float32.
+    returns probabilities, [batch, num_classes] float32. Where a model has experts, there is
+    `predict_and_trust` too, as experts.predict.
 
     Raises:
         UserError: `output_dir` cannot be written, or holds a model already.
@@ -85,6 +86,11 @@ class _Served(tf.Module):
             lambda inputs: models.predict(model, inputs),
             input_signature=[reading.model_input_spec(self.record_format)],
         )
+        if experts.has_experts(model):
+            self.predict_and_trust = tf.function(
+                lambda inputs: experts.predict(model, inputs),
+                input_signature=[reading.model_input_spec(self.record_format)],
+            )
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def serve(self, examples):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import keras
 import tensorflow as tf
 
-from trainer import checkpoints, mirror, models, reading, storage, vocabulary
+from trainer import checkpoints, experts, mirror, models, reading, storage, vocabulary
 from trainer.config import record_format
 from trainer.errors import UserError
 from trainer.records import RecordFormat
@@ -27,12 +27,15 @@ class TrainedModel:
         flags: the flags that shaped it.
         step: how many steps it was trained.
         class_names: by class id.
+        predict_and_trust: as predict, and returns the weights of the experts too, as
+            experts.predict; None of a model without experts.
     """
 
     predict: Callable
     flags: dict
     step: int
     class_names: list[str]
+    predict_and_trust: Callable | None = None
 
     @property
     def record_format(self) -> RecordFormat:
@@ -54,8 +57,10 @@ def load(model_dir: str, vocabulary_file: str = "") -> TrainedModel:
         return _load_exported(model_dir)
     model, flags, step = restore(model_dir)
     predict = tf.function(lambda inputs: models.predict(model, inputs), reduce_retracing=True)
+    trust = tf.function(lambda inputs: experts.predict(model, inputs), reduce_retracing=True)
+    predict_and_trust = _of_batch(trust) if experts.has_experts(model) else None
     names = vocabulary.read_names(vocabulary_file, flags["num_classes"])
-    return TrainedModel(_of_batch(predict), flags, step, names)
+    return TrainedModel(_of_batch(predict), flags, step, names, predict_and_trust)
 
 
 def restore(train_dir: str) -> tuple[keras.Model, dict, int]:
@@ -90,7 +95,11 @@ def _load_exported(model_dir: str) -> TrainedModel:
             raise UserError(f"The exported model {model_dir} cannot be read: {error}") from error
     # Through the module: its function alone would not keep the module's variables alive.
     predict = _of_batch(lambda inputs: module.predict(inputs))
-    return TrainedModel(predict, manifest["model_flags"], manifest["step"], names)
+    trust = _of_batch(lambda inputs: module.predict_and_trust(inputs))
+    predict_and_trust = trust if hasattr(module, "predict_and_trust") else None
+    return TrainedModel(
+        predict, manifest["model_flags"], manifest["step"], names, predict_and_trust
+    )
 
 
 def _of_batch(predict: Callable) -> Callable:
