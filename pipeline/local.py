@@ -1,8 +1,8 @@
 """Runs a compiled pipeline on this machine through kfp's local runner, a step a subprocess.
 
-kfp decides what runs when, with which inputs. How a step is run and shown is ours: kfp's own way
-of it has no name for the step that failed, prints each step's inputs and outputs in full, and
-breaks where the path to Python holds a blank.
+kfp decides what runs when, with which inputs. How a step is run and shown is ours, here and in
+pipeline/docker_runner: kfp's own way of it has no name for the step that failed, prints each
+step's inputs and outputs in full, and breaks where the path to Python holds a blank.
 """
 
 import contextlib
@@ -53,20 +53,64 @@ def run(pipeline: Path, arguments: dict, scratch: Path):
     Raises:
         StepFailed: after the rest of the pipeline, of which the summary still runs.
     """
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+
+    def start(full_command: list[str], env_vars: dict[str, str] | None = None):
+        environment = {
+            **ENVIRONMENT,
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "TMPDIR": str(folder),  # kfp leaves files there
+            **(env_vars or {}),
+        }
+        return step_name(full_command), process(full_command, environment)
+
+    with scratch_folder(scratch) as folder:
+        runner = local.SubprocessRunner(use_venv=False)
+        replaced = (subprocess_task_handler, "run_local_subprocess")
+        run_steps(pipeline, arguments, folder, runner, replaced, start)
+
+
+@contextlib.contextmanager
+def scratch_folder(scratch: Path) -> Iterator[Path]:
+    """A new folder in `scratch`, removed afterwards."""
     scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder, _stop_on_signals():
-        steps = _Steps(Path(folder))
-        with _kfp(steps):
-            function = components.load_component_from_text(_without_retries(pipeline))
-            local.init(
-                local.SubprocessRunner(use_venv=False),
-                pipeline_root=f"{folder}/root",
-                workspace_root=f"{folder}/workspace",  # kfp deletes it
-                raise_on_error=False,
-            )
-            function(**arguments)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        yield Path(folder)
+
+
+def run_steps(pipeline: Path, arguments: dict, folder: Path, runner, replaced: tuple, start):
+    """Has kfp run the compiled pipeline, each step by `start`.
+
+    Args:
+        pipeline: File that was compiled for Kubeflow.
+        arguments: Parameter -> value.
+        folder: For what the steps hand to each other.
+        runner: One of kfp's local runners.
+        replaced: The module and the name of the function by which that runner runs a step.
+        start: Takes what that function takes; returns the step's name and a context manager of
+            what has `stdout`, the step's lines, and, when it is left, `returncode`.
+
+    Raises:
+        StepFailed: after the rest of the pipeline, of which the summary still runs.
+    """
+    steps = _Steps()
+    with _stop_on_signals(), _silent_kfp(), _replaced(*replaced, steps.by(start)):
+        function = components.load_component_from_text(_without_retries(pipeline))
+        local.init(
+            runner,
+            pipeline_root=f"{folder}/root",
+            workspace_root=f"{folder}/workspace",  # kfp deletes it
+            raise_on_error=False,
+        )
+        function(**arguments)
     if steps.failure:
         raise steps.failure
+
+
+def step_name(command: list[str]) -> str:
+    """The step that kfp's command runs."""
+    return command[command.index("--function_to_execute") + 1]
 
 
 def _without_retries(pipeline: Path) -> str:
@@ -79,47 +123,46 @@ def _without_retries(pipeline: Path) -> str:
 
 
 @contextlib.contextmanager
-def _kfp(steps: "_Steps"):
-    """kfp's local runner, silent, with our way of running a step."""
-    original = subprocess_task_handler.run_local_subprocess
-    subprocess_task_handler.run_local_subprocess = steps.run
+def _silent_kfp():
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # on images and accelerators, which do not matter here
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(module, name: str, function):
+    original = getattr(module, name)
+    setattr(module, name, function)
     try:
-        with (
-            open(os.devnull, "w") as nowhere,
-            contextlib.redirect_stdout(nowhere),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")  # on images and accelerators, which do not matter here
-            yield
+        yield
     finally:
-        subprocess_task_handler.run_local_subprocess = original
+        setattr(module, name, original)
 
 
 class _Steps:
-    """Runs step after step.
+    """Shows step after step.
 
     Attributes:
         failure: StepFailed of the first step that failed, or None.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self):
         self.console = sys.stdout
         self.failure = None
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        self.environment = {
-            **ENVIRONMENT,
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(paths),
-            "TMPDIR": str(folder),  # kfp leaves files there
-        }
 
-    def run(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
-        """Takes the place of kfp's run_local_subprocess; returns the exit code."""
-        name = full_command[full_command.index("--function_to_execute") + 1]
+    def by(self, start):
+        """A function that runs a step by `start`, shows it, and returns its exit code."""
+        return lambda *args, **kwargs: self._follow(*start(*args, **kwargs))
+
+    def _follow(self, name: str, starting) -> int:
         self._say(f"\n{name}")
         start = time.monotonic()
         said = []
-        with process(full_command, {**self.environment, **(env_vars or {})}) as running:
+        with starting as running:
             for line in without_kfp(running.stdout):
                 self._say(f"    {line}".rstrip())
                 said.append(line)

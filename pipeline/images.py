@@ -1,0 +1,128 @@
+"""Builds the images that hold our packages: python -m pipeline images."""
+
+import contextlib
+import hashlib
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.compile import ROOT, VERSION
+from trainer.command_line import flag, parse
+from trainer.errors import UserError, without_traceback
+
+# Image -> its name; its recipe is docker/IMAGE.Dockerfile.
+NAMES = {"data": "yt8m-data", "trainer": "yt8m-trainer"}
+VARIANTS = ("cpu", "gpu")
+SOURCES = "yt8m.sources"  # the label that tells what an image was made from
+
+
+@dataclass(frozen=True)
+class ImagesConfig:
+    """Builds yt8m-data and yt8m-trainer."""
+
+    variant: str = flag(
+        "cpu", "What yt8m-trainer is to compute on: cpu, or gpu, which brings CUDA along.", "Images"
+    )
+    tag: str = flag(
+        "",
+        f"What comes after the images' names. Empty: {VERSION}, for GPUs {VERSION}-gpu.",
+        "Images",
+    )
+    base_image: str = flag(
+        "",
+        "What to build on: a Python 3.11 with pip. Empty: what docker/*.Dockerfile say.",
+        "Building",
+    )
+
+    def __post_init__(self):
+        if self.variant not in VARIANTS:
+            raise UserError(f"--variant must be cpu or gpu; got {self.variant!r}.")
+
+
+def local_names(variant: str = "cpu", tag: str = "") -> dict[str, str]:
+    """Image -> name with tag."""
+    tag = tag or (VERSION if variant == "cpu" else f"{VERSION}-{variant}")
+    return {image: f"{name}:{tag}" for image, name in NAMES.items()}
+
+
+def sources() -> str:
+    """A digest of all that is put into the images, and of their recipes."""
+    from pipeline import engine
+
+    digest = hashlib.sha256()
+    recipes = [f"docker/{image}.Dockerfile" for image in NAMES]
+    for path in [*recipes, *engine.context_files(ROOT)]:
+        content = hashlib.sha256((ROOT / path).read_bytes()).hexdigest()
+        digest.update(f"{path} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def build(config: ImagesConfig) -> dict[str, str]:
+    """Builds the images, telling of it as it goes.
+
+    Returns:
+        Image -> name.
+
+    Raises:
+        UserError: no engine answers, or an image cannot be built.
+    """
+    from pipeline import engine
+
+    client = engine.connect()
+    base = {"BASE_IMAGE": config.base_image} if config.base_image else {}
+    arguments = {"data": base, "trainer": base | {"VARIANT": config.variant}}
+    labels = {SOURCES: sources()}
+    names = local_names(config.variant, config.tag)
+    for image, name in names.items():
+        start = time.monotonic()
+        dockerfile = f"docker/{image}.Dockerfile"
+        with progress(name) as show:
+            engine.build(client, ROOT, dockerfile, name, arguments[image], labels, show)
+        size = engine.find(client, name).size / 1e6
+        print(f"{name:<28}{size:>6.0f} MB  in {time.monotonic() - start:.0f} s", flush=True)
+    return names
+
+
+@contextlib.contextmanager
+def progress(name: str) -> Iterator:
+    """A function that shows what the engine tells of the image `name`, as it goes.
+
+    Steps and warnings are printed; what else it says is seen on a terminal, for a moment. All of
+    it is printed if there is an error.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    said, transfers = [], {}
+
+    def show(event: dict):
+        for line in event.get("stream", "").splitlines():
+            said.append(line)
+            if line.startswith("Step "):
+                console.print(Text(f"{name}  {line}"), overflow="ellipsis", no_wrap=True)
+            elif line.strip():
+                status.update(Text(f"{name}  {line.strip()}"[: console.width - 4]))
+        detail = event.get("progressDetail")
+        if detail and "current" in detail:
+            transfers[event["id"]] = detail["current"], detail.get("total") or detail["current"]
+            done, total = (sum(sizes) / 1e6 for sizes in zip(*transfers.values(), strict=True))
+            status.update(Text(f"{name}  {event['status']} {done:.0f} of {total:.0f} MB"))
+
+    with console.status(Text(name)) as status:
+        try:
+            yield show
+        except UserError:
+            console.print(Text("\n".join(said[-50:])))
+            raise
+
+
+def main(argv: list[str]):
+    """The command."""
+    with without_traceback():
+        build(parse(ImagesConfig, argv))
+
+
+if __name__ == "__main__":
+    main(["python -m pipeline.images", *sys.argv[1:]])
