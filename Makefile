@@ -11,7 +11,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet install --no
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev run compile test test-fast lint format lock clean
+.PHONY: help install install-dev run compile images push test test-fast lint format lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,11 +31,17 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	@$(PIP) -r $<
 	@touch $@
 
-run: install ## Run the whole pipeline here, on data it makes, or on TRAIN='glob' EVAL='glob'; ARGS='name=value ...'
-	@$(RUN) -m pipeline run $${TRAIN:+"train_data=$$TRAIN"} $${EVAL:+"eval_data=$$EVAL"} $(ARGS)
+run: install $(if $(filter docker,$(RUNNER)),images) ## Run the whole pipeline here, on data it makes; or TRAIN='glob' EVAL='glob'; ARGS='name=value ...'; RUNNER=docker: in the images
+	@$(RUN) -m pipeline run $${RUNNER:+"--runner=$$RUNNER"} $${TRAIN:+"train_data=$$TRAIN"} $${EVAL:+"eval_data=$$EVAL"} $(ARGS)
 
-compile: install ## Write build/pipeline.yaml (Kubeflow) and build/pipeline.vertex.yaml (Vertex AI); ARGS='--registry=...'
+compile: install ## Write build/pipeline.yaml (Kubeflow) and build/pipeline.vertex.yaml; ARGS='--registry=... --tag=...'
 	@$(RUN) -m pipeline compile $(ARGS)
+
+images: install ## Build the images, with Docker; VARIANT=gpu: with CUDA; BASE_IMAGE=... to build on
+	@$(RUN) -m pipeline images $${VARIANT:+"--variant=$$VARIANT"} $${BASE_IMAGE:+"--base_image=$$BASE_IMAGE"}
+
+push: images ## Send them to REGISTRY=HOST/PROJECT/REPOSITORY; compile names them by digest from then on
+	@$(RUN) -m pipeline push $${VARIANT:+"--variant=$$VARIANT"} --registry="$$REGISTRY"
 
 test: install-dev ## Run all tests
 	@$(RUN) -m pytest $(ARGS)
@@ -46,17 +52,20 @@ test-fast: install-dev ## Run the tests that take no longer than a few seconds e
 lint: install-dev ## Check style and format
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
+	@$(VENV)/bin/hadolint docker/*.Dockerfile
 
 format: install-dev ## Put the code in format
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
 
-lock: ## Renew requirements*.txt from requirements*.in (UPGRADE=1: with the newest releases)
+UV_COMPILE = build/lock/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 \
+	$(if $(UPGRADE),--upgrade) --custom-compile-command "make lock"
+lock: ## Renew the locks, *.txt, from what *.in list (UPGRADE=1: with the newest releases)
 	@test -x build/lock/bin/uv || { $(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv; }
-	@for name in requirements requirements-dev; do \
-		build/lock/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 $(if $(UPGRADE),--upgrade) \
-		--custom-compile-command "make lock" $$name.in -o $$name.txt || exit 1; done
+	@for name in requirements requirements-dev docker/data docker/trainer-cpu docker/trainer-gpu; do \
+		$(UV_COMPILE) $$name.in -o $$name.txt || exit 1; done
+	@$(UV_COMPILE) --no-deps docker/kfp.in -o docker/kfp.txt
 
 clean: ## Remove what was compiled and cached; keep .venv, the generated data and trained models
-	@rm -rf build/*.yaml build/kfp build/lock .pytest_cache .hypothesis .ruff_cache
+	@rm -rf build/*.yaml build/kfp build/local build/lock .pytest_cache .hypothesis .ruff_cache
 	@find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

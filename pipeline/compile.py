@@ -1,5 +1,6 @@
 """Compiles the pipeline, for Kubeflow and for Vertex AI: python -m pipeline compile."""
 
+import json
 import sys
 import tempfile
 import tomllib
@@ -23,10 +24,22 @@ class CompileConfig:
         "", "What comes before the images' names: HOST/PROJECT/REPOSITORY.", "Images"
     )
     tag: str = flag(VERSION, "What comes after them.", "Images")
+    images_file: str = flag(
+        str(ROOT / "docker" / "images.json"),
+        "Where `python -m pipeline push` wrote the digests of the images. If there is such a file, "
+        "and neither --registry nor --tag, it names them.",
+        "Images",
+    )
 
 
-def compile_pipeline(config: CompileConfig) -> dict[str, Path]:
-    """Writes the compiled pipelines; the same config gives the same bytes.
+def compile_pipeline(
+    config: CompileConfig, images: dict[str, str] | None = None
+) -> dict[str, Path]:
+    """Writes the compiled pipelines; the same config and images give the same bytes.
+
+    Args:
+        config: Where to, and where the images are.
+        images: Image ("data", "trainer") -> name, in place of what config says.
 
     Returns:
         Target ("kubeflow", "vertex") -> file.
@@ -39,10 +52,7 @@ def compile_pipeline(config: CompileConfig) -> dict[str, Path]:
 
     from pipeline import graph
 
-    prefix = config.registry.rstrip("/") + "/" if config.registry else ""
-    images = graph.Images(
-        data=f"{prefix}yt8m-data:{config.tag}", trainer=f"{prefix}yt8m-trainer:{config.tag}"
-    )
+    images = graph.Images(**(images or _images(config)))
     folder = Path(config.output_dir).absolute()
     files = {"kubeflow": folder / "pipeline.yaml", "vertex": folder / "pipeline.vertex.yaml"}
     try:
@@ -55,6 +65,25 @@ def compile_pipeline(config: CompileConfig) -> dict[str, Path]:
     except OSError as error:
         raise UserError(f"Cannot write the compiled pipeline to {folder}: {error}.") from None
     return files
+
+
+def _images(config: CompileConfig) -> dict[str, str]:
+    from pipeline.images import NAMES, warn_if_outdated
+
+    prefix = config.registry.rstrip("/") + "/" if config.registry else ""
+    pushed = Path(config.images_file)
+    if prefix or config.tag != VERSION or not pushed.exists():
+        return {image: f"{prefix}{name}:{config.tag}" for image, name in NAMES.items()}
+    try:
+        record = json.loads(pushed.read_text())
+        images = {image: record["images"][image] for image in NAMES}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"Expected what `python -m pipeline push` writes in {pushed}; it cannot be read: "
+            f"{error!r}."
+        ) from None
+    warn_if_outdated(record.get("sources"), f"The images in {pushed}", "push")
+    return images
 
 
 def main(argv: list[str]):

@@ -6,7 +6,6 @@ no files but those that steps hand to each other.
 """
 
 import os
-import sys
 from pathlib import Path
 
 import yaml
@@ -15,7 +14,7 @@ from kfp.local import docker_task_handler
 
 from pipeline import engine
 from pipeline import local as local_runs
-from pipeline.images import SOURCES, progress, sources
+from pipeline.images import SOURCES, warn_if_outdated
 from trainer import storage
 from trainer.errors import UserError
 
@@ -84,21 +83,14 @@ def run(pipeline: Path, arguments: dict, scratch: Path):
 
 
 def _check_images(client, pipeline: Path):
-    """Fetches what is missing from a registry; warns of what was made from other code."""
+    """Raises UserError where an image is missing; warns if one was made from other code."""
     spec = next(yaml.safe_load_all(pipeline.read_text()))
     executors = spec["deploymentSpec"]["executors"].values()
     for name in sorted({executor["container"]["image"] for executor in executors}):
         image = engine.find(client, name)
-        if image is None and "/" in name:
-            with progress(name) as show:
-                engine.pull(client, name, show)
-        elif image is None:
+        if image is None:
             raise UserError(f"There is no image {name}: `make images` builds it.")
-        elif image.labels.get(SOURCES) != sources():
-            print(
-                f"warning: {name} was built from other code than is here; `make images` renews it.",
-                file=sys.stderr,
-            )
+        warn_if_outdated(image.labels.get(SOURCES), name, "images")
 
 
 def _mounts(arguments: dict) -> list:

@@ -110,18 +110,6 @@ def push(client: docker.DockerClient, tag: str, name: str, show: Show) -> str:
     return digest
 
 
-def pull(client: docker.DockerClient, name: str, show: Show):
-    """Fetches an image.
-
-    Raises:
-        UserError: it cannot be fetched.
-    """
-    try:
-        _follow(client.api.pull(name, stream=True, decode=True), show)
-    except APIError as error:
-        raise UserError(f"{name} cannot be pulled: {error}") from None
-
-
 def _follow(events: Iterator[dict], show: Show):
     """Shows what the engine tells. It tells of an error in the midst of it."""
     for event in events:

@@ -58,6 +58,15 @@ def sources() -> str:
     return digest.hexdigest()
 
 
+def warn_if_outdated(made_from: str | None, images: str, remedy: str):
+    """Warns if `images`, with that digest of `sources`, are not of the code that is here."""
+    if made_from != sources():
+        print(
+            f"warning: {images}: made from other code than is here; `make {remedy}` helps.",
+            file=sys.stderr,
+        )
+
+
 def build(config: ImagesConfig) -> dict[str, str]:
     """Builds the images, telling of it as it goes.
 
@@ -101,7 +110,9 @@ def progress(name: str) -> Iterator:
         for line in event.get("stream", "").splitlines():
             said.append(line)
             if line.startswith("Step "):
-                console.print(Text(f"{name}  {line}"), overflow="ellipsis", no_wrap=True)
+                console.print(
+                    Text(f"{name}  {' '.join(line.split())}"), overflow="ellipsis", no_wrap=True
+                )
             elif line.strip():
                 status.update(Text(f"{name}  {line.strip()}"[: console.width - 4]))
         detail = event.get("progressDetail")

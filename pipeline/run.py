@@ -12,6 +12,7 @@ from components.summary import summarise
 from pipeline import parameters
 from pipeline.checks import check
 from pipeline.compile import BUILD, ROOT, CompileConfig, compile_pipeline
+from pipeline.images import local_names
 from trainer import storage
 from trainer.errors import UserError, without_traceback
 
@@ -23,11 +24,14 @@ GENERATED = {
     "frame": {"batch_size": 32, "feature_names": "rgb,audio"},
 }
 
-USAGE = """usage: python -m pipeline run [name=value ...]
+RUNNERS = ("subprocess", "docker")
+
+USAGE = """usage: python -m pipeline run [--runner=subprocess|docker] [name=value ...]
 
 Runs the whole pipeline on this machine, each step in a process of its own, as it is compiled for
-Kubeflow. Without train_data and eval_data it makes data to run on, once. Without output_dir it
-keeps what it makes in build/output*.
+Kubeflow; with --runner=docker in a container of its own, of the images that `make images` builds.
+Without train_data and eval_data it makes data to run on, once. Without output_dir it keeps what it
+makes in build/output*.
 
 Parameters:"""
 
@@ -39,12 +43,22 @@ def main(argv: list[str]):
         if any(word in ("--help", "-help", "-h") for word in argv[1:]):
             print(USAGE, parameters.help_text(known), sep="\n")
             return
-        arguments = _complete(parameters.parse(argv[1:], known))
+        runner, words = _runner(argv[1:])
+        arguments = _complete(parameters.parse(words, known))
         try:
-            run(arguments)
+            run(arguments, runner)
         except KeyboardInterrupt:
             print("\nInterrupted. The same command goes on with the training.", file=sys.stderr)
             sys.exit(130)
+
+
+def _runner(words: list[str]) -> tuple[str, list[str]]:
+    """What to run steps by, and the other words."""
+    flags = [word for word in words if word.startswith("--runner")]
+    runner = flags[-1].removeprefix("--runner=") if flags else RUNNERS[0]
+    if runner not in RUNNERS:
+        raise UserError(f"--runner must be {' or '.join(RUNNERS)}, as in --runner=docker.")
+    return runner, [word for word in words if word not in flags]
 
 
 def _known_parameters() -> dict[str, parameters.Parameter]:
@@ -113,23 +127,31 @@ def _naming(parameter: str):
         raise UserError(f"{parameter}: {error}") from None
 
 
-def run(arguments: dict):
+def run(arguments: dict, runner: str = "subprocess"):
     """Compiles the pipeline, runs it with `arguments`, and tells what came of it.
 
     Raises:
-        UserError: a step failed.
+        UserError: a step failed; or there is no engine, or an image is missing, to run it in.
     """
     from pipeline import local  # loads kfp
+
+    run_pipeline = local.run
+    if runner == "docker":
+        from pipeline import docker_runner
+
+        run_pipeline = docker_runner.run
 
     for name, value in arguments.items():
         files = f"  (files: {len(storage.glob(value))})" if name in DATA else ""
         print(f"{name + ':':<20}{_shown(value)}{files}")
     sys.stdout.flush()
 
-    pipeline = compile_pipeline(CompileConfig())["kubeflow"]
+    # Beside what is compiled for a cluster, which names images in a registry.
+    names = local_names("gpu" if arguments.get("accelerator_count") else "cpu")
+    pipeline = compile_pipeline(CompileConfig(str(BUILD / "local")), names)["kubeflow"]
     folder = run_folder(arguments["output_dir"], arguments["run_name"], "", "")
     try:
-        local.run(pipeline, arguments, BUILD / "kfp")
+        run_pipeline(pipeline, arguments, BUILD / "kfp")
     except local.StepFailed as failed:
         # Again, with the words of the step that failed, which kfp does not hand to the summary.
         with contextlib.suppress(UserError):
