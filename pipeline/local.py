@@ -269,4 +269,4 @@ def reason(lines: list[str], return_code: int) -> str:
     errors = [index for index, line in enumerate(lines) if line.startswith("error: ")]
     if errors:
         return "\n".join(lines[errors[-1] :]).removeprefix("error: ")
-    return next((line for line in reversed(lines) if line), f"exit code {return_code}")
+    return next((line.strip() for line in reversed(lines) if line), f"exit code {return_code}")

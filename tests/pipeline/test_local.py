@@ -35,7 +35,7 @@ def test_only_what_the_step_itself_says_is_shown():
             1,
             "shard 3 is broken:\nexpected x",
         ),
-        (["Traceback (most ...", "  File x", "KeyError: 'id'", ""], 1, "KeyError: 'id'"),
+        (["Traceback (most ...", "  File x", "  KeyError: 'id'", ""], 1, "KeyError: 'id'"),
         ([], 3, "exit code 3"),
         (["step 100"], -9, "it was killed by SIGKILL; is there too little memory?"),
         (["step 100"], 128 + 15, "it was killed by SIGTERM"),
