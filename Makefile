@@ -11,7 +11,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet install --no
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev run compile images push test test-fast lint format lock clean
+.PHONY: help install install-dev run compile submit schedule images push test test-fast lint format lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ images: install ## Build the images, with Docker; VARIANT=gpu: with CUDA; BASE_I
 
 push: images ## Send them to REGISTRY=HOST/PROJECT/REPOSITORY; compile names them by digest from then on
 	@$(RUN) -m pipeline push $${VARIANT:+"--variant=$$VARIANT"} --registry="$$REGISTRY"
+
+submit: install ## Run what was compiled on Kubeflow, or with TARGET=vertex on Vertex AI; ARGS='--wait name=value ...'
+	@$(RUN) -m pipeline submit $${TARGET:+"--target=$$TARGET"} $(ARGS)
+
+schedule: install ## Run it there again and again: CRON='0 2 * * *'; or ARGS=pause, resume, list, delete
+	@$(RUN) -m pipeline schedule $(ARGS) $${TARGET:+"--target=$$TARGET"} $${CRON:+"--cron=$$CRON"}
 
 test: install-dev ## Run all tests
 	@$(RUN) -m pytest $(ARGS)

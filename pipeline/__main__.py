@@ -7,7 +7,10 @@ import sys
 COMMANDS = {
     "compile": "write the pipeline's YAML, for Kubeflow and for Vertex AI",
     "run": "run the whole pipeline on this machine",
+    "images": "build the images that the steps run in",
+    "push": "send them to a registry",
     "submit": "run it on a Kubeflow cluster, or on Vertex AI",
+    "schedule": "run it there again and again; pause, resume, list or delete a schedule",
 }
 
 USAGE = "usage: python -m pipeline COMMAND [...]\n\n{}\n\nCOMMAND --help says more.".format(

@@ -1,0 +1,54 @@
+"""When a schedule fires: cron expressions as Kubeflow reads them, checked and explained."""
+
+import re
+from datetime import UTC, datetime
+
+from cronsim import CronSim, CronSimError
+
+from trainer.errors import UserError
+
+EXAMPLE = "e.g. '0 2 * * *' (each night at 2)"
+
+
+def read(text: str) -> str:
+    """The expression with 6 fields, of which the first is the second.
+
+    Args:
+        text: 5 fields (minute, hour, day of month, month, day of week), or 6 with the second first.
+
+    Raises:
+        UserError: Kubeflow's scheduler would not take it, or it would never fire.
+    """
+    fields = text.split()
+    if len(fields) not in (5, 6):
+        raise UserError(f"A schedule has 5 or 6 fields, {EXAMPLE}; got {len(fields)}: {text!r}.")
+    fields = ["0", *fields] if len(fields) == 5 else fields
+    names = re.sub(r"[A-Z]{3}", "", " ".join(fields).upper())
+    if unknown := sorted(set(re.findall(r"[^0-9*?,/ -]", names))):
+        raise UserError(
+            f"Kubeflow's scheduler knows digits, names such as MON and JAN, and * ? , - /; "
+            f"got {unknown[0]!r} in {text!r}."
+        )
+    if "7" in re.findall(r"\d+", fields[5].split("/")[0]):
+        raise UserError(f"The days of the week are 0 (Sunday) to 6; got 7 in {text!r}.")
+    cron = " ".join(fields)
+    try:
+        next(_firings(cron, datetime.now(UTC)))
+    except (CronSimError, StopIteration) as error:
+        raise UserError(f"The schedule {text!r} is not one: {error or 'it never fires'}.") from None
+    return cron
+
+
+def words(cron: str) -> str:
+    """What an expression that `read` returned means, e.g. "At 02:00 every day"."""
+    return _firings(cron, datetime.now(UTC)).explain()
+
+
+def next_firings(cron: str, after: datetime, count: int) -> list[datetime]:
+    """The first moments at which it fires, later than `after`, which is in UTC as they are."""
+    firings = _firings(cron, after)
+    return [next(firings) for _ in range(count)]
+
+
+def _firings(cron: str, after: datetime) -> CronSim:
+    return CronSim(cron.replace("?", "*"), after)

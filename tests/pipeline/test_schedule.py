@@ -1,0 +1,167 @@
+import re
+
+import pytest
+
+from pipeline import schedule
+
+PARAMETERS = ["train_data=gs://b/train*", "eval_data=gs://b/eval*", "output_dir=gs://b/out"]
+NIGHTLY = ["--cron=0 2 * * *", *PARAMETERS]
+
+
+@pytest.fixture
+def run(server, compiled, capsys):
+    """Runs the command; returns its output."""
+
+    def run(*words):
+        flags = [f"--host={server.url}", f"--pipeline={compiled['kubeflow']}"]
+        action = [word for word in words[:1] if word in schedule.ACTIONS]
+        schedule.main(["schedule", *action, *flags, *words[len(action) :]])
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_a_schedule_is_created_with_careful_defaults(server, run):
+    out = run(*NIGHTLY)
+    made = server.only("recurringruns")
+    assert made["trigger"] == {"cron_schedule": {"cron": "0 0 2 * * *"}}
+    assert made["no_catchup"] is True
+    assert made["max_concurrency"] == "1"
+    assert made["status"] == "ENABLED"
+    assert made["display_name"] == "yt8m-nightly"
+    assert made["runtime_config"]["parameters"] == dict(p.split("=") for p in PARAMETERS)
+    assert made["pipeline_version_reference"] == {
+        "pipeline_id": server.only("pipelines")["pipeline_id"],
+        "pipeline_version_id": server.only("versions")["pipeline_version_id"],
+    }
+    lines = out.splitlines()
+    assert lines[0] == "At 02:00 every day (UTC), next:"
+    assert all(re.fullmatch(r"  \w{3} \d\d \w{3} \d{4} 02:00:00", line) for line in lines[1:4])
+    assert lines[4] == "Schedule: yt8m-nightly (created), of this version"
+
+
+def test_the_same_again_is_left_alone(server, run):
+    run(*NIGHTLY)
+    before = dict(server.items["recurringruns"])
+    out = run(*NIGHTLY)
+    assert server.items["recurringruns"] == before
+    assert "(left as it is)" in out
+    assert [
+        method for method, path in server.requests if "recurring" in path and method != "GET"
+    ] == ["POST"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["--cron=0 3 * * *"],
+        ["num_epochs=9"],
+        ["--no-cache"],
+        ["--latest"],
+        ["--catchup"],
+        ["--max_concurrency=2"],
+        ["--service_account=trainer"],
+        ["--pipeline_root=gs://b/root"],
+        ["--experiment=other"],
+    ],
+)
+def test_what_differs_replaces_it(server, run, change):
+    run(*NIGHTLY)
+    (before,) = server.items["recurringruns"]
+    assert "(updated)" in run(*NIGHTLY, *change)
+    (after,) = server.items["recurringruns"]
+    assert after != before
+    assert "(left as it is)" in run(*NIGHTLY, *change)
+
+
+def test_those_that_piled_up_under_the_name_are_cleaned_up(server, run):
+    run(*NIGHTLY)
+    made = server.only("recurringruns")
+    body = {name: made[name] for name in ("experiment_id", "mode", "trigger", "max_concurrency")}
+    reference = {"pipeline_version_reference": made["pipeline_version_reference"]}
+    for name in ("yt8m-nightly", "yt8m-nightly", "another", "yt8m-nightly-2"):
+        server._create("recurringruns", {**body, **reference, "display_name": name})
+    run(*NIGHTLY)
+    names = [item["display_name"] for item in server.items["recurringruns"].values()]
+    assert sorted(names) == ["another", "yt8m-nightly", "yt8m-nightly-2"]
+    assert made["recurring_run_id"] in server.items["recurringruns"]
+
+
+@pytest.mark.parametrize("fault", ["lost", 503])
+def test_it_is_not_made_twice_when_an_answer_is_lost(server, run, fault):
+    server.faults = [("POST", "recurringruns$", fault)]
+    run(*NIGHTLY)
+    assert server.faults == []
+    assert len(server.items["recurringruns"]) == 1
+
+
+def test_deleting_is_not_asked_twice_when_an_answer_is_lost(server, run):
+    run(*NIGHTLY)
+    server.faults = [("DELETE", "recurringruns", "lost")]
+    run(*NIGHTLY, "num_epochs=2")
+    assert len(server.items["recurringruns"]) == 1
+
+
+def test_when_the_new_one_cannot_be_made_the_old_one_stays(server, run):
+    run(*NIGHTLY)
+    before = dict(server.items["recurringruns"])
+    server.faults = [("POST", "recurringruns$", 400)]
+    with pytest.raises(SystemExit, match="refused "):
+        run(*NIGHTLY, "num_epochs=2")
+    assert server.items["recurringruns"] == before
+
+
+def test_the_newest_version_each_time(server, run):
+    assert "of the newest version" in run(*NIGHTLY, "--latest")
+    reference = server.only("recurringruns")["pipeline_version_reference"]
+    assert reference == {"pipeline_id": server.only("pipelines")["pipeline_id"]}
+
+
+def test_paused_it_stays_paused_until_it_is_resumed(server, run):
+    run(*NIGHTLY)
+    assert "(paused)" in run("pause")
+    assert server.only("recurringruns")["status"] == "DISABLED"
+    assert "paused as before" in run(*NIGHTLY)
+    assert "(updated, paused as before)" in run(*NIGHTLY, "num_epochs=2")
+    assert server.only("recurringruns")["status"] == "DISABLED"
+    assert "(resumed)" in run("resume")
+    assert server.only("recurringruns")["status"] == "ENABLED"
+
+
+def test_list_and_delete(server, run):
+    run(*NIGHTLY)
+    run(*NIGHTLY, "--name=weekly", "--cron=0 3 * * 0")
+    run("pause", "--name=weekly")
+    assert run("list").splitlines() == [
+        "weekly                   paused   At 03:00 on Sunday (UTC)",
+        "yt8m-nightly             on       At 02:00 every day (UTC)",
+    ]
+    assert "(deleted)" in run("delete", "--name=weekly")
+    assert server.only("recurringruns")["display_name"] == "yt8m-nightly"
+    run("delete")
+    assert run("list") == "There are no schedules.\n"
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (PARAMETERS, "When. Give --cron="),
+        (["--cron=0 2 * *", *PARAMETERS], "has 5 or 6 fields"),
+        ([*NIGHTLY, "run_name=mine"], "leave run_name out"),
+        ([*NIGHTLY, "--max_concurrency=11"], "--max_concurrency must be 1 to 10; got 11"),
+        ([*NIGHTLY, "--target=mars"], "--target must be"),
+        (["pause", "--name=x"], "There is no schedule of the name 'x'"),
+        (["pause", "num_epochs=2"], "Parameters are for setting a schedule; got 'num_epochs=2'"),
+        (["stop"], "Every argument must be a --flag; got 'stop'"),
+    ],
+)
+def test_mistakes(server, run, words, message):
+    with pytest.raises(SystemExit, match=message):
+        run(*words)
+    assert server.items["recurringruns"] == {}
+
+
+def test_a_dry_run_sends_nothing(server, run):
+    out = run(*NIGHTLY, "--dry-run")
+    assert server.requests == []
+    assert "cron:            0 0 2 * * *" in out
