@@ -1,0 +1,1 @@
+"""How fast it is, in figures that can be compared: speed as ratios, and memory."""

@@ -1,0 +1,37 @@
+"""The benchmarks run, on little data. What they measure is for whoever reads it."""
+
+import re
+
+import pytest
+
+from benchmarks import data, reading, step
+from benchmarks.reading import ReadingBenchmark
+from benchmarks.step import StepBenchmark
+from trainer.errors import UserError
+
+
+@pytest.fixture
+def little_data(monkeypatch, tmp_path):
+    monkeypatch.setattr(data, "FOLDER", tmp_path)
+    monkeypatch.setattr(data, "NUM_VIDEOS", 80)
+    monkeypatch.setattr(data, "NUM_FRAME_LEVEL_VIDEOS", 20)
+
+
+@pytest.mark.parametrize("frame_features", [False, True])
+def test_reading(little_data, frame_features):
+    line = reading.measure(frame_features, batch_size=8, config=ReadingBenchmark(rounds=1))
+    assert re.fullmatch(r"(video|frame) level +[\d,]+ +[\d,]+ +[\d,]+ +[\d.]+%", line)
+
+
+@pytest.mark.slow
+def test_step(little_data):
+    row = step.measure("LogisticModel", "bfloat16", batch_size=8, seconds=0.1, started=0)
+    assert list(row) == list(step.COLUMNS)
+    assert all(row.values())
+
+
+def test_an_unknown_model_is_an_error():
+    with pytest.raises(UserError, match=r"LogisticModel, MoeModel.*'MoeModle'"):
+        StepBenchmark(models="LogisticModel,MoeModle")
+    with pytest.raises(UserError, match="float32, bfloat16; got 'float16'"):
+        StepBenchmark(types="float16")
