@@ -49,28 +49,29 @@ def run(pipeline: Path, arguments: dict, scratch: Path):
         StepFailed: after the rest of the pipeline, of which the summary still runs.
         UserError: there is no engine, an image is missing, or a folder cannot be mounted.
     """
-    client = engine.connect()
-    _check_images(client, pipeline)
+    ours = engine.connect()
+    _check_images(ours, pipeline)
     files = _mounts(arguments)
-    ours = _environment()
+    base_environment = _environment()
     settings = {
-        "user": "0:0" if engine.maps_users(client) else f"{os.getuid()}:{os.getgid()}",
+        "user": "0:0" if engine.maps_users(ours) else f"{os.getuid()}:{os.getgid()}",
         "read_only": True,
         "tmpfs": {TEMPORARY: "mode=1777"},
         "shm_size": SHARED_MEMORY,
         "security_opt": ["label=disable"],  # or SELinux hides what is mounted
     }
 
-    def start(client_of_kfp, image, command, volumes, environment=None):
+    # kfp's client gives up on an engine that is busy for a minute.
+    def start(client, image, command, volumes, environment=None):
         name = local_runs.step_name(command)
         handed = [engine.mount(source, to["bind"]) for source, to in volumes.items()]
         num_gpus = arguments.get("accelerator_count", 0) if name == "train" else 0
         return name, engine.container(
-            client,
+            ours,
             image,
             command,
             mounts=[*handed, *files],
-            environment=ours | (environment or {}),
+            environment=base_environment | (environment or {}),
             device_requests=engine.gpus(num_gpus),
             **settings,
         )
