@@ -141,7 +141,7 @@ def grow(folder: Path) -> None:
         size = sum(path.stat().st_size for path in folder.glob("grow*"))
         seconds, peak = run_command(folder)
         first = first or seconds
-        more = f"{(seconds - first) / (files - 1):.3f}" if files > 1 else ""
+        more = f"{(seconds - first) / (files - 1):.3f}" if files > 4 else ""
         print(f"{files:8}{size / 1e6:8.0f}{seconds:8.2f}{more:>10}{peak / 1e6:9.0f}")
 
 
