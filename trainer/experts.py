@@ -6,7 +6,6 @@ to the first.
 """
 
 import contextlib
-import math
 from dataclasses import dataclass
 
 import keras
@@ -126,11 +125,11 @@ class ExpertSums:
 @tf.function(reduce_retracing=True)
 def _sums(trust, labels):
     """What ExpertSums keeps, of one batch: [2, num_classes, 2 * num_experts + 1] float32."""
-    num_videos, num_classes = tf.shape(trust)[0], trust.shape[2]
-    num_experts = trust.shape[1]
+    num_videos, num_experts, num_classes = tf.unstack(tf.shape(trust))
     goes_to = tf.one_hot(tf.argmax(trust, axis=1), num_experts, axis=1)
     entropy = -tf.reduce_sum(tf.math.xlogy(trust, trust), axis=1, keepdims=True)
-    values = [trust, goes_to, entropy / math.log(num_experts)]  # each [batch, ?, num_classes]
+    entropy /= tf.math.log(tf.cast(num_experts, tf.float32))
+    values = [trust, goes_to, entropy]  # each [batch, ?, num_classes]
 
     pairs = tf.cast(tf.where(labels >= 0), tf.int32)
     pairs = tf.stack([pairs[:, 0], tf.gather_nd(labels, pairs)], axis=1)  # video, class
