@@ -37,9 +37,11 @@ def validate_data(
     job_id: str,
     statistics: Output[Artifact],
     report: Output[HTML],
-) -> NamedTuple("Validated", [("fingerprint", str)]):
+) -> NamedTuple("Validated", [("fingerprint", str), ("train_data", str), ("eval_data", str)]):
     import logging
+    from datetime import UTC, datetime
 
+    from components.dates import fill_in
     from components.run_folder import run_folder
     from components.summary import recorded
     from components.validate_data import validate
@@ -52,6 +54,9 @@ def validate_data(
     with without_traceback():
         storage.delete_tree(run)  # what an earlier run of the same name left
     with without_traceback(), recorded(run, "validate_data"):
+        # Here, once, so that all steps read the same files, if midnight comes in between too.
+        now = datetime.now(UTC)
+        train_data, eval_data = fill_in(train_data, now), fill_in(eval_data, now)
         features = parse_features(feature_names, feature_sizes)
         folder = storage.join(run, "validation")
         fingerprint = validate(
@@ -61,7 +66,7 @@ def validate_data(
         )
         for artifact, name in ((statistics, "statistics.json"), (report, "report.html")):
             storage.write_bytes(artifact.path, storage.read_bytes(storage.join(folder, name)))
-        return (fingerprint,)
+        return fingerprint, train_data, eval_data
 
 
 @step

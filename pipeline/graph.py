@@ -80,7 +80,8 @@ def _pipeline(images: Images, target: Target):
         with the reason written down.
 
         Args:
-            train_data: Files to train on: local or gs:// globs, comma-separated.
+            train_data: Files to train on: local or gs:// globs, comma-separated. {date},
+                {date:%Y/%m/%d} and {date-1d} become the day (UTC) of the run, or one before.
             eval_data: Files to evaluate on, likewise. They must share no video with train_data.
             output_dir: Folder that keeps checkpoints (train/), reports (runs/) and published models
                 (published/) from run to run: local, gs://, or on a volume that all steps mount.
@@ -142,7 +143,7 @@ def _pipeline(images: Images, target: Target):
             _settings(validated, "Validate data", images.data, retries=1)
 
             trained = ops.train(
-                train_data=train_data,
+                train_data=validated.outputs["train_data"],
                 data_fingerprint=validated.outputs["fingerprint"],
                 output_dir=output_dir,
                 model=model,
@@ -174,7 +175,7 @@ def _pipeline(images: Images, target: Target):
 
             evaluated = ops.evaluate(
                 train_dir=trained.outputs["train_dir"],
-                eval_data=eval_data,
+                eval_data=validated.outputs["eval_data"],
                 vocabulary=vocabulary,
                 batch_size=batch_size,
                 **run,

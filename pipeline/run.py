@@ -4,9 +4,11 @@ import contextlib
 import os
 import sys
 import time
+from datetime import UTC, datetime
 
 from components import generate_data
 from components.comparison import METRICS
+from components.dates import fill_in
 from components.run_folder import run_folder
 from components.summary import summarise
 from pipeline import parameters
@@ -80,9 +82,11 @@ def _complete(given: dict) -> dict:
     if missing:
         arguments |= _generated_data("frame" if given.get("frame_features") else "video")
     arguments |= given
+    now = datetime.now(UTC)
     for name in DATA:
-        arguments[name] = ",".join(map(_absolute, arguments[name].split(",")))
         with _naming(name):
+            files = fill_in(arguments[name], now)
+            arguments[name] = ",".join(map(_absolute, files.split(",")))
             storage.glob(arguments[name])
     arguments["output_dir"] = _absolute(arguments["output_dir"])
     if arguments.get("vocabulary"):

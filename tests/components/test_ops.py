@@ -1,11 +1,13 @@
 """The bodies that do more than call a step; the pipeline's own tests run all of them."""
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from kfp.dsl import Artifact, Markdown
+from kfp.dsl import HTML, Artifact, Markdown
 
 from components import ops
+from components.generate_data import generate
 
 
 @pytest.fixture
@@ -39,3 +41,30 @@ def test_gate_shows_its_verdict(metrics_file, tmp_path, min_gap, accepted):
     assert (tmp_path / "verdict.md").read_text() == f"# {title}\n\n{reason}\n"
     written = json.loads((tmp_path / "runs" / "nightly" / "verdict.json").read_text())
     assert written == {"accepted": accepted, "reason": reason}
+
+
+def test_validate_data_fills_in_the_day_and_tells_which_files_it_read(tmp_path):
+    data = generate(str(tmp_path / "set"), num_videos=60, num_classes=3)
+    midnight_may_come = [datetime.now(UTC) + timedelta(days=days) for days in (0, 1)]
+    for day in midnight_may_come:
+        (tmp_path / f"{day:%Y%m%d}").symlink_to(data)
+    validated = ops.validate_data.python_func(
+        train_data=f"{tmp_path}/{{date}}/train*",
+        eval_data=f"{tmp_path}/{{date:%Y%m%d}}/eval*",
+        feature_names="mean_rgb,mean_audio",
+        feature_sizes="1024,128",
+        frame_features=False,
+        num_classes=3,
+        output_dir=str(tmp_path / "output"),
+        run_name="nightly",
+        job_name="",
+        job_id="",
+        statistics=Artifact(uri=str(tmp_path / "statistics.json")),
+        report=HTML(uri=str(tmp_path / "report.html")),
+    )
+    fingerprint, train_data, eval_data = validated
+    assert len(fingerprint) >= 16
+    day = train_data.split("/")[-2]
+    assert day in [f"{day:%Y%m%d}" for day in midnight_may_come]
+    assert train_data == f"{tmp_path}/{day}/train*"
+    assert eval_data == f"{tmp_path}/{day}/eval*"

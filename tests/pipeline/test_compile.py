@@ -50,9 +50,16 @@ def upstream(task):
 def test_steps_follow_each_other(tasks):
     assert upstream(tasks["validate-data"]) == set()
     assert upstream(tasks["train"]) == {"validate-data"}
-    assert upstream(tasks["evaluate"]) == {"train"}
+    assert upstream(tasks["evaluate"]) == {"train", "validate-data"}
     assert upstream(tasks["gate"]) == {"evaluate"}
     assert upstream(tasks["publish"]) == {"export-model"}
+
+
+def test_what_was_validated_is_trained_and_evaluated_on(tasks):
+    # Its parameters may hold dates, which are filled in there, once.
+    for step, name in (("train", "train_data"), ("evaluate", "eval_data")):
+        taken = tasks[step]["inputs"]["parameters"][name]["taskOutputParameter"]
+        assert taken == {"producerTask": "validate-data", "outputParameterKey": name}
 
 
 def test_only_an_accepted_model_is_exported_and_published(spec, tasks):

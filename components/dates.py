@@ -1,0 +1,35 @@
+"""Dates in the names of data files, for runs that come again and again to find new data."""
+
+import re
+from datetime import datetime, timedelta
+
+from trainer.errors import UserError
+
+EXAMPLES = "{date}, {date:%Y/%m/%d} or {date-1d:%Y%m%d}, the day before"
+_DATE = re.compile(r"\{date(?:-(?P<days>\d{1,4})d)?(?::(?P<form>[^{}]*))?\}")
+
+
+def fill_in(pattern: str, moment: datetime) -> str:
+    """The pattern, with dates in place of their templates.
+
+    Args:
+        pattern: e.g. "gs://bucket/{date:%Y/%m/%d}/train*.tfrecord". What comes after the colon is
+            strftime's; without it, %Y%m%d. {date-3d} is three days before.
+        moment: When, in UTC as the dates are.
+
+    Raises:
+        UserError: something like a template is none.
+
+    Example:
+        >>> fill_in("{date-1d}/train*,{date:%Y-%m-%d}/train*", datetime(2026, 3, 1))
+        '20260228/train*,2026-03-01/train*'
+    """
+
+    def date(match: re.Match) -> str:
+        day = moment - timedelta(days=int(match["days"] or 0))
+        return day.strftime(match["form"] or "%Y%m%d")
+
+    filled = _DATE.sub(date, pattern)
+    if left := re.search(r"\{[^{}]*date[^{}]*\}", filled, re.IGNORECASE):
+        raise UserError(f"A date is written {EXAMPLES}; got {left[0]!r} in {pattern!r}.")
+    return filled
