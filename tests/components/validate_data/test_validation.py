@@ -9,6 +9,7 @@ from components.validate_data import validate
 from components.validate_data.__main__ import main
 from components.validate_data.references import Settings
 from components.validate_data.validation import DEFAULT
+from trainer import storage
 from trainer.errors import UserError
 from trainer.examples import encode_example
 from trainer.records import Feature, RecordFormat
@@ -290,3 +291,13 @@ def test_real_statistics_are_numpys(real_data, tmp_path):
     assert got["features"]["mean_rgb"]["quantiles"]["0.5"] == pytest.approx(
         median, rel=0.021, abs=0.001
     )
+
+
+def test_data_and_reports_in_cloud_storage(gcs_bucket):
+    write_records(f"{gcs_bucket}/data/train0", [video("a"), video("b", rgb=[-0.5, 0.0])])
+    write_records(f"{gcs_bucket}/data/train1", [video("c", labels=[10])])
+    with pytest.raises(UserError, match=f"{gcs_bucket}/data/train1, record 1: label 10 is out"):
+        validate({"train": f"{gcs_bucket}/data/*"}, f"{gcs_bucket}/out", FORMAT)
+    statistics = json.loads(storage.read_text(f"{gcs_bucket}/out/statistics.json"))
+    assert statistics["splits"]["train"]["videos"] == 2
+    assert storage.exists(f"{gcs_bucket}/out/report.html")
