@@ -50,7 +50,9 @@ class TrainConfig:
         UserError: a value is out of its range.
     """
 
-    train_dir: str = flag("/tmp/yt8m_model/", "Directory to save the model files in.", "Files")
+    train_dir: str = flag(
+        "/tmp/yt8m_model/", "Directory to save the model files in, local or gs://.", "Files"
+    )
     train_data_pattern: str | None = flag(
         None,
         "File glob(s) for the training dataset, comma-separated. Frame-level files "

@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 
 from trainer import replicas
-from trainer.fusion import Dense
+from trainer.fusion import Dense, fused
 from trainer.records import QUANTISED_ZERO, QUANTUM
 from trainer.video_level_models import L2, normalized
 
@@ -24,10 +24,22 @@ from trainer.video_level_models import L2, normalized
 NORMAL = keras.initializers.VarianceScaling(1.0, mode="fan_in", distribution="untruncated_normal")
 
 
-def frame_vectors(features, num_frames):
+def frame_vectors(features, num_frames, training):
     """[batch, frames, width] float32: dequantised, each frame of length 1, zeros after the end."""
+    return (_fused_frame_vectors if training else _frame_vectors)(features, num_frames)
+
+
+def _frame_vectors(features, num_frames):
     values = tf.cast(features, tf.float32) * QUANTUM + QUANTISED_ZERO
     return normalized(values) * _real(features, num_frames)[..., None]
+
+
+def _frame_sum(features, num_frames):
+    return tf.reduce_sum(_frame_vectors(features, num_frames), axis=1)
+
+
+_fused_frame_vectors = fused(_frame_vectors)
+_fused_frame_sum = fused(_frame_sum)
 
 
 def _real(features, num_frames):
@@ -43,7 +55,7 @@ class FrameLevelLogisticModel(keras.Model):
         self.classes = Dense(num_classes, kernel_regularizer=L2, name="classes")
 
     def call(self, features, num_frames, training=False):
-        total = tf.reduce_sum(frame_vectors(features, num_frames), axis=1)
+        total = (_fused_frame_sum if training else _frame_sum)(features, num_frames)
         mean = total / tf.cast(tf.maximum(num_frames, 1), tf.float32)[:, None]
         return tf.sigmoid(self.classes(mean))
 
@@ -166,7 +178,7 @@ class DbofModel(keras.Model):
 
     def call(self, features, num_frames, training=False):
         frames = tf.gather(features, self._chosen(num_frames, training), axis=1, batch_dims=1)
-        vectors = frame_vectors(frames, tf.minimum(num_frames, 1) * self.iterations)
+        vectors = frame_vectors(frames, tf.minimum(num_frames, 1) * self.iterations, training)
         vectors = self.input_norm(vectors, training=training)
         clusters = self.activation(self.cluster(vectors, training=training))
         pooled = self.pooling(clusters, axis=1)
@@ -226,7 +238,7 @@ class RecurrentModel(keras.Model):
         self.recurrent = layers
 
     def call(self, features, num_frames, training=False):
-        values = frame_vectors(features, num_frames)
+        values = frame_vectors(features, num_frames, training)
         mask = tf.cast(_real(features, num_frames), tf.bool)
         for layer in self.recurrent:
             values = layer(values, mask=mask, training=training)
@@ -380,7 +392,7 @@ class PoolingModel(keras.Model):
         self.built = True  # as far as it can be, before its layers see their inputs
 
     def call(self, features, num_frames, training=False):
-        frames = tf.split(frame_vectors(features, num_frames), self.sizes, axis=2)
+        frames = tf.split(frame_vectors(features, num_frames, training), self.sizes, axis=2)
         real = _real(features, num_frames)
         pooled = [
             pooling(part, real, training=training)
