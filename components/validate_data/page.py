@@ -15,8 +15,7 @@ def context(statistics: dict, anomalies: dict, references: References) -> dict:
     frame_level = any(split["frames_per_video"] for split in splits.values())
     return {
         "kind": "Data validation",
-        "passed": anomalies["passed"],
-        "headline": _headline(anomalies),
+        "verdict": _verdict(anomalies),
         "fingerprint": statistics["fingerprint"],
         "splits": splits,
         "anomalies": anomalies["anomalies"],
@@ -31,16 +30,28 @@ def context(statistics: dict, anomalies: dict, references: References) -> dict:
     }
 
 
-def _headline(anomalies: dict) -> str:
-    numbers = {"error": 0, "warning": 0, "info": 0}
-    for row in anomalies["anomalies"]:
-        numbers[row["severity"]] += 1
-    if numbers["error"]:
-        kinds = "One kind" if numbers["error"] == 1 else f"{numbers['error']} kinds"
-        return f"{kinds} of errors, which would hurt training or its evaluation."
-    if numbers["warning"]:
-        return "Every record was read, and none has an error; see the warnings below."
-    return "Every record was read, and nothing is wrong with any."
+def _verdict(anomalies: dict) -> dict:
+    """Heading, and title, text and tone of the banner below it."""
+    severities = [row["severity"] for row in anomalies["anomalies"]]
+    errors, warnings = _kinds(severities, "error"), _kinds(severities, "warning")
+    if anomalies["passed"] and errors:
+        heading, title, tone = "The data has errors, and was let pass", "Let pass", "doubtful"
+    elif anomalies["passed"]:
+        heading, title, tone = "The data may be trained on", "Passed", "good"
+    else:
+        heading, title, tone = "The data must not be trained on", "Failed", "bad"
+    if errors:
+        text = f"{errors.capitalize()} of errors, which hurt training or its evaluation."
+    elif warnings:
+        text = f"Every record was read, and none has an error; {warnings} of warnings."
+    else:
+        text = "Every record was read, and nothing is wrong with any."
+    return {"heading": heading, "title": title, "text": text, "tone": tone}
+
+
+def _kinds(severities: list[str], severity: str) -> str:
+    number = severities.count(severity)
+    return "" if not number else "one kind" if number == 1 else f"{number} kinds"
 
 
 def _overview(splits: dict, frame_level: bool) -> list[tuple]:
