@@ -1,10 +1,13 @@
-"""Fixtures of the tests that talk to Kubeflow Pipelines."""
+"""Fixtures of the tests that talk to Kubeflow Pipelines, and of those that need Docker."""
+
+import os
 
 import pytest
 
 from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.connection import ENVIRONMENT
 from tests.pipeline.kubeflow_server import KubeflowServer
+from trainer.errors import UserError
 
 
 @pytest.fixture
@@ -25,3 +28,47 @@ def server(monkeypatch, tmp_path):
 def compiled(tmp_path_factory):
     """Target -> compiled pipeline."""
     return compile_pipeline(CompileConfig(output_dir=str(tmp_path_factory.mktemp("compiled"))))
+
+
+def _without_docker(error: UserError):
+    """Says loudly that a test cannot be run; in CI that is a failure."""
+    reason = f"NOT RUN, for it needs Docker: {error}"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def docker_engine():
+    """A Docker engine."""
+    from pipeline import engine
+
+    try:
+        return engine.connect()
+    except UserError as error:
+        _without_docker(error)
+
+
+@pytest.fixture(scope="session")
+def built(docker_engine) -> dict[str, str]:
+    """Image -> name, of images built from what is here; on BASE_IMAGE, if it is set."""
+    from pipeline import images
+
+    base_image = os.environ.get("BASE_IMAGE", "")
+    try:
+        return images.build(images.ImagesConfig(base_image=base_image))
+    except UserError as error:
+        _without_docker(error)
+
+
+@pytest.fixture
+def run_in(docker_engine):
+    """A function that runs a command in an image; returns the exit code and the lines printed."""
+    from pipeline import engine
+
+    def run(image: str, command: list[str], **settings) -> tuple[int, list[str]]:
+        with engine.container(docker_engine, image, command, **settings) as running:
+            lines = list(running.stdout)
+        return running.returncode, lines
+
+    return run
