@@ -1,13 +1,21 @@
-"""The models: by hand, and against their definitions written out in NumPy."""
+"""Which models there are, and what each takes."""
 
-import keras
-import numpy as np
 import pytest
-import tensorflow as tf
 
 from trainer import models
 from trainer.config import TrainConfig
 from trainer.errors import UserError
+
+VIDEO_LEVEL = ["LogisticModel", "MoeModel"]
+FRAME_LEVEL = [
+    "AttentionModel",
+    "DbofModel",
+    "FrameLevelLogisticModel",
+    "GruModel",
+    "LstmModel",
+    "NeXtVladModel",
+    "NetVladModel",
+]
 
 
 def flags(**changes) -> dict:
@@ -16,165 +24,33 @@ def flags(**changes) -> dict:
     return TrainConfig(**small | changes).model_flags
 
 
-def set_weights(model, **values):
-    """Gives each trainable variable its value, by the end of its path; "_" stands for "/"."""
-    left = dict(values)
-    for variable in model.trainable_variables:
-        name = next(name for name in left if variable.path.endswith(name.replace("_", "/")))
-        variable.assign(left.pop(name))
-    assert not left
+def test_the_models_that_there_are():
+    assert sorted(models.VIDEO_LEVEL_MODELS) == VIDEO_LEVEL
+    assert sorted(models.FRAME_LEVEL_MODELS) == FRAME_LEVEL
 
 
-def predict(model, features) -> np.ndarray:
-    return models.predict(model, {"features": tf.constant(features, tf.float32)}).numpy()
+@pytest.mark.parametrize("frame_features, choices", [(False, VIDEO_LEVEL), (True, FRAME_LEVEL)])
+def test_an_unknown_model_names_the_choices(frame_features, choices):
+    with pytest.raises(UserError) as raised:
+        models.create(flags(model="Moe", frame_features=frame_features))
+    assert str(raised.value) == f"--model must be one of {choices}; got 'Moe'."
 
 
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-def test_logistic_model_by_hand():
-    # [3, 4] has length 5: the unit sees [0.6, 0.8].
-    model = models.create(flags())
-    set_weights(
-        model, classes_kernel=[[0.0, 1.0, -5.0], [0.0, 1.0, 5.0]], classes_bias=[0.0, 0.6, -1.0]
-    )
-    expected = sigmoid(np.array([0.0, 0.6 + 0.8 + 0.6, -3 + 4 - 1]))
-    assert predict(model, [[3.0, 4.0]])[0] == pytest.approx(expected, rel=1e-6)
-
-
-def test_features_are_normalised_jointly():
-    # As one vector of length 5, not as two of length 1 each.
-    model = models.create(flags(feature_names="rgb,audio", feature_sizes="1,1"))
-    set_weights(model, classes_kernel=np.eye(2, 3), classes_bias=np.zeros(3))
-    expected = sigmoid(np.array([0.6, 0.8, 0.0]))
-    assert predict(model, [[3.0, 4.0]])[0] == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize("name", ["LogisticModel", "MoeModel"])
-def test_the_length_of_the_features_does_not_matter(name):
-    model = models.create(flags(model=name))
-    got = predict(model, [[3.0, -4.0], [0.003, -0.004], [3e4, -4e4]])
-    assert got[1] == pytest.approx(got[0], rel=1e-5)
-    assert got[2] == pytest.approx(got[0], rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    "name, expected", [("LogisticModel", [0.5, 0.5, 0.5]), ("MoeModel", [1 / 3, 1 / 3, 1 / 3])]
-)
-def test_features_of_nothing_but_zeros_leave_the_biases_to_decide(name, expected):
-    # Biases start at 0. Two experts of three say 1/2 each, the third says no.
-    assert predict(models.create(flags(model=name)), [[0.0, 0.0]])[0] == pytest.approx(expected)
-
-
-def test_moe_model_of_one_class_and_one_expert_by_hand():
-    # The gates say log 3 for the expert, 0 for no: 3/4 and 1/4. The expert says 3/4.
-    model = models.create(flags(model="MoeModel", num_classes=1, moe_num_mixtures=1))
-    set_weights(
-        model,
-        gates_kernel=[[np.log(3) / 0.6, 0.0], [0.0, 0.0]],
-        experts_kernel=np.zeros([2, 1]),
-        experts_bias=[np.log(3)],
-    )
-    assert predict(model, [[3.0, 4.0]]) == pytest.approx(np.array([[0.75 * 0.75]]), rel=1e-6)
-
-
-def test_moe_model_equals_its_formula():
-    num_classes, num_mixtures = 3, 2
-    rng = np.random.default_rng(0)
-    gates = rng.normal(size=[2, num_mixtures + 1, num_classes])
-    experts = rng.normal(size=[2, num_mixtures, num_classes])
-    biases = rng.normal(size=[num_mixtures, num_classes])
-    features = rng.normal(size=[4, 2])
-
-    model = models.create(flags(model="MoeModel", moe_num_mixtures=num_mixtures))
-    set_weights(
-        model,
-        gates_kernel=gates.reshape(2, -1),
-        experts_kernel=experts.reshape(2, -1),
-        experts_bias=biases.ravel(),
-    )
-
-    expected = np.zeros([4, num_classes])
-    for video, x in enumerate(features):
-        x = x / np.sqrt((x**2).sum())
-        for c in range(num_classes):
-            weights = np.exp(x @ gates[:, :, c])
-            for m in range(num_mixtures):
-                expert = sigmoid(x @ experts[:, m, c] + biases[m, c])
-                expected[video, c] += weights[m] / weights.sum() * expert
-    np.testing.assert_allclose(predict(model, features), expected, rtol=1e-5)
-
-
-def test_moe_model_has_the_originals_weights():
-    # Gates without biases, with one more expert a class; two experts a class with biases.
-    model = models.create(flags(model="MoeModel", moe_num_mixtures=2))
-    shapes = sorted(tuple(variable.shape) for variable in model.trainable_variables)
-    assert shapes == [(2, 6), (2, 9), (6,)]
-
-
-def test_moe_model_at_the_originals_size():
-    model = models.create(flags(model="MoeModel", feature_sizes="1152", num_classes=3862))
-    assert model.count_params() == 1152 * 3862 * 3 + 1152 * 3862 * 2 + 3862 * 2
-
-
-@pytest.mark.parametrize(
-    "name, kernels", [("LogisticModel", [(2, 3)]), ("MoeModel", [(2, 9), (2, 6)])]
-)
-def test_the_penalty_is_1e_8_times_half_the_sum_of_squares_of_kernels_alone(name, kernels):
-    model = models.create(flags(model=name))
-    for variable in model.trainable_variables:
-        variable.assign(tf.fill(variable.shape, 100.0))
-    predict(model, [[3.0, 4.0]])
-    num_weights = sum(rows * columns for rows, columns in kernels)
-    expected = 1e-8 * num_weights * 100.0**2 / 2
-    assert float(tf.add_n(model.losses)) == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("name", ["LogisticModel", "MoeModel"])
-def test_weights_start_as_the_originals(name):
-    # Glorot's uniform kernels: within sqrt(6 / (inputs + outputs)). Biases of 0.
-    keras.utils.set_random_seed(3)
-    model = models.create(flags(model=name, feature_sizes="50", num_classes=40))
-    for variable in model.trainable_variables:
-        values = variable.numpy()
-        if values.ndim == 1:
-            assert not values.any()
-        else:
-            bound = np.sqrt(6 / sum(values.shape))
-            assert np.abs(values).max() == pytest.approx(bound, rel=0.02)
-            assert np.abs(values).max() <= bound
-            assert values.mean() == pytest.approx(0, abs=0.05 * bound)
-
-
-def test_the_seed_decides_the_first_weights():
-    def first_weights(seed):
-        keras.utils.set_random_seed(seed)
-        return models.create(flags(model="MoeModel")).get_weights()
-
-    once, again, other = first_weights(1), first_weights(1), first_weights(2)
-    assert all(np.array_equal(a, b) for a, b in zip(once, again, strict=True))
-    assert not np.array_equal(once[0], other[0])
-
-
-@pytest.mark.parametrize("name", ["LogisticModel", "MoeModel"])
-def test_predictions_are_probabilities_of_any_batch(name):
-    model = models.create(flags(model=name))
-    features = np.random.default_rng(0).normal(size=[7, 2])
-    together = predict(model, features)
-    assert together.shape == (7, 3)
-    assert together.dtype == np.float32
-    assert ((together > 0) & (together < 1)).all()
-    assert predict(model, features[:1]) == pytest.approx(together[:1], rel=1e-6)
-    assert predict(model, features[:0]).shape == (0, 3)
-
-
-def test_an_unknown_model_names_the_choices():
-    with pytest.raises(UserError, match=r"--model must be one of \['LogisticModel', 'MoeModel'\]"):
-        models.create(flags(model="Moe"))
-
-
-@pytest.mark.parametrize("name", ["LogisticModel", "MoeModel"])
+@pytest.mark.parametrize("name", VIDEO_LEVEL)
 def test_a_video_level_model_takes_no_frames(name):
-    with pytest.raises(UserError, match=f"--model={name} takes video-level features"):
+    with pytest.raises(UserError) as raised:
         models.create(flags(model=name, frame_features=True))
+    assert str(raised.value) == (
+        f"--model={name} takes video-level features; got --frame_features. Choose one of "
+        f"{FRAME_LEVEL}."
+    )
+
+
+@pytest.mark.parametrize("name", FRAME_LEVEL)
+def test_a_frame_level_model_takes_nothing_but_frames(name):
+    with pytest.raises(UserError) as raised:
+        models.create(flags(model=name))
+    assert str(raised.value) == (
+        f"--model={name} takes frame-level features; got --noframe_features. Choose one of "
+        f"{VIDEO_LEVEL}."
+    )
