@@ -6,6 +6,7 @@ to the first.
 """
 
 import contextlib
+import math
 from dataclasses import dataclass
 
 import keras
@@ -17,6 +18,7 @@ from trainer.video_level_models import Moe
 
 # A class that sends this share of its videos to one expert uses that one only.
 ALMOST_ALL = 0.95
+TINY = 1e-30  # has a logarithm
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,15 @@ class Usage:
         shares: [num_classes, M + 1] float64, of the videos, those that go to each expert.
         entropy: [num_classes] float64, the mean entropy of a video's weights, as a share of the
             largest there is: 0 where one expert has all the trust, 1 where all have the same.
+        doubt: [num_classes] float64, in nats, the part of the mean entropy that is between the
+            experts, whatever the trust in the dummy.
     """
 
     num_videos: np.ndarray
     weights: np.ndarray
     shares: np.ndarray
     entropy: np.ndarray
+    doubt: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,17 @@ class Experts:
     def specialisation(self) -> np.ndarray:
         """[num_classes] float64: how surely the class' own videos go to different experts.
 
-        The share of them that goes to an expert (not the dummy) other than the most used one,
-        times 1 - entropy. 0: one expert does it all, or the gate cannot decide. 1 - 1 / M at most:
-        each expert has as many, and the gate has no doubt. NaN where no video has the class.
+        The information that a video has on which expert is chosen, the dummy aside, as a share of
+        the most there can be. 0: one expert does it all, or all videos get the same mixture. 1:
+        each expert gets as many videos, and the gate has no doubt. NaN where no video has the
+        class.
         """
-        shares = self.on_positives.shares[:, :-1]
-        return (shares.sum(axis=1) - shares.max(axis=1)) * (1 - self.on_positives.entropy)
+        weights = self.on_positives.weights[:, :-1]
+        trust = weights.sum(axis=1, keepdims=True)
+        spread = -(weights * np.log(np.maximum(weights, TINY) / np.maximum(trust, TINY))).sum(
+            axis=1
+        )
+        return np.maximum(spread - self.on_positives.doubt, 0) / math.log(max(weights.shape[1], 2))
 
 
 class ExpertSums:
@@ -84,8 +94,8 @@ class ExpertSums:
 
     def __init__(self, num_classes: int, num_experts: int):
         # On all videos and on each class' own: of the experts' weights, of how many videos went to
-        # each, and of the entropy.
-        self._sums = np.zeros([2, num_classes, 2 * num_experts + 1])
+        # each, of the entropy, and of the doubt.
+        self._sums = np.zeros([2, num_classes, 2 * num_experts + 2])
         self._num_experts = num_experts
         self._num_videos = 0
         self._num_positives = np.zeros(num_classes, np.int64)
@@ -118,18 +128,22 @@ class ExpertSums:
 
     def _usage(self, sums, num_videos) -> Usage:
         means = sums / np.where(num_videos > 0, num_videos, np.nan)[:, None]
-        weights, shares = means[:, : self._num_experts], means[:, self._num_experts : -1]
-        return Usage(num_videos, weights, shares, means[:, -1])
+        weights, shares = means[:, : self._num_experts], means[:, self._num_experts : -2]
+        return Usage(num_videos, weights, shares, entropy=means[:, -2], doubt=means[:, -1])
 
 
 @tf.function(reduce_retracing=True)
 def _sums(trust, labels):
-    """What ExpertSums keeps, of one batch: [2, num_classes, 2 * num_experts + 1] float32."""
+    """What ExpertSums keeps, of one batch: [2, num_classes, 2 * num_experts + 2] float32."""
     num_videos, num_experts, num_classes = tf.unstack(tf.shape(trust))
     goes_to = tf.one_hot(tf.argmax(trust, axis=1), num_experts, axis=1)
-    entropy = -tf.reduce_sum(tf.math.xlogy(trust, trust), axis=1, keepdims=True)
+    terms = -tf.math.xlogy(trust, trust)
+    entropy = tf.reduce_sum(terms, axis=1, keepdims=True)
     entropy /= tf.math.log(tf.cast(num_experts, tf.float32))
-    values = [trust, goes_to, entropy]  # each [batch, ?, num_classes]
+    in_experts = tf.reduce_sum(trust[:, :-1], axis=1, keepdims=True)
+    doubt = tf.reduce_sum(terms[:, :-1], axis=1, keepdims=True)
+    doubt += tf.math.xlogy(in_experts, in_experts)
+    values = [trust, goes_to, entropy, doubt]  # each [batch, ?, num_classes]
 
     pairs = tf.cast(tf.where(labels >= 0), tf.int32)
     pairs = tf.stack([pairs[:, 0], tf.gather_nd(labels, pairs)], axis=1)  # video, class

@@ -30,7 +30,7 @@ def sums_of(*videos, num_classes=1):
 def assert_same(result, expected):
     for videos in ("on_all", "on_positives"):
         got, wanted = getattr(result, videos), getattr(expected, videos)
-        for name in ("num_videos", "weights", "shares", "entropy"):
+        for name in ("num_videos", "weights", "shares", "entropy", "doubt"):
             np.testing.assert_allclose(getattr(got, name), getattr(wanted, name), atol=1e-6)
 
 
@@ -53,9 +53,11 @@ def test_by_hand(four_videos):
     np.testing.assert_allclose(on_positives.weights, [[0.5, 0.375, 0.125]])
     assert on_positives.shares.tolist() == [[0.5, 0.5, 0]]
     np.testing.assert_allclose(on_positives.entropy, [ENTROPY_OF_3_TO_1 / 2], rtol=1e-6)
-    np.testing.assert_allclose(
-        result.specialisation, [0.5 * (1 - ENTROPY_OF_3_TO_1 / 2)], rtol=1e-6
-    )
+    # On average the experts have weights of 1/2 and 3/8, but each video knows its own.
+    spread = (1 / 2 * math.log(7 / 4) + 3 / 8 * math.log(7 / 3)) / math.log(2)
+    np.testing.assert_allclose(result.specialisation, [spread], rtol=1e-6)
+    # Of the other two, the third is in doubt with half its weight, the fourth with two thirds.
+    np.testing.assert_allclose(on_all.doubt, [(1 / 2 + 2 / 3) * math.log(2) / 4], rtol=1e-6)
 
 
 def test_a_class_counts_its_own_videos_alone():
@@ -103,11 +105,27 @@ def test_a_class_without_videos_is_neither():
     assert np.isnan(result.specialisation).all()
 
 
-def test_an_undecided_gate_does_not_specialise():
-    barely = [([0.334, 0.333, 0.333], True), ([0.333, 0.334, 0.333], True)]
-    surely = [([0.98, 0.01, 0.01], True), ([0.01, 0.98, 0.01], True)]
-    assert sums_of(*barely).results().specialisation == pytest.approx(0, abs=1e-5)
-    assert sums_of(*surely).results().specialisation > 0.4
+@pytest.mark.parametrize(
+    "weights, expected",
+    [
+        ([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], 1),
+        ([[0.5, 0.0, 0.5], [0.0, 0.5, 0.5]], 0.5),  # half of it is the dummy's
+        ([[0.51, 0.49, 0.0], [0.49, 0.51, 0.0]], 0.0003),  # undecided
+        ([[0.4, 0.4, 0.2], [0.1, 0.1, 0.8]], 0),  # all the same, the dummy aside
+        ([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]], 0),  # one expert only
+        ([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], 0),  # one expert, or the dummy
+        ([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]], 0),  # the dummy only
+    ],
+)
+def test_specialisation_by_hand(weights, expected):
+    result = sums_of(*[(video, True) for video in weights]).results()
+    assert result.specialisation == pytest.approx(expected, abs=2e-5)
+
+
+def test_one_expert_alone_cannot_specialise():
+    sums = ExpertSums(1, 2)
+    sums.add(tf.constant([[[0.9], [0.1]], [[0.2], [0.8]]]), tf.constant([[0], [0]]))
+    assert sums.results().specialisation == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +229,7 @@ def test_experts_specialise_in_regimes_and_beat_logistic_units(two_regimes, trai
     assert (expert[0] != expert[1]).all()
     for of_regime, chosen in zip(shares, expert, strict=True):
         assert (of_regime[np.arange(VALUES), chosen] > 0.9).all()
-    assert (of_experts.experts.specialisation > 0.3).all()
+    assert (of_experts.experts.specialisation > 0.8).all()
     assert not (of_experts.experts.collapsed | of_experts.experts.single).any()
 
 
