@@ -64,6 +64,16 @@ def test_a_bad_vocabulary_is_named(vocabulary, text, message):
     assert "vocabulary.csv" in str(raised.value)
 
 
+def test_windows_line_ends_and_byte_order_mark(vocabulary):
+    path = vocabulary("Index,Name\r\n0,Game\r\n", "utf-8-sig")
+    assert read_names(path, 1) == ["Game"]
+
+
+def test_a_short_row_is_named(vocabulary):
+    with pytest.raises(UserError, match="line 3"):
+        read_names(vocabulary("Name,Index\nGame,0\nCar\n"), 3)
+
+
 def test_a_missing_vocabulary(tmp_path):
     with pytest.raises(UserError, match=r"missing\.csv"):
         read_names(f"{tmp_path}/missing.csv", 3)
