@@ -73,7 +73,7 @@ def find_repeated(blocks: Iterable[IdBlock]) -> Findings:
     ends = np.append(starts[1:], len(ids))
     for start, end in zip(starts[ends - starts > 1], ends[ends - starts > 1], strict=True):
         places = [(blocks[block_of[i]], int(numbers[i])) for i in range(start, end)]
-        _add(findings, ids[start].decode(), places)
+        _add(findings, ids[start].decode(errors="replace"), places)
     return findings
 
 

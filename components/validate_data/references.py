@@ -91,13 +91,12 @@ def _schema(path: str) -> str:
 
 
 def _baseline(path: str) -> dict[str, dict]:
+    text = storage.read_text(path)
     try:
-        splits = json.loads(storage.read_text(path))["splits"]
-        assert all({"videos", "labels", "features"} <= split.keys() for split in splits.values())
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"--baseline must be the statistics.json of an earlier run; {path} is not."
-        ) from None
+        splits = json.loads(text)["splits"]
+        known = [{"videos", "labels", "features"} <= split.keys() for split in splits.values()]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        known = [False]
+    if not all(known):
+        raise UserError(f"--baseline must be the statistics.json of an earlier run; {path} is not.")
     return splits

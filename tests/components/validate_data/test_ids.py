@@ -38,8 +38,9 @@ def test_long_ids_are_told_apart():
     long = "x" * (MAX_ID_BYTES + 10)
     findings = find_repeated([pack("train", "file", [long + "1", long + "2"], [1, 2])])
     assert findings.found == {}
-    findings = find_repeated([pack("train", "file", [long, long], [1, 2])])
-    assert findings.found["duplicate", "train"].count == 1
+    for again in (long, "€" * MAX_ID_BYTES):
+        findings = find_repeated([pack("train", "file", [again, again], [1, 2])])
+        assert findings.found["duplicate", "train"].count == 1
 
 
 files = st.lists(
