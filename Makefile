@@ -34,8 +34,8 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 run: install $(if $(filter docker,$(RUNNER)),images) ## Run the whole pipeline here, on data it makes; or TRAIN='glob' EVAL='glob'; ARGS='name=value ...'; RUNNER=docker: in the images
 	@$(RUN) -m pipeline run $${RUNNER:+"--runner=$$RUNNER"} $${TRAIN:+"train_data=$$TRAIN"} $${EVAL:+"eval_data=$$EVAL"} $(ARGS)
 
-compile: install ## Write build/pipeline.yaml (Kubeflow) and build/pipeline.vertex.yaml; ARGS='--registry=... --tag=...'
-	@$(RUN) -m pipeline compile $(ARGS)
+compile: install ## Write build/pipeline.yaml (Kubeflow) and build/pipeline.vertex.yaml; PROFILE=gke-l4: for such a cluster; ARGS='--registry=...'
+	@$(RUN) -m pipeline compile $${PROFILE:+"--profile=$$PROFILE"} $(ARGS)
 
 images: install ## Build the images, with Docker; VARIANT=gpu: with CUDA; BASE_IMAGE=... to build on
 	@$(RUN) -m pipeline images $${VARIANT:+"--variant=$$VARIANT"} $${BASE_IMAGE:+"--base_image=$$BASE_IMAGE"}

@@ -7,6 +7,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import profile as profiles
 from trainer.command_line import flag, parse
 from trainer.errors import UserError, without_traceback
 
@@ -20,6 +21,12 @@ class CompileConfig:
     """Writes pipeline.yaml, for Kubeflow, and pipeline.vertex.yaml, for Vertex AI."""
 
     output_dir: str = flag(str(BUILD), "Local folder to write them to.", "Files")
+    profile: str = flag(
+        "cpu",
+        f"What the steps ask of the cluster: {', '.join(profiles.names())}, or a file like those "
+        "in pipeline/profiles/. Most of it can be told otherwise when a run starts.",
+        "Cluster",
+    )
     registry: str = flag(
         "", "What comes before the images' names: HOST/PROJECT/REPOSITORY.", "Images"
     )
@@ -45,13 +52,14 @@ def compile_pipeline(
         Target ("kubeflow", "vertex") -> file.
 
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: the folder cannot be written to, or the profile is none.
     """
     # Here, so that --help and mistakes answer at once.
     from kfp.compiler import Compiler
 
     from pipeline import graph
 
+    profile = profiles.read(config.profile)
     images = graph.Images(**(images or _images(config)))
     folder = Path(config.output_dir).absolute()
     files = {"kubeflow": folder / "pipeline.yaml", "vertex": folder / "pipeline.vertex.yaml"}
@@ -60,7 +68,8 @@ def compile_pipeline(
         with tempfile.TemporaryDirectory(prefix=".compile-", dir=folder) as temporary:
             for target, file in files.items():
                 unfinished = Path(temporary) / file.name
-                Compiler().compile(graph.build(images, graph.TARGETS[target]), str(unfinished))
+                pipeline = graph.build(images, graph.TARGETS[target], profile)
+                Compiler().compile(pipeline, str(unfinished))
                 unfinished.replace(file)
     except OSError as error:
         raise UserError(f"Cannot write the compiled pipeline to {folder}: {error}.") from None

@@ -1,13 +1,19 @@
 """The graph: validate_data -> train -> evaluate -> gate -> (accepted) export_model -> publish."""
 
+import inspect
 from dataclasses import dataclass
 
 from kfp import dsl, kubernetes
 
 from components import ops
+from pipeline import profile as profiles
 from pipeline.parameters import markdown_table, parameters_of
+from pipeline.profile import Profile
 
 NAME = "yt8m-pipeline"
+DEFAULT_PROFILE = "cpu"
+# Parameters that only Kubeflow can be told when a run starts; the last of the pipeline's.
+OF_KUBEFLOW = ("train_cpu", "train_memory", "node_selector", "tolerations")
 
 
 @dataclass(frozen=True)
@@ -22,25 +28,39 @@ class Images:
 class Target:
     """What differs from one backend to another."""
 
+    name: str
     no_accelerator: str  # the accelerator_type to start from, with which a count of 0 is a CPU
     has_kubernetes: bool  # reads the settings of kfp-kubernetes
 
 
 TARGETS = {
-    "kubeflow": Target(no_accelerator="nvidia.com/gpu", has_kubernetes=True),
-    "vertex": Target(no_accelerator="ACCELERATOR_TYPE_UNSPECIFIED", has_kubernetes=False),
+    "kubeflow": Target("kubeflow", no_accelerator="nvidia.com/gpu", has_kubernetes=True),
+    "vertex": Target("vertex", no_accelerator="ACCELERATOR_TYPE_UNSPECIFIED", has_kubernetes=False),
 }
 
 
-def build(images: Images, target: Target):
-    """The pipeline, described by its docstring and a table of its parameters."""
-    function = _pipeline(images, target)
+def build(images: Images, target: Target, profile: Profile | None = None):
+    """The pipeline, described by its docstring and a table of its parameters.
+
+    Args:
+        profile: What the steps ask of a cluster. None: what is in profiles/cpu.toml.
+    """
+    function = _pipeline(images, target, profile or profiles.read(DEFAULT_PROFILE))
+    if not target.has_kubernetes:
+        _leave_out(function, OF_KUBEFLOW)
     plain = dsl.pipeline(function, name=NAME)
     description = f"{plain.description}\n\n{markdown_table(parameters_of(plain))}"
     return dsl.pipeline(function, name=NAME, description=description)
 
 
-def _pipeline(images: Images, target: Target):
+def _leave_out(function, names: tuple[str, ...]):
+    """Hides a function's last parameters, of these names, which keep their defaults."""
+    signature = inspect.signature(function)
+    shown = [p for name, p in signature.parameters.items() if name not in names]
+    function.__signature__ = signature.replace(parameters=shown)
+
+
+def _pipeline(images: Images, target: Target, profile: Profile):
     def train_and_publish(
         train_data: str,
         eval_data: str,
@@ -69,9 +89,15 @@ def _pipeline(images: Images, target: Target):
         min_perr: float = 0.0,
         min_map: float = 0.0,
         min_improvement: float = 0.0,
-        accelerator_type: str = target.no_accelerator,
-        accelerator_count: int = 0,
+        accelerator_type: str = profile.train.accelerator_type.get(
+            target.name, target.no_accelerator
+        ),
+        accelerator_count: int = profile.train.accelerator_count,
         run_name: str = "",
+        train_cpu: str = profile.train.cpu,
+        train_memory: str = profile.train.memory,
+        node_selector: dict = profile.train.node_selector,
+        tolerations: list = profile.train.tolerations,
     ):
         """Trains a video classifier on YouTube-8M records, and publishes it if it is better.
 
@@ -118,6 +144,12 @@ def _pipeline(images: Images, target: Target):
             accelerator_count: How many of them. 0: train on the CPU.
             run_name: Name of the run's folder in output_dir/runs, in place of an older one. Empty:
                 what the backend calls the run.
+            train_cpu: CPUs that are kept for training, e.g. 500m or 6.
+            train_memory: Memory that is kept for training, of which it gets no more, e.g. 24Gi.
+            node_selector: Labels of the nodes that may train, in JSON, e.g.
+                {"cloud.google.com/gke-spot": "true"}.
+            tolerations: Taints of nodes that may train in spite of them, in JSON, as a pod has
+                them.
         """
         run = {
             "output_dir": output_dir,
@@ -167,11 +199,20 @@ def _pipeline(images: Images, target: Target):
             _settings(trained, "Train", images.trainer, retries=3, cache=True)
             trained.set_accelerator_type(accelerator_type)
             trained.set_accelerator_limit(accelerator_count)
+            trained.set_memory_limit(train_memory)
             # kfp hands down to a step only what it takes as an input, which the type is not.
             trained.register_pipeline_channels([accelerator_type])
             if target.has_kubernetes:
+                trained.set_cpu_request(train_cpu)
+                trained.set_memory_request(train_memory)
+                trained.register_pipeline_channels([train_cpu, train_memory])
+                kubernetes.add_node_selector_json(trained, node_selector)
+                kubernetes.add_toleration_json(trained, tolerations)
                 # A pod's own /dev/shm is 64 MiB, too little for GPUs to talk to each other.
-                kubernetes.empty_dir_mount(trained, "shm", "/dev/shm", "Memory", "2Gi")
+                size = profile.train.shared_memory
+                kubernetes.empty_dir_mount(trained, "shm", "/dev/shm", "Memory", size)
+            else:
+                trained.set_cpu_limit(train_cpu)  # by which Vertex AI chooses a machine
 
             evaluated = ops.evaluate(
                 train_dir=trained.outputs["train_dir"],
@@ -206,6 +247,12 @@ def _pipeline(images: Images, target: Target):
                 )
                 _settings(published, "Publish", images.data, retries=3)
 
+        for task in (summary, validated, evaluated, verdict, exported, published):
+            _resources(task, target, profile.other_steps)
+        if profile.volume and target.has_kubernetes:
+            for task in (summary, validated, trained, evaluated, verdict, exported, published):
+                kubernetes.mount_pvc(task, profile.volume.claim, profile.volume.path)
+
     return train_and_publish
 
 
@@ -214,3 +261,12 @@ def _settings(task, display_name: str, image: str, retries: int, cache: bool = F
     task.set_container_image(image)
     task.set_caching_options(cache)
     task.set_retry(retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="600s")
+
+
+def _resources(task, target: Target, step: profiles.OtherSteps):
+    if target.has_kubernetes:
+        task.set_cpu_request(step.cpu)
+        task.set_memory_request(step.memory)
+    else:
+        task.set_cpu_limit(step.cpu)
+        task.set_memory_limit(step.memory)

@@ -11,6 +11,10 @@ from pipeline.compile import ROOT, VERSION, CompileConfig, compile_pipeline
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 
+# Inputs that kfp adds to a task for its resources.
+RESOURCES = {"accelerator_type", "accelerator_count", "base_image"} | {
+    f"{what}_{kind}" for what in ("cpu", "memory") for kind in ("request", "limit")
+}
 STEPS = ["validate-data", "train", "evaluate", "gate", "export-model", "publish"]
 
 
@@ -127,7 +131,7 @@ def test_no_step_has_an_input_that_kfp_uses_for_its_resources(spec):
     for name, component in spec["components"].items():
         if "executorLabel" in component:
             inputs = component["inputDefinitions"]["parameters"]
-            assert not {"accelerator_type", "accelerator_count", "base_image"} & set(inputs), name
+            assert not RESOURCES & set(inputs), name
 
 
 def test_what_a_task_takes_from_its_dag_the_dag_is_given(spec):
