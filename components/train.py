@@ -9,6 +9,7 @@ import trainer
 from trainer import storage
 from trainer.command_line import parse
 from trainer.config import TrainConfig
+from trainer.errors import UserError
 
 
 def train(
@@ -32,7 +33,10 @@ def train(
         UserError: a flag, a file or a record is not as it must be.
     """
     argv = [f"--{name}={value}" for name, value in flags.items() if value is not None]
-    argv += shlex.split(trainer_flags)
+    try:
+        argv += shlex.split(trainer_flags)
+    except ValueError as error:
+        raise UserError(f"trainer_flags: {error} in {trainer_flags!r}.") from None
     key = _key(argv, data_fingerprint)
     train_dir = storage.join(output_dir, "train", key)
     argv += [f"--train_data_pattern={train_data}", f"--train_dir={train_dir}"]

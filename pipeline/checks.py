@@ -10,7 +10,10 @@ from trainer.errors import UserError
 
 
 def check(values: dict):
-    """Checks the parameters that are given against the settings of the steps they are for.
+    """Checks a run's parameters against the settings of the steps they are for.
+
+    Args:
+        values: Name -> value; the parameters that are not given with their defaults.
 
     Raises:
         UserError: a minimum of the gate, or a flag of the trainer, is unknown or out of range.

@@ -46,7 +46,7 @@ def main(argv: list[str]):
             print(USAGE, parameters.help_text(known), sep="\n")
             return
         runner, words = _runner(argv[1:])
-        arguments = _complete(parameters.parse(words, known))
+        arguments = _complete(parameters.parse(words, known), known)
         try:
             run(arguments, runner)
         except KeyboardInterrupt:
@@ -69,12 +69,13 @@ def _known_parameters() -> dict[str, parameters.Parameter]:
     return parameters.parameters_of(graph.build(graph.Images("", ""), graph.TARGETS["kubeflow"]))
 
 
-def _complete(given: dict) -> dict:
+def _complete(given: dict, known: dict[str, parameters.Parameter]) -> dict:
     """The arguments of a run on this machine, checked as far as can be before it starts."""
     missing = [name for name in DATA if name not in given]
     if len(missing) == 1:
         raise UserError(f"{missing[0]} must be given too: train_data and eval_data go together.")
-    check(given)
+    defaults = {name: p.default for name, p in known.items() if p.default is not None}
+    check(defaults | given)
     arguments = {
         "run_name": time.strftime("%Y%m%d-%H%M%S"),
         "output_dir": str(BUILD / "output"),

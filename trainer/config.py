@@ -34,7 +34,34 @@ MODEL_FLAGS = (
     "pooling_dropout",
 )
 
+# What may be named, written here too so that a wrong name is found before TensorFlow is loaded.
+VIDEO_LEVEL_MODELS = ("LogisticModel", "MoeModel")
+FRAME_LEVEL_MODELS = (
+    "AttentionModel",
+    "DbofModel",
+    "FrameLevelLogisticModel",
+    "GruModel",
+    "LstmModel",
+    "NetVladModel",
+    "NeXtVladModel",
+)
+LOSSES = ("CrossEntropyLoss", "HingeLoss", "SoftmaxLoss")
+OPTIMIZERS = (
+    "AdadeltaOptimizer",
+    "AdagradOptimizer",
+    "AdamOptimizer",
+    "AdamWOptimizer",
+    "FtrlOptimizer",
+    "GradientDescentOptimizer",
+    "MomentumOptimizer",
+    "ProximalAdagradOptimizer",
+    "ProximalGradientDescentOptimizer",
+    "RMSPropOptimizer",
+)
 CHOICES = {
+    "model": VIDEO_LEVEL_MODELS + FRAME_LEVEL_MODELS,
+    "label_loss": LOSSES,
+    "optimizer": OPTIMIZERS,
     "video_level_classifier_model": ("LogisticModel", "MoeModel"),
     "dbof_pooling_method": ("max", "average"),
     "log_format": ("text", "json"),
@@ -78,7 +105,12 @@ class TrainConfig:
     num_classes: int = flag(NUM_CLASSES, "Number of classes; labels are 0 to this less 1.", "Data")
     num_readers: int = flag(8, "How many input files to read at once.", "Data")
 
-    model: str = flag("LogisticModel", "Which architecture; see trainer/models.py.", "Model")
+    model: str = flag(
+        "LogisticModel",
+        f"Which architecture. Of video-level features: {', '.join(VIDEO_LEVEL_MODELS)}. "
+        f"Of frame-level features: {', '.join(FRAME_LEVEL_MODELS)}.",
+        "Model",
+    )
     moe_num_mixtures: int = flag(
         2, "Experts a class in MoeModel, beside the one that always says no.", "Model"
     )
@@ -140,13 +172,11 @@ class TrainConfig:
     max_steps: int | None = flag(
         None, "Most iterations of the training loop, over the whole run.", "Training"
     )
-    label_loss: str = flag("CrossEntropyLoss", "Which loss; see trainer/losses.py.", "Training")
+    label_loss: str = flag("CrossEntropyLoss", f"Which loss: {', '.join(LOSSES)}.", "Training")
     regularization_penalty: float = flag(
         1.0, "Weight of the regularization loss (the label loss has 1).", "Training"
     )
-    optimizer: str = flag(
-        "AdamOptimizer", "Which optimizer; see trainer/optimizers.py.", "Training"
-    )
+    optimizer: str = flag("AdamOptimizer", f"Which optimizer: {', '.join(OPTIMIZERS)}.", "Training")
     base_learning_rate: float = flag(0.01, "Learning rate to start with.", "Training")
     learning_rate_decay: float = flag(
         0.95, "Factor applied every --learning_rate_decay_examples.", "Training"
@@ -228,10 +258,17 @@ class TrainConfig:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UserError(
-                    f"--{name} must be {' or '.join(choices)}; got {getattr(self, name)}."
+                    f"--{name} must be one of {sorted(choices)}; got {getattr(self, name)!r}."
                 )
         if not 0 <= self.pooling_dropout < 1:
             raise UserError(f"--pooling_dropout must be in [0, 1); got {self.pooling_dropout}.")
+        frame_level = self.model in FRAME_LEVEL_MODELS
+        if self.frame_features != frame_level:
+            raise UserError(
+                f"--model={self.model} takes {'frame' if frame_level else 'video'}-level features; "
+                f"got --{'' if self.frame_features else 'no'}frame_features. Choose one of "
+                f"{sorted(FRAME_LEVEL_MODELS if self.frame_features else VIDEO_LEVEL_MODELS)}."
+            )
         if self.max_steps is not None and self.max_steps < 0:
             raise UserError(f"--max_steps must not be negative; got {self.max_steps}.")
         _ = self.record_format

@@ -8,7 +8,6 @@ and returns [batch] float32, a video's loss summed over the classes.
 
 import tensorflow as tf
 
-from trainer.errors import UserError
 from trainer.fusion import fused
 
 EPSILON = 1e-5  # the original's, inside both logarithms
@@ -68,16 +67,9 @@ def _at_labels(values, labels):
     return tf.gather(values, tf.maximum(labels, 0), axis=1, batch_dims=1)
 
 
-# Every loss that --label_loss can name.
+# Every loss that --label_loss can name; config.py lists the names.
 LOSSES = {
     "CrossEntropyLoss": cross_entropy,
     "HingeLoss": hinge,
     "SoftmaxLoss": softmax,
 }
-
-
-def find(name: str):
-    """The loss called `name` in LOSSES; UserError if there is none."""
-    if name not in LOSSES:
-        raise UserError(f"--label_loss must be one of {sorted(LOSSES)}; got {name!r}.")
-    return LOSSES[name]

@@ -1,13 +1,12 @@
 """Every architecture that --model can name, and the flags that each is made of.
 
-To add a model: write its class, add a line here, and name its flags in config.MODEL_FLAGS.
+To add a model: write its class, add a line here, and name it and its flags in config.py.
 """
 
 import keras
 import tensorflow as tf
 
 from trainer.config import record_format
-from trainer.errors import UserError
 from trainer.frame_level_models import (
     AttentionPooling,
     DbofModel,
@@ -103,22 +102,9 @@ def _classifier(flags):
 
 
 def create(model_flags: dict) -> keras.Model:
-    """The model that `model_flags` (config.MODEL_FLAGS, name -> value) describe, with its weights.
-
-    Raises:
-        UserError: there is no such model, or it does not take features of this kind.
-    """
-    name, frame_features = model_flags["model"], model_flags["frame_features"]
-    models = FRAME_LEVEL_MODELS if frame_features else VIDEO_LEVEL_MODELS
-    others = VIDEO_LEVEL_MODELS if frame_features else FRAME_LEVEL_MODELS
-    if name in others:
-        raise UserError(
-            f"--model={name} takes {'video' if frame_features else 'frame'}-level features; got "
-            f"--{'' if frame_features else 'no'}frame_features. Choose one of {sorted(models)}."
-        )
-    if name not in models:
-        raise UserError(f"--model must be one of {sorted(models)}; got {name!r}.")
-    model = models[name](model_flags)
+    """The model that `model_flags` (TrainConfig.model_flags) describe, with its weights."""
+    models = FRAME_LEVEL_MODELS if model_flags["frame_features"] else VIDEO_LEVEL_MODELS
+    model = models[model_flags["model"]](model_flags)
     predict(model, _one_video(model_flags))
     return model
 

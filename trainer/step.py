@@ -16,7 +16,7 @@ class Trainer:
         self.config = config
         self.strategy = strategy
         keras.config.set_dtype_policy("mixed_bfloat16" if config.mixed_precision else "float32")
-        self.loss = losses.find(config.label_loss)
+        self.loss = losses.LOSSES[config.label_loss]
         with strategy.scope():
             self.model = models.create(config.model_flags)
             self.weights = [weight.value for weight in self.model.trainable_variables]

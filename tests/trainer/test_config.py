@@ -48,9 +48,17 @@ def parsed(*argv: str) -> TrainConfig:
 def test_documented_flag_has_its_type_and_default(name, kind, default):
     assert getattr(parsed(), name) == default
     given = {str: "abc", int: "7", float: "0.5", bool: "true"}[kind]
-    given = {"feature_names": "rgb", "feature_sizes": "3"}.get(name, given)
-    value = getattr(parsed(f"--{name}={given}"), name)
-    assert (type(value), str(value).lower()) == (kind, given)
+    others = {
+        "feature_names": "rgb",
+        "feature_sizes": "3",
+        "model": "MoeModel",
+        "label_loss": "HingeLoss",
+        "optimizer": "FtrlOptimizer",
+    }
+    given = others.get(name, given)
+    model = ["--model=DbofModel"] if name == "frame_features" else []
+    value = getattr(parsed(f"--{name}={given}", *model), name)
+    assert (type(value), str(value).lower()) == (kind, given.lower())
     if kind is not str:
         with pytest.raises(UserError, match=f"--{name}"):
             parsed(f"--{name}=abc")
@@ -170,5 +178,5 @@ def test_the_record_format_follows_the_flags():
     expected = RecordFormat((Feature("mean_rgb", 1024), Feature("mean_audio", 128)), False, 9)
     assert config.record_format == record_format(config.model_flags) == expected
     assert expected.width == 1152
-    frames = parsed("--frame_features", "--feature_names=rgb").record_format
+    frames = parsed("--frame_features", "--model=DbofModel", "--feature_names=rgb").record_format
     assert frames == RecordFormat((Feature("rgb", 1024),), True, 3862)

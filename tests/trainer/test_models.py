@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer import models
+from trainer import config, losses, models, optimizers
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 
@@ -29,11 +29,18 @@ def test_the_models_that_there_are():
     assert sorted(models.FRAME_LEVEL_MODELS) == FRAME_LEVEL
 
 
-@pytest.mark.parametrize("frame_features, choices", [(False, VIDEO_LEVEL), (True, FRAME_LEVEL)])
-def test_an_unknown_model_names_the_choices(frame_features, choices):
+def test_an_unknown_model_names_the_choices():
     with pytest.raises(UserError) as raised:
-        models.create(flags(model="Moe", frame_features=frame_features))
+        flags(model="Moe")
+    choices = sorted(VIDEO_LEVEL + FRAME_LEVEL)
     assert str(raised.value) == f"--model must be one of {choices}; got 'Moe'."
+
+
+def test_the_names_of_the_choices_are_those_that_there_are():
+    assert sorted(config.VIDEO_LEVEL_MODELS) == VIDEO_LEVEL
+    assert sorted(config.FRAME_LEVEL_MODELS) == FRAME_LEVEL
+    assert sorted(config.CHOICES["label_loss"]) == sorted(losses.LOSSES)
+    assert sorted(config.CHOICES["optimizer"]) == sorted(optimizers.OPTIMIZERS)
 
 
 @pytest.mark.parametrize("name", VIDEO_LEVEL)
