@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from components import report
+from components import experts, report
 from components.comparison import compare
 from components.publish import Champion, read_champion
 from trainer import evaluation, storage
@@ -26,7 +26,7 @@ def evaluate(
     vocabulary: str = "",
     batch_size: int = 1024,
 ) -> dict:
-    """Writes metrics.json and report.html to `output_dir`.
+    """Writes metrics.json and report.html to `output_dir`; experts.json too, if the model has them.
 
     Args:
         train_dir: Where the trainer saved the new model.
@@ -55,7 +55,11 @@ def evaluate(
         "train_dir": train_dir,
         "step": new.step,
     }
-    storage.write_text(storage.join(output_dir, "report.html"), page(new, metrics, eval_data))
+    html = page(new, metrics, eval_data, old)
+    storage.write_text(storage.join(output_dir, "report.html"), html)
+    if new.experts:
+        text = experts.as_json(new.experts, _least_videos(new))
+        storage.write_text(storage.join(output_dir, "experts.json"), text)
     text = json.dumps(metrics, indent=1, allow_nan=False) + "\n"
     storage.write_text(storage.join(output_dir, "metrics.json"), text)
     return metrics
@@ -77,13 +81,14 @@ def _finite(metrics: dict) -> dict:
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
-def page(new: Evaluation, metrics: dict, eval_data: str) -> str:
+def page(new: Evaluation, metrics: dict, eval_data: str, old: Evaluation | None = None) -> str:
     """The report, as HTML.
 
     Args:
         new: The new model's evaluation.
         metrics: What metrics.json holds.
         eval_data: Where the videos came from.
+        old: The published model's evaluation, if any.
     """
     seen = np.flatnonzero(new.num_positives)
     precisions, videos = new.average_precision[seen], new.num_positives[seen]
@@ -91,9 +96,13 @@ def page(new: Evaluation, metrics: dict, eval_data: str) -> str:
         (new.class_names[i], int(count), float(precision))
         for i, count, precision in zip(seen, videos, precisions, strict=True)
     ]
-    least_videos = min(LEAST_VIDEOS, videos.max())
+    least_videos = _least_videos(new)
     frequent = [c for c in classes if c[1] >= least_videos]
     counts, edges = np.histogram(precisions, BINS, range=(0, 1))
+    of_experts = None
+    if new.experts:
+        old_experts = old.experts if old else None
+        of_experts = experts.section(new.experts, old_experts, new.class_names, least_videos)
     return report.render(
         "evaluation.html",
         kind="Evaluation",
@@ -109,7 +118,13 @@ def page(new: Evaluation, metrics: dict, eval_data: str) -> str:
         best=_rows(frequent, lambda c: (-c[2], -c[1])),
         worst=_rows(frequent, lambda c: (c[2], -c[1])),
         most_frequent=_rows(classes, lambda c: -c[1]),
+        experts=of_experts,
     )
+
+
+def _least_videos(new: Evaluation) -> int:
+    """Videos of a class that says something by itself: LEAST_VIDEOS, if a class has as many."""
+    return int(min(LEAST_VIDEOS, new.num_positives.max()))
 
 
 def _rows(classes: list[tuple[str, int, float]], order) -> list[tuple[str, str, str]]:

@@ -16,8 +16,8 @@ import tensorflow as tf
 from trainer import models
 from trainer.video_level_models import Moe
 
-# A class that sends this share of its videos to one expert uses that one only.
-ALMOST_ALL = 0.95
+# Of the trust: an expert that has this much is as good as alone.
+ALMOST_ALL = 0.9
 TINY = 1e-30  # has a logarithm
 
 
@@ -56,16 +56,21 @@ class Experts:
 
     @property
     def collapsed(self) -> np.ndarray:
-        """[num_classes] bool: almost all of the class' own videos go to the dummy."""
-        return self.on_positives.shares[:, -1] >= ALMOST_ALL
+        """[num_classes] bool: on the class' own videos the dummy has almost all the trust.
+
+        Such a class is hardly ever predicted.
+        """
+        return self.on_positives.weights[:, -1] >= ALMOST_ALL
 
     @property
     def single(self) -> np.ndarray:
-        """[num_classes] bool: almost all of the class' own videos go to one expert.
+        """[num_classes] bool: one expert has almost all the trust that the dummy leaves.
 
-        Such a class is no more than a logistic unit, whose answer the gate may weaken.
+        On the class' own videos, and of classes that have not collapsed. Such a class is no more
+        than a logistic unit, whose answer the gate may weaken.
         """
-        return self.on_positives.shares[:, :-1].max(axis=1) >= ALMOST_ALL
+        weights = self.on_positives.weights[:, :-1]
+        return ~self.collapsed & (weights.max(axis=1) >= ALMOST_ALL * weights.sum(axis=1))
 
     @property
     def specialisation(self) -> np.ndarray:

@@ -31,11 +31,11 @@ def videos(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def train_small(videos, tmp_path_factory):
-    """train_small(num_epochs): a train_dir."""
+    """train_small(num_epochs, model): a train_dir."""
     output_dir = str(tmp_path_factory.mktemp("output"))
     flags = {"feature_names": "rgb", "feature_sizes": "3", "num_classes": 3, "batch_size": 10}
-    return lambda num_epochs: train(
-        videos, output_dir, "data", flags | {"num_epochs": num_epochs, "num_gpu": 0}
+    return lambda num_epochs, model="LogisticModel": train(
+        videos, output_dir, "data", flags | {"num_epochs": num_epochs, "num_gpu": 0, "model": model}
     )
 
 
@@ -58,7 +58,28 @@ def test_the_first_model_has_no_champion(videos, train_small, tmp_path):
     assert metrics["challenger"]["num_videos"] == 30
     assert metrics["champion"] is metrics["champion_version"] is None
     assert (metrics["train_dir"], metrics["step"]) == (train_dir, 6)
-    assert "LogisticModel after 6 steps" in storage.read_text(f"{output_dir}/report.html")
+    html = storage.read_text(f"{output_dir}/report.html")
+    assert "LogisticModel after 6 steps" in html
+    assert "Expert" not in html and not storage.exists(f"{output_dir}/experts.json")
+
+
+def test_a_mixture_of_experts_is_looked_into(videos, train_small, tmp_path):
+    train_dir, publish_dir = train_small(1, "MoeModel"), str(tmp_path / "published")
+    evaluate.evaluate(train_dir, videos, publish_dir, str(tmp_path / "first"))
+    written = json.loads((tmp_path / "first" / "experts.json").read_text())
+    assert written["num_videos"] == 30 == sum(written["num_positives"])
+    assert np.sum(written["on_all"]["weights"], axis=1) == pytest.approx(np.ones(3), abs=1e-3)
+    html = (tmp_path / "first" / "report.html").read_text()
+    assert "Every class has 2 experts" in html and "Expert 2" in html and "Dummy" in html
+    assert "; published:" not in html
+
+    export(train_dir, str(tmp_path / "model"))
+    metrics_file = str(tmp_path / "first" / "metrics.json")
+    publish(str(tmp_path / "model"), publish_dir, metrics_file, None)
+    evaluate.evaluate(train_dir, videos, publish_dir, str(tmp_path / "second"))
+    summary = written["summary"]
+    html = (tmp_path / "second" / "report.html").read_text()
+    assert f"; published: {summary['entropy']:.3f} and {summary['entropy_on_all']:.3f}" in html
 
 
 def test_the_champion_is_measured_on_the_same_videos(published, videos, train_small, tmp_path):

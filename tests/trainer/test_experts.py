@@ -85,17 +85,18 @@ def test_batches_and_merged_sums_add_up(four_videos):
 
 
 @pytest.mark.parametrize(
-    "goes_to, collapsed, single",
+    "weights, collapsed, single",
     [
-        ([2] * 20, True, False),
-        ([2] * 19 + [0], True, False),
-        ([2] * 18 + [0] * 2, False, False),
-        ([0] * 19 + [1], False, True),
-        ([0] * 10 + [1] * 10, False, False),
+        ([[0.0, 0.0, 1.0], [0.1, 0.05, 0.85]], True, False),
+        ([[0.0, 0.2, 0.8], [0.1, 0.05, 0.85]], False, False),
+        ([[0.95, 0.05, 0.0], [0.95, 0.05, 0.0]], False, True),
+        ([[0.19, 0.01, 0.8], [0.95, 0.05, 0.0]], False, True),  # of what the dummy leaves
+        ([[0.4, 0.35, 0.25], [0.4, 0.35, 0.25]], False, False),  # though both videos go there
+        ([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], False, False),
     ],
 )
-def test_which_classes_use_one_expert_only(goes_to, collapsed, single):
-    result = sums_of(*[(list(np.eye(3)[expert]), True) for expert in goes_to]).results()
+def test_which_classes_use_one_expert_only(weights, collapsed, single):
+    result = sums_of(*[(video, True) for video in weights]).results()
     assert (result.collapsed, result.single) == ([collapsed], [single])
 
 
