@@ -1,0 +1,279 @@
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.generate_data import generate
+from pipeline import engine, images
+from pipeline.compile import ROOT, CompileConfig, compile_pipeline
+from pipeline.push import PushConfig, push
+from trainer.errors import UserError
+
+LOCKS = {path.stem: path for path in (ROOT / "docker").glob("*.txt")}
+TINY = "tiny-for-tests"
+
+
+def pins(lock: Path) -> dict[str, str]:
+    """Package -> version."""
+    return dict(re.findall(r"^([a-z0-9-]+)(?:\[.*\])?==(\S+)", lock.read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("lock", sorted(LOCKS))
+def test_what_the_images_hold_is_what_is_tested(lock):
+    tested = pins(ROOT / "requirements.txt")
+    tested["tensorflow-cpu"] = tested["tensorflow"]
+    own = {name: version for name, version in pins(LOCKS[lock]).items() if "nvidia" not in name}
+    assert own == {name: tested.get(name) for name in own}
+    text = LOCKS[lock].read_text()
+    assert text.count("==") <= text.count("--hash=")
+
+
+def test_the_images_hold_no_more_than_their_steps_import():
+    assert "tensorflow" not in " ".join(pins(LOCKS["data"]))
+    assert "apache-beam" not in pins(LOCKS["trainer-cpu"]) | pins(LOCKS["trainer-gpu"])
+    assert not any("nvidia" in name for name in pins(LOCKS["trainer-cpu"]))
+    assert {"tensorflow", "nvidia-cudnn-cu12"} <= set(pins(LOCKS["trainer-gpu"]))
+    assert list(pins(LOCKS["kfp"])) == ["kfp"]
+
+
+def test_the_recipes_are_clean():
+    hadolint = Path(sys.executable).parent / "hadolint"
+    recipes = sorted((ROOT / "docker").glob("*.Dockerfile"))
+    subprocess.run([hadolint, *recipes], check=True)
+
+
+def test_the_context_is_the_code_and_the_locks_of_the_images():
+    files = engine.context_files(ROOT)
+    assert {Path(file).parts[0] for file in files} == {
+        ".dockerignore",
+        "components",
+        "docker",
+        "trainer",
+    }
+    assert {"trainer/train.py", "components/templates/base.html", "docker/data.txt"} <= set(files)
+    assert not any("__pycache__" in file or file.endswith("Dockerfile") for file in files)
+
+
+def test_sources_tell_one_state_of_the_code_from_another(tmp_path, monkeypatch):
+    for name in (".dockerignore", "docker/data.Dockerfile", "docker/trainer.Dockerfile"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    monkeypatch.setattr(images, "ROOT", tmp_path)
+    states = [images.sources()]
+    for name in ("trainer/new.py", "docker/data.Dockerfile", "pipeline/new.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("new")
+        states.append(images.sources())
+    assert states[3] == states[2]  # no image holds pipeline/
+    assert len(set(states)) == 3
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"registry": ""}, "--registry must be given"),
+        ({"registry": "https://host/path"}, "without https://; got 'https://host/path'"),
+        ({"registry": "host/path", "variant": "tpu"}, "--variant must be cpu or gpu; got 'tpu'"),
+    ],
+)
+def test_mistakes_in_flags(given, message):
+    with pytest.raises(UserError, match=message):
+        PushConfig(**given)
+
+
+def test_a_recipe_that_fails_is_an_error_and_what_it_said_is_shown(docker_engine, tmp_path, capsys):
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY nothing /\n")
+    with (
+        pytest.raises(UserError, match=f"{TINY} cannot be built: .*nothing"),
+        images.progress(TINY) as show,
+    ):
+        engine.build(docker_engine, tmp_path, "Dockerfile", TINY, {}, {}, show)
+    assert "Step 2/2 : COPY nothing /" in capsys.readouterr().out
+
+
+# In the images
+
+
+@pytest.fixture
+def any_user(run_in):
+    """Runs a command as a user without a name, on a read-only file system."""
+
+    def run(image, command, **settings):
+        settings = {"user": "12345:0", "read_only": True, "tmpfs": {"/tmp": ""}} | settings
+        return run_in(image, command, **settings)
+
+    return run
+
+
+@pytest.mark.parametrize("image", sorted(images.NAMES))
+def test_an_image_runs_as_no_root_and_holds_no_tools(image, built, any_user, run_in):
+    look = """
+import importlib.util, os, shutil, sys
+print(os.getuid())
+tools = ["cc", "gcc", "g++", "make", "git", "curl"]
+print([tool for tool in tools if shutil.which(tool)])
+print([name for name in ("pip", "tensorflow", "apache_beam") if importlib.util.find_spec(name)])
+writable = [folder for folder, _, _ in os.walk("/opt") if os.access(folder, os.W_OK)]
+print(writable)
+"""
+    packages = {"data": "['apache_beam']", "trainer": "['tensorflow']"}[image]
+    assert run_in(built[image], ["python3", "-c", look]) == (0, ["65532", "[]", packages, "[]"])
+    assert any_user(built[image], ["python3", "-c", look])[1][0] == "12345"
+
+
+@pytest.mark.parametrize(
+    "image, modules",
+    [
+        (
+            "data",
+            "components.validate_data.pipeline, components.gate, components.publish, "
+            "components.summary",
+        ),
+        ("trainer", "components.train, components.evaluate, components.export_model"),
+    ],
+)
+def test_an_image_holds_what_its_steps_import(image, modules, built, any_user):
+    check = f"import kfp.dsl.executor_main, getpass, {modules}; print(getpass.getuser())"
+    command = ["sh", "-c", '_KFP_RUNTIME=true exec python3 -c "$0"', check]
+    code, lines = any_user(built[image], command)
+    assert (code, lines[-1]) == (0, "yt8m"), lines
+
+
+@pytest.mark.parametrize("image, flag", [("data", "--input"), ("trainer", "--train_data_pattern")])
+def test_an_image_alone_is_its_main_command(image, flag, built, any_user):
+    code, lines = any_user(built[image], ["--help"])
+    assert (code, flag in "\n".join(lines)) == (0, True)
+
+
+@pytest.mark.slow
+def test_the_trainers_image_trains(built, any_user, tmp_path):
+    data = generate(str(tmp_path / "data"), num_videos=100, num_classes=10)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out").chmod(0o777)
+    flags = [
+        "--model=MoeModel",
+        "--feature_names=mean_rgb,mean_audio",
+        "--feature_sizes=1024,128",
+        "--num_classes=10",
+        "--batch_size=32",
+        "--num_epochs=1",
+        "--train_data_pattern=/data/train*.tfrecord",
+        "--train_dir=/out/model",
+    ]
+    mounts = [
+        engine.mount(str(data), "/data", read_only=True),
+        engine.mount(str(tmp_path / "out"), "/out"),
+    ]
+    code, lines = any_user(built["trainer"], flags, mounts=mounts)
+    assert code == 0, lines
+    checkpoint = next((tmp_path / "out" / "model" / "checkpoints").iterdir())
+    assert checkpoint.stat().st_uid == 12345
+
+
+# Pushing
+
+
+@pytest.fixture(scope="module")
+def registry(docker_engine, tmp_path_factory) -> str:
+    """Address of a registry of our own."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        reason = "NOT RUN, for there is no docker-registry (of the Debian package of that name)"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    folder = tmp_path_factory.mktemp("registry")
+    config = {
+        "version": 0.1,
+        "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
+        "http": {"addr": address},
+    }
+    (folder / "config.yml").write_text(json.dumps(config))
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen([program, "serve", folder / "config.yml"], stderr=log)
+    try:
+        _wait_for(address)
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait_for(address: str):
+    host, port = address.split(":")
+    for _ in range(100):
+        try:
+            return socket.create_connection((host, int(port))).close()
+        except OSError:
+            time.sleep(0.1)
+    raise TimeoutError(address)
+
+
+@pytest.fixture
+def tiny_images(docker_engine):
+    """Images that hold one small file, named as ours are."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("file"))
+    names = images.local_names(tag=TINY)
+    for name in names.values():
+        docker_engine.api.import_image_from_data(
+            content.getvalue(), *name.split(":"), changes=[f"LABEL {images.SOURCES}=others"]
+        )
+    yield names
+    for name in names.values():
+        docker_engine.images.remove(name, force=True)
+
+
+def test_what_was_pushed_is_compiled_in_by_digest(
+    registry, tiny_images, docker_engine, tmp_path, capsys
+):
+    file = tmp_path / "images.json"
+    push(PushConfig(registry=f"{registry}/team", images_file=str(file), tag=TINY))
+    pushed = json.loads(file.read_text())
+    assert pushed["sources"] == "others"
+
+    compiled = compile_pipeline(CompileConfig(str(tmp_path / "build"), images_file=str(file)))
+    assert "made from other code than is here; `make push` helps" in capsys.readouterr().err
+    used = set()
+    for pipeline in compiled.values():
+        spec = next(yaml.safe_load_all(pipeline.read_text()))
+        executors = spec["deploymentSpec"]["executors"].values()
+        used |= {executor["container"]["image"] for executor in executors}
+    assert used == set(pushed["images"].values())
+    for image, name in pushed["images"].items():
+        assert re.fullmatch(rf"{registry}/team/yt8m-{image}@sha256:[0-9a-f]{{64}}", name)
+        repository, digest = name.split("@")
+        docker_engine.images.remove(f"{repository}:{TINY}")
+        assert docker_engine.images.pull(repository, tag=digest)
+
+    named = compile_pipeline(
+        CompileConfig(str(tmp_path / "build"), registry="other", images_file=str(file))
+    )
+    assert "image: other/yt8m-data:" in named["kubeflow"].read_text()
+
+
+def test_what_is_no_record_of_a_push_is_an_error(tmp_path):
+    (tmp_path / "images.json").write_text('{"images": {"data": "x"}}')
+    with pytest.raises(UserError, match="Expected what `python -m pipeline push` writes in"):
+        compile_pipeline(CompileConfig(str(tmp_path), images_file=str(tmp_path / "images.json")))
+
+
+def test_pushing_what_was_not_built_or_to_where_nothing_is(docker_engine, tiny_images, tmp_path):
+    file = tmp_path / "images.json"
+    with pytest.raises(UserError, match="no image yt8m-data:none: `make images` builds it"):
+        push(PushConfig(registry="127.0.0.1:1/x", tag="none", images_file=str(file)))
+    with pytest.raises(UserError, match=f"127.0.0.1:1/x/yt8m-data:{TINY} cannot be pushed: "):
+        push(PushConfig(registry="127.0.0.1:1/x", tag=TINY, images_file=str(file)))
+    assert not file.exists()
