@@ -63,7 +63,7 @@ def write(
         partial.mkdir(parents=True)
         module = _Served(model, flags, names)
         tf.saved_model.save(module, str(partial), {"serving_default": module.serve})
-        (partial / loading.CLASS_NAMES_FILE).write_text(json.dumps(names))
+        (partial / loading.CLASS_NAMES_FILE).write_text(json.dumps({"names": names}))
         (partial / loading.MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n")
         if final.exists():
             final.rmdir()  # an empty folder, made beforehand

@@ -1,6 +1,5 @@
 """Loads a trained model to predict with: from a train_dir, or from an exported model's folder."""
 
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,8 +83,8 @@ def restore(train_dir: str) -> tuple[keras.Model, dict, int]:
 
 
 def _load_exported(model_dir: str) -> TrainedModel:
-    manifest = json.loads(storage.read_text(storage.join(model_dir, MANIFEST_FILE)))
-    names = json.loads(storage.read_text(storage.join(model_dir, CLASS_NAMES_FILE)))
+    manifest = storage.read_json(storage.join(model_dir, MANIFEST_FILE), "model_flags", "step")
+    names = storage.read_json(storage.join(model_dir, CLASS_NAMES_FILE), "names")["names"]
     with tempfile.TemporaryDirectory() as local:
         if model_dir.startswith("gs://"):
             storage.copy_tree(model_dir, local)

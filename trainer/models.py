@@ -16,7 +16,6 @@ from trainer.frame_level_models import (
     PoolingModel,
     RecurrentModel,
 )
-from trainer.records import MAX_FRAMES
 from trainer.video_level_models import Logistic, LogisticModel, Moe, MoeModel
 
 
@@ -115,7 +114,7 @@ def _one_video(model_flags):
     if not model_flags["frame_features"]:
         return {"features": tf.zeros([1, width])}
     return {
-        "features": tf.zeros([1, MAX_FRAMES, width], tf.uint8),
+        "features": tf.zeros([1, 1, width], tf.uint8),
         "num_frames": tf.ones([1], tf.int32),
     }
 

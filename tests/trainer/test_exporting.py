@@ -64,7 +64,7 @@ def test_the_folder_tells_what_it_holds(trained, exported):
     assert manifest["model_flags"] == checkpoints.read_model_flags(trained)
     assert manifest["created"].endswith("+00:00")
     names = json.loads(Path(exported, "class_names.json").read_text())
-    assert names == ["Game", "Car", "Concert", "class 3", "Dance"]
+    assert names["names"] == ["Game", "Car", "Concert", "class 3", "Dance"]
     assert loading.load(exported).class_names == names
 
 
