@@ -138,8 +138,8 @@ def _labels(context: dict[str, bytes], num_classes: int, problems: list[Problem]
         reason = f"{LABELS_KEY!r} must be int64, found {_describe(labels)}"
         problems.append(Problem("wrong_type", reason))
         return np.empty(0, np.int64)
-    outside = labels[(labels < 0) | (labels >= num_classes)]
-    if outside.size:
+    outside = [label for label in labels.tolist() if not 0 <= label < num_classes]
+    if outside:
         reason = f"label {outside[0]} is out of range: expected 0 to {num_classes - 1}"
         problems.append(Problem("label_out_of_range", reason))
     return labels

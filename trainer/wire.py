@@ -9,6 +9,7 @@ cannot take so is rare, and read by protobuf, value by value.
 An Example has the bytes of a SequenceExample without feature lists, so one declaration does.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -59,9 +60,12 @@ def values(feature: bytes) -> list[bytes] | np.ndarray | None:
     Raises:
         DecodeError: it is no tf.train.Feature.
     """
-    start = _payload_start(feature, _FLOAT_TAGS)
-    if start and (len(feature) - start) % 4 == 0:
-        return np.frombuffer(feature, "<f4", offset=start)
+    floats = _header(_FLOAT_TAGS, len(feature))
+    if feature.startswith(floats) and (len(feature) - len(floats)) % 4 == 0:
+        return np.frombuffer(feature, "<f4", offset=len(floats))
+    one_string = _header(_BYTES_TAGS, len(feature))
+    if feature.startswith(one_string):
+        return [feature[len(one_string) :]]
     return _values(_MESSAGES.Feature.FromString(feature))
 
 
@@ -75,12 +79,12 @@ def frames(feature_list: bytes) -> np.ndarray | list:
     Raises:
         DecodeError: it is no tf.train.FeatureList.
     """
-    end_of_first = _payload_end(feature_list)
-    start = _payload_start(feature_list[:end_of_first], _FRAME_TAGS)
-    if start and len(feature_list) % end_of_first == 0:
-        rows = np.frombuffer(feature_list, np.uint8).reshape(-1, end_of_first)
-        if (rows[:, :start] == rows[0, :start]).all():  # every frame has the first one's layout
-            return rows[:, start:]
+    size = _first_size(feature_list)
+    header = _header(_FRAME_TAGS, size)
+    if feature_list.startswith(header) and len(feature_list) % size == 0:
+        rows = np.frombuffer(feature_list, np.uint8).reshape(-1, size)
+        if (rows[:, : len(header)] == rows[0, : len(header)]).all():  # all have the same layout
+            return rows[:, len(header) :]
     return [_values(feature) for feature in _MESSAGES.FeatureList.FromString(feature_list).feature]
 
 
@@ -143,35 +147,41 @@ def _encode_frames(frames: np.ndarray | Sequence[Values]) -> bytes:
 # --- protobuf's wire format (https://protobuf.dev/programming-guides/encoding/) ----------------
 
 # Tags of length-delimited fields, each wrapped around the next.
-_FLOAT_TAGS = (0x12, 0x0A)  # Feature.float_list, FloatList.value (packed)
-_FRAME_TAGS = (0x0A, 0x0A, 0x0A)  # FeatureList.feature, Feature.bytes_list, BytesList.value
+_FLOAT_TAGS = b"\x12\x0a"  # Feature.float_list, FloatList.value (packed)
+_BYTES_TAGS = b"\x0a\x0a"  # Feature.bytes_list, BytesList.value
+_FRAME_TAGS = b"\x0a\x0a\x0a"  # FeatureList.feature, and the same two
+
+_NEVER = b"\xff\xff\xff\xff\xff"  # what no message starts with
 
 
-def _payload_start(data: bytes, tags: tuple[int, ...]) -> int:
-    """Where the innermost field's payload starts; 0: `data` is not these fields and no more."""
-    position = 0
+@functools.lru_cache(maxsize=4096)
+def _header(tags: bytes, size: int) -> bytes:
+    """What `size` bytes start with, if they are these fields and nothing else."""
+    header = b""
     for tag in tags:
-        if data[position : position + 1] != bytes((tag,)):
-            return 0
-        length, position = _varint(data, position + 1)
-        if position + length != len(data):
-            return 0
-    return position
+        left = size - len(header) - 1
+        length = next((left - n for n in range(1, 6) if len(_varint(left - n)) == n), None)
+        if length is None:
+            return _NEVER
+        header += bytes([tag]) + _varint(length)
+    return header
 
 
-def _payload_end(data: bytes) -> int:
-    """Where the first field ends, if it is length-delimited."""
-    length, position = _varint(data, 1)
-    return position + length
+def _varint(number: int) -> bytes:
+    """A number as seven bits a byte, the lowest first; b"": it is negative."""
+    encoded = bytearray()
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes(encoded) + bytes([number]) if number >= 0 else b""
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """The number at `position`, and where it ends."""
-    number = 0
-    for shift in range(0, 64, 7):
-        byte = data[position] if position < len(data) else 0
+def _first_size(data: bytes) -> int:
+    """Bytes of the first field, if it is length-delimited."""
+    length, position = 0, 1
+    for byte in data[1:6]:
+        length |= (byte & 0x7F) << 7 * (position - 1)
         position += 1
-        number |= (byte & 0x7F) << shift
         if byte < 0x80:
             break
-    return number, position
+    return position + length

@@ -58,13 +58,14 @@ def of_vectors(vectors: np.ndarray) -> Moments:
     """Of float32 [vectors, size], at least one."""
     values = vectors.astype(np.float64)
     mean = values.mean(axis=0)
+    values -= mean
     return Moments(
-        count=len(values),
+        count=len(vectors),
         mean=mean,
-        m2=((values - mean) ** 2).sum(axis=0),
-        min=values.min(axis=0),
-        max=values.max(axis=0),
-        zeros=(values == 0).sum(axis=0),
+        m2=np.einsum("ij,ij->j", values, values),
+        min=vectors.min(axis=0).astype(np.float64),
+        max=vectors.max(axis=0).astype(np.float64),
+        zeros=(vectors == 0).sum(axis=0),
     )
 
 
