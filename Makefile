@@ -11,7 +11,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet install --no
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev run compile submit schedule images push test test-fast lint format lock clean
+.PHONY: help install install-dev run compile submit schedule doctor images push test test-fast lint format lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ submit: install ## Run what was compiled on Kubeflow, or with TARGET=vertex on V
 
 schedule: install ## Run it there again and again: CRON='0 2 * * *'; or ARGS=pause, resume, list, delete
 	@$(RUN) -m pipeline schedule $(ARGS) $${TARGET:+"--target=$$TARGET"} $${CRON:+"--cron=$$CRON"}
+
+doctor: install ## Find what would break such a run, before it starts: ARGS='name=value ...' as for submit
+	@$(RUN) -m pipeline doctor $${TARGET:+"--target=$$TARGET"} $(ARGS)
 
 test: install-dev ## Run all tests
 	@$(RUN) -m pytest $(ARGS)

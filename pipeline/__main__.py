@@ -11,6 +11,7 @@ COMMANDS = {
     "push": "send them to a registry",
     "submit": "run it on a Kubeflow cluster, or on Vertex AI",
     "schedule": "run it there again and again; pause, resume, list or delete a schedule",
+    "doctor": "find what would break a run there, before it starts",
 }
 
 USAGE = "usage: python -m pipeline COMMAND [...]\n\n{}\n\nCOMMAND --help says more.".format(

@@ -24,6 +24,7 @@ class Package:
             were changed since.
         text: The compiled YAML.
         parameters: Name -> parameter.
+        images: Names of the images that the steps run in.
         steps: Name of a step's task -> the name to show.
     """
 
@@ -32,6 +33,7 @@ class Package:
     version: str
     text: str
     parameters: dict[str, Parameter]
+    images: list[str]
     steps: dict[str, str]
 
 
@@ -66,6 +68,12 @@ def read(path: str, cache: bool = True) -> Package:
         version=f"{_commit()}-{hashlib.sha256(text.encode()).hexdigest()[:12]}",
         text=text,
         parameters=parameters_of_spec(spec),
+        images=sorted(
+            {
+                executor["container"]["image"]
+                for executor in spec["deploymentSpec"]["executors"].values()
+            }
+        ),
         steps={
             name: task["taskInfo"]["name"]
             for dag in _dags(spec)

@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass, fields
 
 from pipeline import parameters
+from pipeline.checks import check
 from pipeline.compile import BUILD
 from pipeline.connection import ConnectionConfig, resolve, secret_free
 from trainer.command_line import flag, parse
@@ -75,8 +76,8 @@ def prepare(config: PackageConfig, words: list[str]):
     """The package, and the values of its parameters.
 
     Raises:
-        UserError: there is no compiled pipeline, a parameter is unknown, of the wrong type, or
-            missing.
+        UserError: there is no compiled pipeline; a parameter is unknown, missing, of the wrong
+            type, or one that a step would refuse.
     """
     from pipeline import package  # loads yaml
 
@@ -84,6 +85,8 @@ def prepare(config: PackageConfig, words: list[str]):
     values = parameters.read(config.params, compiled.parameters) if config.params else {}
     values |= parameters.parse(words, compiled.parameters)
     parameters.require(values, compiled.parameters)
+    defaults = {name: p.default for name, p in compiled.parameters.items() if p.default is not None}
+    check(defaults | values)
     return compiled, values
 
 

@@ -107,6 +107,7 @@ def test_parameters_come_from_a_file_and_then_from_the_command_line(server, run,
     lines = {"train_data": '"a"', "num_epochs": "3", "min_gap": "1", "frame_features": "true"}
     file = tmp_path / f"nightly{suffix}"
     mark = " = " if suffix == ".toml" else ": "
+    lines["model"] = '"FrameLevelLogisticModel"'
     file.write_text("\n".join(name + mark + value for name, value in lines.items()))
     given = ["-p", "eval_data=b=c", "-p", "output_dir=d", "-p", "num_epochs=4"]
     assert run("--params", str(file), *given, parameters=[])[0] == 0
@@ -117,6 +118,7 @@ def test_parameters_come_from_a_file_and_then_from_the_command_line(server, run,
         "num_epochs": 4,
         "min_gap": 1.0,
         "frame_features": True,
+        "model": "FrameLevelLogisticModel",
     }
 
 
@@ -124,6 +126,7 @@ def test_parameters_come_from_a_file_and_then_from_the_command_line(server, run,
     "words, message",
     [
         (["num_epoch=3"], "There is no parameter 'num_epoch'. Did you mean num_epochs=...?"),
+        (["min_gap=2"], "min_gap must be from 0 to 1"),
         (["num_epochs=x"], "num_epochs must be a whole number; got 'x'"),
         (["--params=nothing.toml"], "The parameters' file nothing.toml cannot be read"),
         (["--pipeline=nothing.yaml"], "Cannot read the compiled pipeline"),

@@ -1,0 +1,231 @@
+"""Finds what would break a run on a cluster, before it starts: python -m pipeline doctor."""
+
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from components.dates import fill_in
+from pipeline.connection import resolve
+from pipeline.submit import PackageConfig, prepare, split
+from trainer import storage
+from trainer.command_line import flag, parse
+from trainer.errors import UserError, without_traceback
+
+COMPUTE = "https://compute.googleapis.com/compute/v1"
+
+
+class NotChecked(Exception):
+    """It could not be found out from here; the message says why."""
+
+
+@dataclass(frozen=True, repr=False)
+class DoctorConfig(PackageConfig):
+    """Checks what a run with the same flags and parameters would need; it runs nothing."""
+
+    kube_namespace: str = flag(
+        "kubeflow", "Namespace in which the steps' pods run, if --namespace is empty.", "Cluster"
+    )
+
+
+def main(argv: list[str]):
+    """The command: exit code 1 if something would break a run."""
+    with without_traceback():
+        flags, words = split(argv, DoctorConfig)
+        config = parse(DoctorConfig, flags)
+        sys.exit(0 if examine(checks(config, words)) else 1)
+
+
+def examine(checks: Iterator[tuple[str, Callable[[], str]]]) -> bool:
+    """Runs each check and says what it found; returns whether none failed."""
+    healthy = True
+    for title, check in checks:
+        try:
+            mark, text = "ok", check()
+        except NotChecked as error:
+            mark, text = "?", str(error)
+        except UserError as error:
+            mark, text = "FAIL", str(error)
+            healthy = False
+        print(f"{mark:<5} {title:<12} {text}", flush=True)
+    return healthy
+
+
+def checks(config: DoctorConfig, words: list[str]) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Title and check, one after the other; a check returns words or raises."""
+    compiled, values = prepare(config, words)
+    values = {name: p.default for name, p in compiled.parameters.items()} | values
+    yield "Pipeline", lambda: f"version {compiled.version}; its parameters fit it"
+    if config.target == "kubeflow":
+        yield from _kubeflow(config)
+    for image in compiled.images:
+        yield "Image", lambda image=image: _image(image)
+    for name in ("train_data", "eval_data"):
+        yield name, lambda name=name: _data(values[name])
+    if values["vocabulary"]:
+        yield "vocabulary", lambda: _data(values["vocabulary"])
+    yield "output_dir", lambda: _output(values["output_dir"])
+    if values["accelerator_count"]:
+        if config.target == "kubeflow":
+            yield "Nodes", lambda: _nodes(values)
+            yield "Quota", lambda: _namespace_quota(config, values)
+        yield "Google quota", lambda: _google_quota(config, values)
+
+
+def _kubeflow(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], str]]]:
+    from pipeline import kubeflow
+
+    connection = resolve(config)
+
+    def host() -> str:
+        with kubeflow.explained(connection):
+            answer = kubeflow.connect(connection).healthzs.healthz_service_get_healthz()
+        if answer.multi_user and not connection.namespace:
+            raise UserError(
+                f"{connection.host} has several users: give --namespace, your profile's."
+            )
+        if connection.namespace and not answer.multi_user:
+            raise UserError(f"{connection.host} has but one user: leave out --namespace.")
+        return f"{connection.host} answers"
+
+    def access() -> str:
+        with kubeflow.explained(connection):
+            experiments = kubeflow.connect(connection).experiments
+            listed = experiments.experiment_service_list_experiments
+            listed(page_size=1, **kubeflow.in_namespace(connection))
+        return "it lets you in"
+
+    yield "Host", host
+    yield "Access", access
+
+
+def _data(pattern: str) -> str:
+    files = fill_in(pattern, datetime.now(UTC))
+    _must_be_remote(files)
+    found = storage.glob(files)
+    with storage.open_read(found[0]) as file:
+        file.read(1)
+    return f"{files}: {len(found)} file{'s' if len(found) > 1 else ''}"
+
+
+def _output(folder: str) -> str:
+    _must_be_remote(folder)
+    trial = storage.join(folder, f".doctor-{uuid.uuid4().hex}")
+    storage.write_bytes(storage.join(trial, "empty"), b"")
+    storage.delete_tree(trial)
+    return f"{folder} can be written to"
+
+
+def _must_be_remote(path: str):
+    if "://" not in path:
+        raise NotChecked(f"{path} is within the cluster; look there that it is on a volume")
+
+
+def _image(name: str) -> str:
+    from pipeline import registry
+
+    registry.check_pullable(name)
+    return f"{name} can be pulled with this machine's credentials"
+
+
+def _nodes(values: dict) -> str:
+    """Whether a node fits, as it says itself: labels, and accelerators of that type."""
+    kind, count = values["accelerator_type"], values["accelerator_count"]
+    selector = ",".join(f"{key}={value}" for key, value in values["node_selector"].items())
+    with _kubernetes() as client:
+        nodes = client.CoreV1Api().list_node(label_selector=selector, _request_timeout=20).items
+    most = max((int(node.status.allocatable.get(kind, 0)) for node in nodes), default=0)
+    if most >= count:
+        return f"a node has {most} {kind}"
+    wanted = f"{count} {kind}" + (f" and the labels {selector}" if selector else "")
+    raise NotChecked(f"no node has {wanted} now; fine if a pool grows from 0")
+
+
+def _namespace_quota(config: DoctorConfig, values: dict) -> str:
+    """Whether the namespace may have so many accelerators more."""
+    kind, count = values["accelerator_type"], values["accelerator_count"]
+    namespace = config.namespace or config.kube_namespace
+    with _kubernetes() as client:
+        api = client.CoreV1Api()
+        quotas = api.list_namespaced_resource_quota(namespace, _request_timeout=20).items
+    for quota in quotas:
+        for name in (f"requests.{kind}", f"limits.{kind}"):
+            limit = (quota.status.hard or {}).get(name)
+            used = (quota.status.used or {}).get(name, 0)
+            if limit is not None and int(limit) - int(used) < count:
+                raise UserError(
+                    f"namespace {namespace} has {limit} {kind} by its quota {quota.metadata.name}, "
+                    f"of which {used} are used; the run needs {count}."
+                )
+    return f"namespace {namespace} may have {count} {kind} more"
+
+
+class _kubernetes:
+    """The Kubernetes client, of the cluster that kubectl speaks to."""
+
+    def __enter__(self):
+        import kubernetes
+
+        try:
+            kubernetes.config.load_kube_config()
+        except kubernetes.config.ConfigException:
+            raise NotChecked("kubectl is set up for no cluster here") from None
+        return kubernetes.client
+
+    def __exit__(self, kind, error, traceback):
+        if error is not None:
+            words = getattr(error, "reason", None) or error
+            raise NotChecked(f"Kubernetes did not tell: {words}") from None
+
+
+def _google_quota(config: DoctorConfig, values: dict) -> str:
+    """Whether the region's quota of the project leaves room for the accelerators."""
+    metric = quota_metric(values.get("node_selector", {}), values["accelerator_type"])
+    if not config.project or not metric:
+        raise NotChecked("give --project and --region to check Google Cloud's quota of the type")
+    import google.auth
+    from google.auth.exceptions import GoogleAuthError
+    from google.auth.transport.requests import AuthorizedSession
+    from requests.exceptions import RequestException
+
+    path = f"projects/{config.project}/regions/{config.region}"
+    try:
+        credentials, _ = google.auth.default(["https://www.googleapis.com/auth/compute.readonly"])
+        answer = AuthorizedSession(credentials).get(f"{COMPUTE}/{path}", timeout=20)
+        answer.raise_for_status()
+        quotas = answer.json()["quotas"]
+    except (GoogleAuthError, RequestException) as error:
+        raise NotChecked(f"Google Cloud did not tell: {error}") from None
+    return room(quotas, metric, values["accelerator_count"], path)
+
+
+def quota_metric(node_selector: dict[str, str], accelerator_type: str) -> str:
+    """Google Cloud's name of the quota of an accelerator; empty if that cannot be told.
+
+    Args:
+        node_selector: What GKE's nodes are chosen by, e.g. cloud.google.com/gke-spot: "true".
+        accelerator_type: What Vertex AI calls it, e.g. NVIDIA_L4; on GKE a label says more.
+    """
+    name = node_selector.get("cloud.google.com/gke-accelerator", "")
+    name = name.upper().replace("-", "_") or accelerator_type
+    if not name.startswith("NVIDIA_"):
+        return ""
+    spot = "PREEMPTIBLE_" if node_selector.get("cloud.google.com/gke-spot") == "true" else ""
+    return f"{spot}{name.replace('_TESLA_', '_')}_GPUS"
+
+
+def room(quotas: list[dict], metric: str, count: int, where: str) -> str:
+    """Says how much a quota leaves, or raises UserError if that is not enough."""
+    quota = next((quota for quota in quotas if quota["metric"] == metric), None)
+    if quota is None:
+        raise NotChecked(f"{where} has no quota of the name {metric}")
+    left = int(quota["limit"] - quota["usage"])
+    text = f"{left} of {int(quota['limit'])} {metric} are left in {where}"
+    if left < count:
+        raise UserError(f"{text}; the run needs {count}. Ask Google Cloud for more.")
+    return text
+
+
+if __name__ == "__main__":
+    main(["python -m pipeline.doctor", *sys.argv[1:]])

@@ -1,0 +1,177 @@
+import base64
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from pipeline import doctor, registry
+from pipeline.compile import CompileConfig, compile_pipeline
+from trainer import storage
+from trainer.errors import UserError
+
+
+class Registry(BaseHTTPRequestHandler):
+    """A registry that gives its tokens for a login, with one image of ours."""
+
+    def do_GET(self):
+        host = f"http://{self.headers['Host']}"
+        if self.path.startswith("/token"):
+            login = "Basic " + base64.b64encode(b"me:password").decode()
+            assert "scope=repository%3Ap%2Fyt8m-data%3Apull" in self.path or "trainer" in self.path
+            allowed = self.headers.get("Authorization") == login
+            body = json.dumps({"token": "t" if allowed else "wrong"}).encode()
+            return self.send(200, body)
+        if self.headers.get("Authorization") != "Bearer t":
+            challenge = f'Bearer realm="{host}/token",service="us"'
+            return self.send(401, b"", ("WWW-Authenticate", challenge))
+        known = self.path in (
+            "/v2/p/yt8m-data/manifests/1",
+            "/v2/p/yt8m-trainer/manifests/sha256:0",
+        )
+        return self.send(200 if known else 404, b"")
+
+    do_HEAD = do_GET
+
+    def send(self, status, body, *headers):
+        self.send_response(status)
+        for header in headers:
+            self.send_header(*header)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def images_at(monkeypatch, tmp_path):
+    """The registry's address; and we are logged in to it."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Registry)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    address = f"127.0.0.1:{server.server_address[1]}"
+    login = base64.b64encode(b"me:password").decode()
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {address: {"auth": login}}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    yield address
+    server.shutdown()
+    server.server_close()
+
+
+def test_images_of_a_registry(images_at):
+    registry.check_pullable(f"{images_at}/p/yt8m-data:1")
+    registry.check_pullable(f"{images_at}/p/yt8m-trainer:1@sha256:0")
+    with pytest.raises(UserError, match=r"yt8m-data:2 is not there; `make push` sends it"):
+        registry.check_pullable(f"{images_at}/p/yt8m-data:2")
+
+
+def test_a_registry_that_lets_nobody_in(images_at, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=f"does not let you in; docker login {images_at}"):
+        registry.check_pullable(f"{images_at}/p/yt8m-data:1")
+
+
+def test_an_image_of_no_registry_can_be_pulled_by_no_cluster():
+    with pytest.raises(UserError, match=r"yt8m-data:0\.1\.0 is on no registry"):
+        registry.parts("yt8m-data:0.1.0")
+    assert registry.parts("h:5000/a/b") == ("h:5000", "a/b", "latest")
+
+
+@pytest.fixture
+def run(server, images_at, tmp_path, capsys):
+    """Runs the command on images of the registry; returns exit code and lines."""
+    folder = str(tmp_path / "build")
+    compiled = compile_pipeline(
+        CompileConfig(output_dir=folder, profile="gke-a100-spot"),
+        {"data": f"{images_at}/p/yt8m-data:1", "trainer": f"{images_at}/p/yt8m-trainer@sha256:0"},
+    )
+
+    def run(*words):
+        flags = [f"--host={server.url}", f"--pipeline={compiled['kubeflow']}"]
+        with pytest.raises(SystemExit) as exit:
+            doctor.main(["doctor", *flags, *words])
+        return exit.value.code, capsys.readouterr().out.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def parameters(gcs_bucket):
+    for name in ("train0", "train1", "eval0"):
+        storage.write_bytes(f"{gcs_bucket}/{name}", b"x")
+    return [
+        f"train_data={gcs_bucket}/train*",
+        f"eval_data={gcs_bucket}/eval*",
+        f"output_dir={gcs_bucket}/out",
+    ]
+
+
+def test_all_is_well(run, parameters, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    code, lines = run(*parameters)
+    found = {line[6:18].strip(): line[:5].strip() for line in lines}
+    assert code == 0, lines
+    assert found == {
+        "Pipeline": "ok",
+        "Host": "ok",
+        "Access": "ok",
+        "Image": "ok",
+        "train_data": "ok",
+        "eval_data": "ok",
+        "output_dir": "ok",
+        "Nodes": "?",
+        "Quota": "?",
+        "Google quota": "?",
+    }
+    assert any(line.endswith("train*: 2 files") for line in lines)
+
+
+def test_what_is_wrong_is_found_at_once(run, parameters, server):
+    server.token = "secret"
+    code, lines = run(*parameters, "eval_data=gs://no-such-bucket/eval*", "vocabulary=/data/v.csv")
+    failed = {line[6:18].strip(): line for line in lines if line.startswith("FAIL")}
+    assert code == 1
+    assert set(failed) == {"Host", "Access", "eval_data"}
+    assert "give a token" in failed["Access"]
+    (vocabulary,) = [line for line in lines if "vocabulary" in line]
+    assert vocabulary.startswith("?     vocabulary   /data/v.csv is within the cluster")
+
+
+def test_the_namespace_must_fit_the_kind_of_server(run, parameters):
+    _, lines = run(*parameters, "--namespace=team-a")
+    (host,) = [line for line in lines if " Host " in line]
+    assert host.startswith("FAIL")
+    assert host.endswith("has but one user: leave out --namespace.")
+
+
+QUOTAS = [{"metric": "PREEMPTIBLE_NVIDIA_A100_GPUS", "limit": 8.0, "usage": 7.0}]
+
+
+def test_room_in_a_quota():
+    metric = QUOTAS[0]["metric"]
+    assert doctor.room(QUOTAS, metric, 1, "here") == f"1 of 8 {metric} are left in here"
+    with pytest.raises(UserError, match="the run needs 2"):
+        doctor.room(QUOTAS, metric, 2, "here")
+    with pytest.raises(doctor.NotChecked):
+        doctor.room(QUOTAS, "NVIDIA_L4_GPUS", 1, "here")
+
+
+@pytest.mark.parametrize(
+    "node_selector, accelerator_type, metric",
+    [
+        ({"cloud.google.com/gke-accelerator": "nvidia-l4"}, "nvidia.com/gpu", "NVIDIA_L4_GPUS"),
+        (
+            {
+                "cloud.google.com/gke-accelerator": "nvidia-tesla-a100",
+                "cloud.google.com/gke-spot": "true",
+            },
+            "nvidia.com/gpu",
+            "PREEMPTIBLE_NVIDIA_A100_GPUS",
+        ),
+        ({}, "NVIDIA_TESLA_T4", "NVIDIA_T4_GPUS"),
+        ({}, "nvidia.com/gpu", ""),
+    ],
+)
+def test_the_name_of_a_quota(node_selector, accelerator_type, metric):
+    assert doctor.quota_metric(node_selector, accelerator_type) == metric
