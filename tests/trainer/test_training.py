@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from trainer import evaluation, reading
 from trainer import train as command
@@ -432,6 +433,26 @@ def test_batches_that_are_not_finite_can_be_left_out(make_config, weights, poiso
         assert train(config) == 37
     assert "in the batch of the videos bad ... The batch is left out." in messages(caplog)
     assert all(np.isfinite(v).all() for v in weights(config.train_dir).values())
+
+
+# What a run tells beside its log lines.
+
+
+def test_tensorboard_is_told_of_the_run(make_config):
+    config = make_config(max_steps=3, learning_rate_decay=0.5, learning_rate_decay_examples=8.0)
+    train(config)
+    told = {}
+    for file in Path(config.train_dir, "events").glob("*"):
+        for event in tf.compat.v1.train.summary_iterator(str(file)):
+            for value in event.summary.value:
+                told[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
+    for name in ("loss", "hit_at_1", "perr", "gap", "examples_per_sec", "waiting_for_input"):
+        assert ("train/" + name, 1) in told
+        assert ("train/" + name, 3) in told
+    assert told["train/learning_rate", 1] == pytest.approx(0.01)
+    assert told["train/learning_rate", 3] == pytest.approx(0.0025)
+    assert told["train/gradient_norm", 1] > 0
+    assert 0 <= told["train/waiting_for_input", 1] <= 1
 
 
 # Ended from outside. A process starts with what it needs imported already, as often as needed.
