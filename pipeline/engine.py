@@ -211,11 +211,10 @@ def container(
 
 
 def _stop(container: Container):
-    """Asks all that runs in a container to end, and gives it time for that.
-
-    The engine asks the first process alone: a shell, which does not pass it on.
-    """
+    """Asks all that runs in a container to end, and gives it time for that."""
     with contextlib.suppress(APIError):
+        # The first process, which may be a shell that does not pass it on; and all others.
+        container.kill("TERM")
         container.exec_run(["sh", "-c", "kill -TERM -1"], user="0")
         end = time.monotonic() + GRACE_SECONDS
         while time.monotonic() < end:
