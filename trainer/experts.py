@@ -1,8 +1,8 @@
 """Looks into mixtures of experts: which of its experts a class trusts, and on which videos.
 
 The gate of a class with M experts spreads its trust over M + 1: the last, the dummy, always says
-no (video_level_models.Moe). A video goes to the expert with the largest weight; of equal weights,
-to the first.
+no (video_level_models.Moe). A video goes to the expert with the largest weight, or in equal parts
+to those that have it.
 """
 
 import contextlib
@@ -141,7 +141,8 @@ class ExpertSums:
 def _sums(trust, labels):
     """What ExpertSums keeps, of one batch: [2, num_classes, 2 * num_experts + 2] float32."""
     num_videos, num_experts, num_classes = tf.unstack(tf.shape(trust))
-    goes_to = tf.one_hot(tf.argmax(trust, axis=1), num_experts, axis=1)
+    goes_to = tf.cast(trust == tf.reduce_max(trust, axis=1, keepdims=True), tf.float32)
+    goes_to /= tf.reduce_sum(goes_to, axis=1, keepdims=True)
     terms = -tf.math.xlogy(trust, trust)
     entropy = tf.reduce_sum(terms, axis=1, keepdims=True)
     entropy /= tf.math.log(tf.cast(num_experts, tf.float32))

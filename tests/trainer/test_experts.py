@@ -47,7 +47,8 @@ def test_by_hand(four_videos):
     np.testing.assert_allclose(
         on_all.weights, [[(1.25 + third) / 4, (1 + third) / 4, (0.75 + third) / 4]], rtol=1e-6
     )
-    assert on_all.shares.tolist() == [[0.5, 0.25, 0.25]]  # of equal weights, the first
+    # One video to each, and a third of the last, whose weights are equal.
+    np.testing.assert_allclose(on_all.shares, [[third, third, third]], rtol=1e-6)
     total = ENTROPY_OF_3_TO_1 + ENTROPY_OF_2_TO_1_TO_1 + 1
     np.testing.assert_allclose(on_all.entropy, [total / 4], rtol=1e-6)
     np.testing.assert_allclose(on_positives.weights, [[0.5, 0.375, 0.125]])
