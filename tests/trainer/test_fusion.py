@@ -1,0 +1,97 @@
+"""The arrangements for speed: they change no number but by rounding."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from trainer import fusion, models
+from trainer.config import TrainConfig
+
+
+@pytest.fixture
+def mixed_precision():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+def rounded(values) -> np.ndarray:
+    """To the nearest bfloat16, in float32."""
+    return tf.cast(tf.cast(tf.constant(values, tf.float32), tf.bfloat16), tf.float32).numpy()
+
+
+def test_rounding_by_hand():
+    # bfloat16 has 8 bits of precision: 1 + 1/128 is the next after 1. Ties go to the even one.
+    values = [1.0, 1 + 1 / 256, 1 + 3 / 256, 1 + 1 / 300, -1 - 1 / 200, 0.0, -0.0, 3e38]
+    expected = [1.0, 1.0, 1 + 4 / 256, 1.0, -1 - 1 / 128, 0.0, -0.0]
+    got = tf.cast(fusion._bfloat16(tf.constant(values)), tf.float32).numpy()
+    assert got[:7].tolist() == expected
+    assert got[7] == rounded([3e38])[0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(values=npst.arrays(np.float32, 16, elements=st.floats(width=32, allow_nan=False)))
+def test_rounding_is_tensorflows(values):
+    got = fusion._float32(fusion._bfloat16(tf.constant(values))).numpy()
+    assert got.tobytes() == rounded(values).tobytes()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_stays_so(value):
+    got = float(fusion._float32(fusion._bfloat16(tf.constant([value])))[0])
+    assert np.isnan(got) if np.isnan(value) else got == value
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (2, 3, 5)], ids=["videos", "frames"])
+def test_a_bfloat16_product_and_its_gradients(shape):
+    # Small whole numbers, exact in bfloat16: the products are too.
+    rng = np.random.default_rng(0)
+    values = tf.constant(rng.integers(-3, 4, shape), tf.float32)
+    weights = tf.Variable(tf.constant(rng.integers(-3, 4, [5, 6]), tf.float32))
+    upstream = tf.constant(rng.integers(-3, 4, [*shape[:-1], 6]), tf.float32)
+
+    def result_and_gradients(product):
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            result = product(values, weights.value())
+        return result, *tape.gradient(result, [values, weights], upstream)
+
+    got = result_and_gradients(fusion.bfloat16_product)
+    expected = result_and_gradients(lambda v, w: tf.tensordot(v, w, 1))
+    for value, expected_value in zip(got, expected, strict=True):
+        assert np.array_equal(tf.cast(value, tf.float32), expected_value)
+    assert got[0].dtype == tf.float32
+
+
+def test_dense_is_keras_dense_in_float32():
+    values = tf.random.stateless_normal([4, 5], [0, 0])
+    ours, kerass = fusion.Dense(3, activation="tanh"), keras.layers.Dense(3, activation="tanh")
+    ours(values), kerass(values)
+    kerass.set_weights(ours.get_weights())
+    assert np.array_equal(ours(values), kerass(values))
+
+
+@pytest.mark.parametrize("name", ["LogisticModel", "MoeModel"])
+def test_models_multiply_in_bfloat16_with_mixed_precision(mixed_precision, name):
+    flags = {"model": name, "feature_sizes": "50", "num_classes": 7}
+    mixed = models.create(TrainConfig(**flags).model_flags)
+    keras.config.set_dtype_policy("float32")
+    exact = models.create(TrainConfig(**flags).model_flags)
+    exact.set_weights(mixed.get_weights())
+    inputs = {"features": tf.random.stateless_normal([20, 50], [0, 0])}
+    got, expected = models.predict(mixed, inputs).numpy(), models.predict(exact, inputs).numpy()
+    assert got.dtype == np.float32
+    assert {variable.dtype for variable in mixed.variables} == {"float32"}
+    assert 0 < np.abs(got - expected).max() < 0.01
+
+
+def test_fused_functions_are_the_plain_ones():
+    def plain(a, b):
+        return tf.exp(a) * b + tf.sqrt(tf.abs(a))
+
+    a, b = tf.random.stateless_normal([2, 7, 5], [0, 0])
+    np.testing.assert_allclose(fusion.fused(plain)(a, b), plain(a, b), rtol=1e-5)
