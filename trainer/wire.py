@@ -31,8 +31,9 @@ _MESSAGES = declare(
             "oneof Int64List int64_list = 3",
         ],
         "FeatureList": ["repeated Feature feature = 1"],
-        # A map is, on the wire, a row of entries. The values here are Features or FeatureLists.
-        "Entry": ["optional string key = 1", "optional bytes value = 2"],
+        # A map is, on the wire, a row of entries. The values here are Features or FeatureLists; of
+        # a oneof, an empty one is written too, without which TensorFlow's parser takes no entry.
+        "Entry": ["optional string key = 1", "oneof bytes value = 2"],
         "Entries": ["repeated Entry entry = 1"],
         "Record": ["optional Entries context = 1", "optional Entries feature_lists = 2"],
     },

@@ -176,6 +176,10 @@ def test_first_error_names_file_and_record(tmp_path):
     assert f"{torn}, record 2: truncated" in first_error([good, torn], VIDEO)
 
 
+def test_an_empty_feature_is_written_as_tensorflow_does():
+    assert encode_example({"y": []}) == b"\x0a\x07" + b"\x0a\x05" + b"\x0a\x01y" + b"\x12\x00"
+
+
 def test_the_bytes_are_tensorflows():
     tf = pytest.importorskip("tensorflow")
     example = tf.train.Example.FromString(video(x="text", y=[]))
