@@ -27,7 +27,8 @@ def measure(frame_features: bool, batch_size: int, config: ReadingBenchmark) -> 
     from trainer import reading, storage
     from trainer.config import TrainConfig
 
-    train_config = TrainConfig(**data_flags(frame_features))
+    model = "FrameLevelLogisticModel" if frame_features else "LogisticModel"
+    train_config = TrainConfig(model=model, **data_flags(frame_features))
     files = storage.glob(train_config.train_data_pattern)
     megabytes = sum(storage.size(file) for file in files) / 1e6
 

@@ -84,7 +84,7 @@ def measure(model: str, dtype: str, batch_size: int, seconds: float, started: fl
     wall, cpu = _time_in_turn(functions, seconds)
     return {
         "start": f"{start:.1f} s",
-        "videos/s": f"{videos_a_second:,.0f}",
+        "videos/s": f"{videos_a_second:,.{0 if videos_a_second >= 100 else 1}f}",
         "waiting": f"{waiting:.1%}",
         "products": f"{wall[0]:.1%}",
         "of CPU": f"{cpu[0]:.1%}",
