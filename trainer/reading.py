@@ -64,10 +64,11 @@ def training_batches(
     """
     buffer = SHUFFLED_FRAME_LEVEL_VIDEOS if record_format.frame_features else SHUFFLED_VIDEOS
 
+    read = _reader(record_format, on_bad_record)
+
     def epoch_batches(epoch):
         seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
         order = tf.random.experimental.stateless_shuffle(tf.constant(files), seeds)
-        read = _reader(record_format, on_bad_record)
         records = _records(tf.data.Dataset.from_tensor_slices(order), num_readers, read)
         shuffle_seed = tf.random.stateless_uniform([], seeds, 1, 2**31 - 1, tf.int64)
         records = records.shuffle(buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
