@@ -5,7 +5,6 @@ no (video_level_models.Moe). A video goes to the expert with the largest weight,
 to those that have it.
 """
 
-import contextlib
 import math
 from dataclasses import dataclass
 
@@ -13,7 +12,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import models
 from trainer.video_level_models import Moe
 
 # Of the trust: an expert that has this much is as good as alone.
@@ -162,7 +160,7 @@ def _sums(trust, labels):
 
 def has_experts(model: keras.Model) -> bool:
     """Whether a model of `models` ends in a mixture of experts."""
-    return isinstance(getattr(model, "classifier", None), Moe)
+    return isinstance(model.classifier, Moe)
 
 
 def predict(model: keras.Model, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -174,27 +172,7 @@ def predict(model: keras.Model, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor
     Returns:
         Probabilities [batch, num_classes] and weights [batch, M + 1, num_classes], float32.
     """
-    moe = model.classifier
-    with _noted(moe.gates) as scores:
-        predictions = models.predict(model, inputs)
-    scores = tf.reshape(scores[0], [-1, moe.num_mixtures + 1, moe.num_classes])
-    return predictions, tf.nn.softmax(tf.cast(scores, tf.float32), axis=1)
-
-
-@contextlib.contextmanager
-def _noted(layer: keras.layers.Layer):
-    """Lists what `layer` returns, since a model returns its predictions alone.
-
-    To compute it again, apart from the predictions, would take another product of its matrix.
-    """
-    returned = []
-
-    def call(*args, **kwargs):
-        returned.append(type(layer).call(layer, *args, **kwargs))
-        return returned[-1]
-
-    layer.call = call
-    try:
-        yield returned
-    finally:
-        del layer.call
+    vector = model.vector(inputs["features"], inputs.get("num_frames"), training=False)
+    gates, says = model.classifier.opinions(vector)
+    trust = tf.nn.softmax(gates, axis=1)
+    return tf.reduce_sum(trust[:, :-1] * says, axis=1), trust

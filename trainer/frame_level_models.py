@@ -18,7 +18,7 @@ import tensorflow as tf
 from trainer import replicas
 from trainer.fusion import Dense, fused
 from trainer.records import QUANTISED_ZERO, QUANTUM
-from trainer.video_level_models import L2, normalized
+from trainer.video_level_models import VideoModel, normalized
 
 # Normal, with the standard deviation 1 / sqrt(length of the input).
 NORMAL = keras.initializers.VarianceScaling(1.0, mode="fan_in", distribution="untruncated_normal")
@@ -47,17 +47,12 @@ def _real(features, num_frames):
     return tf.sequence_mask(num_frames, tf.shape(features)[1], tf.float32)
 
 
-class FrameLevelLogisticModel(keras.Model):
-    """A logistic unit a class, on the mean of the frames."""
+class FrameLevelLogisticModel(VideoModel):
+    """A classifier of the mean of the frames."""
 
-    def __init__(self, num_classes: int):
-        super().__init__(autocast=False)
-        self.classes = Dense(num_classes, kernel_regularizer=L2, name="classes")
-
-    def call(self, features, num_frames, training=False):
+    def vector(self, features, num_frames, training):
         total = (_fused_frame_sum if training else _frame_sum)(features, num_frames)
-        mean = total / tf.cast(tf.maximum(num_frames, 1), tf.float32)[:, None]
-        return tf.sigmoid(self.classes(mean))
+        return total / tf.cast(tf.maximum(num_frames, 1), tf.float32)[:, None]
 
 
 class BatchNorm(keras.layers.Layer):
@@ -138,7 +133,7 @@ class Draws(keras.layers.Layer):
         return tf.stack([self.state.value, tf.cast(replica, tf.int64)])
 
 
-class DbofModel(keras.Model):
+class DbofModel(VideoModel):
     """Deep bag of frames: some frames, projected to a large space, pooled, and classified.
 
     Source: Abu-El-Haija et al. 2016, arXiv:1609.08675, section 3.2.
@@ -164,8 +159,7 @@ class DbofModel(keras.Model):
         activation: str,
         add_batch_norm: bool,
     ):
-        super().__init__(autocast=False)
-        self.classifier = classifier
+        super().__init__(classifier)
         self.iterations = iterations
         self.sample_random_frames = sample_random_frames
         self.pooling = {"max": tf.reduce_max, "average": tf.reduce_mean}[pooling]
@@ -176,14 +170,13 @@ class DbofModel(keras.Model):
         self.draws = Draws()
         self.built = True  # as far as it can be, before its layers see their inputs
 
-    def call(self, features, num_frames, training=False):
+    def vector(self, features, num_frames, training):
         frames = tf.gather(features, self._chosen(num_frames, training), axis=1, batch_dims=1)
         vectors = frame_vectors(frames, tf.minimum(num_frames, 1) * self.iterations, training)
         vectors = self.input_norm(vectors, training=training)
         clusters = self.activation(self.cluster(vectors, training=training))
         pooled = self.pooling(clusters, axis=1)
-        hidden = self.activation(self.hidden(pooled, training=training))
-        return self.classifier(hidden, training=training)
+        return self.activation(self.hidden(pooled, training=training))
 
     def _chosen(self, num_frames, training):
         """[batch, iterations] int32: the numbers of the frames to look at."""
@@ -221,7 +214,7 @@ class DbofLayer(keras.layers.Layer):
         return self.norm(projected, training=training)
 
 
-class RecurrentModel(keras.Model):
+class RecurrentModel(VideoModel):
     """A stack of recurrent layers; its last state, after a video's last frame, is classified.
 
     LstmModel: Hochreiter and Schmidhuber 1997, with a forget bias of 1, as the original's.
@@ -233,16 +226,15 @@ class RecurrentModel(keras.Model):
     """
 
     def __init__(self, classifier, layers: list[keras.layers.Layer]):
-        super().__init__(autocast=False)
-        self.classifier = classifier
+        super().__init__(classifier)
         self.recurrent = layers
 
-    def call(self, features, num_frames, training=False):
+    def vector(self, features, num_frames, training):
         values = frame_vectors(features, num_frames, training)
         mask = tf.cast(_real(features, num_frames), tf.bool)
         for layer in self.recurrent:
             values = layer(values, mask=mask, training=training)
-        return self.classifier(tf.cast(values, tf.float32), training=training)
+        return tf.cast(values, tf.float32)
 
 
 class ContextGating(keras.layers.Layer):
@@ -368,7 +360,7 @@ class AttentionPooling(keras.layers.Layer):
         return tf.reshape(means, [-1, self.heads * means.shape[2]])
 
 
-class PoolingModel(keras.Model):
+class PoolingModel(VideoModel):
     """Each feature's frames pooled into one vector; these projected, gated and classified.
 
     Args:
@@ -380,8 +372,7 @@ class PoolingModel(keras.Model):
     """
 
     def __init__(self, classifier, sizes: list[int], poolings: list, hidden_size: int, dropout=0.0):
-        super().__init__(autocast=False)
-        self.classifier = classifier
+        super().__init__(classifier)
         self.sizes = sizes
         self.poolings = poolings
         self.dropout = dropout
@@ -391,7 +382,7 @@ class PoolingModel(keras.Model):
         self.gating = ContextGating()
         self.built = True  # as far as it can be, before its layers see their inputs
 
-    def call(self, features, num_frames, training=False):
+    def vector(self, features, num_frames, training):
         frames = tf.split(frame_vectors(features, num_frames, training), self.sizes, axis=2)
         real = _real(features, num_frames)
         pooled = [
@@ -402,4 +393,4 @@ class PoolingModel(keras.Model):
         if training and self.dropout:
             vector = tf.nn.experimental.stateless_dropout(vector, self.dropout, self.draws.seed())
         hidden = tf.nn.relu6(self.norm(self.hidden(vector), training=training))
-        return self.classifier(self.gating(hidden, training=training), training=training)
+        return self.gating(hidden, training=training)

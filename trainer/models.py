@@ -16,7 +16,7 @@ from trainer.frame_level_models import (
     PoolingModel,
     RecurrentModel,
 )
-from trainer.video_level_models import Logistic, LogisticModel, Moe, MoeModel
+from trainer.video_level_models import Logistic, Moe, VideoLevelModel
 
 
 def _dbof(flags):
@@ -80,14 +80,16 @@ CLASSIFIERS = {
 }
 
 VIDEO_LEVEL_MODELS = {
-    "LogisticModel": lambda flags: LogisticModel(flags["num_classes"]),
-    "MoeModel": lambda flags: MoeModel(flags["num_classes"], flags["moe_num_mixtures"]),
+    "LogisticModel": lambda flags: VideoLevelModel(CLASSIFIERS["LogisticModel"](flags)),
+    "MoeModel": lambda flags: VideoLevelModel(CLASSIFIERS["MoeModel"](flags)),
 }
 
 FRAME_LEVEL_MODELS = {
     "AttentionModel": _attention,
     "DbofModel": _dbof,
-    "FrameLevelLogisticModel": lambda flags: FrameLevelLogisticModel(flags["num_classes"]),
+    "FrameLevelLogisticModel": lambda flags: FrameLevelLogisticModel(
+        CLASSIFIERS["LogisticModel"](flags)
+    ),
     "GruModel": _gru,
     "LstmModel": _lstm,
     "NetVladModel": _net_vlad,

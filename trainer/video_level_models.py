@@ -56,18 +56,21 @@ class Moe(keras.layers.Layer):
         self.experts = Dense(num_classes * num_mixtures, kernel_regularizer=L2, name="experts")
 
     def call(self, vector, training=False):
-        gates = _by_expert(self.gates(vector), self.num_mixtures + 1)
-        says = tf.sigmoid(_by_expert(self.experts(vector), self.num_mixtures))
+        gates, says = self.opinions(vector)
         if training:
             return mixture(gates, says)
         return tf.reduce_sum(tf.nn.softmax(gates, axis=1)[:, :-1] * says, axis=1)
 
-    def trust(self, vector):
-        """[batch, num_mixtures + 1, num_classes]: how far each class trusts each expert.
+    def opinions(self, vector):
+        """What gates and experts say of each class.
 
-        Sums to 1 over the experts, of which the last is the one that always says no.
+        Returns:
+            [batch, num_mixtures + 1, num_classes], the gates' scores; their softmax over the
+            experts is how far each is trusted, the last being the one that always says no.
+            [batch, num_mixtures, num_classes], the experts' probabilities.
         """
-        return tf.nn.softmax(_by_expert(self.gates(vector), self.num_mixtures + 1), axis=1)
+        gates = _by_expert(self.gates(vector), self.num_mixtures + 1)
+        return gates, tf.sigmoid(_by_expert(self.experts(vector), self.num_mixtures))
 
 
 def _by_expert(scores, num_experts):
@@ -120,23 +123,20 @@ def _says_gradient(ratios, scaled):
     return scaled[:, None] * ratios
 
 
-class LogisticModel(keras.Model):
-    """Logistic on the video's features."""
+class VideoModel(keras.Model):
+    """A vector that a subclass makes of a video, `vector`, and a classifier of it."""
 
-    def __init__(self, num_classes: int):
+    def __init__(self, classifier: Logistic | Moe):
         super().__init__(autocast=False)
-        self.classifier = Logistic(num_classes)
+        self.classifier = classifier
 
-    def call(self, features, training=False):
-        return self.classifier(normalized(features), training=training)
+    def call(self, features, num_frames=None, training=False):
+        vector = self.vector(features, num_frames, training)
+        return self.classifier(vector, training=training)
 
 
-class MoeModel(keras.Model):
-    """Moe on the video's features."""
+class VideoLevelModel(VideoModel):
+    """A classifier of the video's mean features: LogisticModel or MoeModel."""
 
-    def __init__(self, num_classes: int, num_mixtures: int):
-        super().__init__(autocast=False)
-        self.classifier = Moe(num_classes, num_mixtures)
-
-    def call(self, features, training=False):
-        return self.classifier(normalized(features), training=training)
+    def vector(self, features, num_frames, training):
+        return normalized(features)

@@ -65,7 +65,7 @@ def test_the_folder_tells_what_it_holds(trained, exported):
     assert manifest["created"].endswith("+00:00")
     names = json.loads(Path(exported, "class_names.json").read_text())
     assert names["names"] == ["Game", "Car", "Concert", "class 3", "Dance"]
-    assert loading.load(exported).class_names == names
+    assert loading.load(exported).class_names == names["names"]
 
 
 def test_an_exported_model_needs_its_folder_alone(exported, tmp_path, video_shards):
