@@ -120,6 +120,13 @@ def test_a_file_without_a_good_record_still_makes_a_report(data):
     assert "Failed" in (data / "out" / "report.html").read_text()
 
 
+def test_a_file_that_vanishes_is_a_finding(data, monkeypatch):
+    monkeypatch.setattr(storage, "glob", lambda _: [f"{data}/train0", f"{data}/gone"])
+    with pytest.raises(UserError, match="Files that cannot be read: .*gone"):
+        run(data)
+    assert read(data, "statistics.json")["splits"]["train"]["videos"] == 2
+
+
 def test_an_earlier_result_is_not_taken_for_this_one(data):
     run(data)
     with pytest.raises(UserError, match="missing"):
