@@ -122,7 +122,7 @@ def test_a_file_without_a_good_record_still_makes_a_report(data):
 
 def test_a_file_that_vanishes_is_a_finding(data, monkeypatch):
     monkeypatch.setattr(storage, "glob", lambda _: [f"{data}/train0", f"{data}/gone"])
-    with pytest.raises(UserError, match="Files that cannot be read: .*gone"):
+    with pytest.raises(UserError, match=r"Files that cannot be read: .*gone"):
         run(data)
     assert read(data, "statistics.json")["splits"]["train"]["videos"] == 2
 
