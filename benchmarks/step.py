@@ -78,6 +78,7 @@ def measure(model: str, dtype: str, batch_size: int, seconds: float, started: fl
     videos_a_second, waiting = _train(trainer, batches, seconds)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     batch = next(batches)
+    del batches  # which would go on reading ahead
     functions = [_bare_products(trainer, batch), _step(trainer, batch)]
     if dtype != "float32":
         functions.append(_step(_trainer(_config(model, "float32", batch_size)), batch))
