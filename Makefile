@@ -11,7 +11,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet install --no
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev run compile submit schedule doctor images push test test-fast lint format lock clean
+.PHONY: help install install-dev run compile submit schedule doctor images push test test-fast lint format lock bench tensorboard clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,14 @@ lock: ## Renew the locks, *.txt, from what *.in list (UPGRADE=1: with the newest
 	@for name in requirements requirements-dev docker/data docker/trainer-cpu docker/trainer-gpu; do \
 		$(UV_COMPILE) $$name.in -o $$name.txt || exit 1; done
 	@$(UV_COMPILE) --no-deps docker/kfp.in -o docker/kfp.txt
+
+bench: install ## Measure training, reading and validation, beside the bare work they need (a quarter of an hour)
+	@$(RUN) -m benchmarks.reading
+	@$(RUN) -m benchmarks.step
+	@$(RUN) -m benchmarks.validation
+
+tensorboard: install ## Show how training goes: TRAIN_DIR=..., or all trained below build/
+	@$(VENV)/bin/tensorboard --logdir "$${TRAIN_DIR:-build}"
 
 clean: ## Remove what was compiled and cached; keep .venv, the generated data and trained models
 	@rm -rf build/*.yaml build/kfp build/local build/lock .pytest_cache .hypothesis .ruff_cache
