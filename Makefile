@@ -9,6 +9,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --no-input --quiet install --no-deps --require-hashes
 
+# What speaks to Vertex AI is among what tests need.
+CLIENT := $(if $(filter vertex,$(TARGET)),install-dev,install)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install install-dev run compile submit schedule doctor images push test test-fast lint format lock bench tensorboard clean
@@ -43,13 +46,13 @@ images: install ## Build the images, with Docker; VARIANT=gpu: with CUDA; BASE_I
 push: images ## Send them to REGISTRY=HOST/PROJECT/REPOSITORY; compile names them by digest from then on
 	@$(RUN) -m pipeline push $${VARIANT:+"--variant=$$VARIANT"} --registry="$$REGISTRY"
 
-submit: install ## Run what was compiled on Kubeflow, or with TARGET=vertex on Vertex AI; ARGS='--wait name=value ...'
+submit: $(CLIENT) ## Run what was compiled on Kubeflow, or with TARGET=vertex on Vertex AI; ARGS='--wait name=value ...'
 	@$(RUN) -m pipeline submit $${TARGET:+"--target=$$TARGET"} $(ARGS)
 
-schedule: install ## Run it there again and again: CRON='0 2 * * *'; or ARGS=pause, resume, list, delete
+schedule: $(CLIENT) ## Run it there again and again: CRON='0 2 * * *'; or ARGS=pause, resume, list, delete
 	@$(RUN) -m pipeline schedule $(ARGS) $${TARGET:+"--target=$$TARGET"} $${CRON:+"--cron=$$CRON"}
 
-doctor: install ## Find what would break such a run, before it starts: ARGS='name=value ...' as for submit
+doctor: $(CLIENT) ## Find what would break such a run, before it starts: ARGS='name=value ...' as for submit
 	@$(RUN) -m pipeline doctor $${TARGET:+"--target=$$TARGET"} $(ARGS)
 
 test: install-dev ## Run all tests

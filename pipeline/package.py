@@ -10,6 +10,7 @@ import yaml
 from pipeline.parameters import Parameter, parameters_of_spec
 from trainer.errors import UserError
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where there is C
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -54,7 +55,7 @@ def read(path: str, cache: bool = True) -> Package:
         message = f"Cannot read the compiled pipeline: {error}. `make compile` writes it."
         raise UserError(message) from None
     try:
-        documents = list(yaml.safe_load_all(text))
+        documents = list(yaml.load_all(text, LOADER))
         spec = documents[0]
         info, components = spec["pipelineInfo"], spec["components"]
     except (yaml.YAMLError, IndexError, TypeError, KeyError):

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pipeline.connection import ConnectionConfig, resolve
+from pipeline.connection import ConnectionConfig, resolve, secret_free
 from pipeline.submit import PackageConfig, prepare, show, split
 from trainer.command_line import flag, parse
 from trainer.errors import UserError, without_traceback
@@ -82,8 +82,8 @@ def set_schedule(config: ScheduleConfig, words: list[str]):
     connection = resolve(config)
     expression = announce(config)
     if config.dry_run:
-        more = {"schedule": config.name, "cron": expression, "experiment": config.experiment}
-        return show(connection, compiled, values, more)
+        what = {"schedule": config.name, "cron": expression, "version": compiled.version}
+        return show(secret_free(connection) | what, compiled, values)
 
     from pipeline import kubeflow, upload  # load kfp
 

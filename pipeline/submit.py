@@ -112,7 +112,8 @@ def submit(config: SubmitConfig, compiled, values: dict) -> int:
     connection = resolve(config)
     name = config.run_name or f"{compiled.version}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     if config.dry_run:
-        show(connection, compiled, values, {"run": name, "experiment": config.experiment})
+        what = {"version": compiled.version, "run": name, "experiment": config.experiment}
+        show(secret_free(connection) | what, compiled, values)
         return 0
 
     from pipeline import follow, kubeflow, upload  # load kfp
@@ -139,11 +140,10 @@ def submit(config: SubmitConfig, compiled, values: dict) -> int:
     return _tell(connection, run, compiled.steps, link)
 
 
-def show(connection: ConnectionConfig, compiled, values: dict, more: dict):
-    """Says what would be sent."""
+def show(where: dict, compiled, values: dict):
+    """Says what would be sent, and where to."""
     print("Nothing is sent (--dry-run). It would be:")
-    what = {**secret_free(connection), "pipeline": compiled.name, "version": compiled.version}
-    for name, value in (what | more).items():
+    for name, value in where.items():
         print(f"  {name + ':':<17}{value}")
     for name, parameter in compiled.parameters.items():
         mark = "" if name in values else "  (default)"

@@ -81,6 +81,7 @@ class KubeflowServer:
         self.page_size = 2
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (_Handler,), {"app": self}))
+        self._server.handle_error = lambda *_: None  # a client that has hung up
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self):

@@ -10,6 +10,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from pipeline import profile as profiles
 from pipeline.compile import CompileConfig, compile_pipeline
+from pipeline.package import LOADER
 from trainer.errors import UserError
 
 GIVEN = {"train_data": "gs://b/train*", "eval_data": "gs://b/eval*", "output_dir": "gs://b/out"}
@@ -24,7 +25,7 @@ def compiled(tmp_path_factory):
     for name in profiles.names():
         config = CompileConfig(output_dir=str(tmp_path_factory.mktemp(name)), profile=name)
         for target, file in compile_pipeline(config).items():
-            documents[name, target] = list(yaml.safe_load_all(file.read_text()))
+            documents[name, target] = list(yaml.load_all(file.read_text(), LOADER))
     return documents
 
 
