@@ -31,6 +31,11 @@ def validate_data(
     feature_sizes: str,
     frame_features: bool,
     num_classes: int,
+    vocabulary: str,
+    fail_on: str,
+    schema: str,
+    baseline: str,
+    beam_options: str,
     output_dir: str,
     run_name: str,
     job_name: str,
@@ -44,7 +49,9 @@ def validate_data(
     from components.dates import fill_in
     from components.run_folder import run_folder
     from components.summary import recorded
-    from components.validate_data import validate
+    from components.validate_data.beam_options import split
+    from components.validate_data.references import Settings
+    from components.validate_data.validation import validate
     from trainer import storage
     from trainer.errors import without_traceback
     from trainer.records import RecordFormat, parse_features
@@ -63,6 +70,8 @@ def validate_data(
             {"train": train_data, "eval": eval_data},
             folder,
             RecordFormat(features, frame_features, num_classes),
+            split(beam_options),
+            Settings(fail_on=fail_on, vocabulary=vocabulary, baseline=baseline, schema=schema),
         )
         for artifact, name in ((statistics, "statistics.json"), (report, "report.html")):
             storage.write_bytes(artifact.path, storage.read_bytes(storage.join(folder, name)))

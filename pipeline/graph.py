@@ -70,6 +70,10 @@ def _pipeline(images: Images, target: Target, profile: Profile):
         feature_sizes: str = "1024,128",
         frame_features: bool = False,
         num_classes: int = 3862,
+        data_fail_on: str = "error",
+        data_schema: str = "",
+        data_baseline: str = "",
+        beam_options: str = "",
         model: str = "LogisticModel",
         moe_num_mixtures: int = 2,
         batch_size: int = 1024,
@@ -117,6 +121,14 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             feature_sizes: Lengths of their vectors, comma-separated.
             frame_features: The data is frame-level (tf.SequenceExample).
             num_classes: Number of classes; labels are 0 to this less 1.
+            data_fail_on: The least severe findings in the data that end the run: error, warning, or
+                never.
+            data_schema: schema.pbtxt to hold the data to, e.g. one that an earlier run's validation
+                wrote. Empty: none.
+            data_baseline: statistics.json of an earlier run's validation, to warn of drift from.
+                Empty: none.
+            beam_options: Options of Apache Beam for the validation, e.g. "--runner=DataflowRunner
+                --project=... --region=... --temp_location=gs://...". Empty: in the step itself.
             model: Which architecture, e.g. LogisticModel or MoeModel.
             moe_num_mixtures: Experts a class in MoeModel.
             batch_size: Videos per batch (and per accelerator).
@@ -170,7 +182,15 @@ def _pipeline(images: Images, target: Target, profile: Profile):
 
         with dsl.ExitHandler(summary, name="train-and-publish"):
             validated = ops.validate_data(
-                train_data=train_data, eval_data=eval_data, **data_format, **run
+                train_data=train_data,
+                eval_data=eval_data,
+                vocabulary=vocabulary,
+                fail_on=data_fail_on,
+                schema=data_schema,
+                baseline=data_baseline,
+                beam_options=beam_options,
+                **data_format,
+                **run,
             )
             _settings(validated, "Validate data", images.data, retries=1)
 

@@ -90,10 +90,11 @@ def _complete(given: dict, known: dict[str, parameters.Parameter]) -> dict:
             arguments[name] = ",".join(map(_absolute, files.split(",")))
             storage.glob(arguments[name])
     arguments["output_dir"] = _absolute(arguments["output_dir"])
-    if arguments.get("vocabulary"):
-        arguments["vocabulary"] = _absolute(arguments["vocabulary"])
-        with _naming("vocabulary"):
-            storage.size(arguments["vocabulary"])
+    for name in ("vocabulary", "data_schema", "data_baseline"):
+        if arguments.get(name):
+            arguments[name] = _absolute(arguments[name])
+            with _naming(name):
+                storage.size(arguments[name])
     return arguments
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +14,14 @@ LOCAL_RUNNER = "FnApiRunner"
 # From so much data on, one worker process a core is worth the seconds that it takes to start them.
 MANY_BYTES = 1 << 30
 ALL_CORES = ("--direct_running_mode=multi_processing", "--direct_num_workers=0")
+
+
+def split(text: str) -> list[str]:
+    """Options from one text, quoted as in a shell; UserError if a quote is not closed."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"beam_options: {error} in {text!r}.") from None
 
 
 def complete(beam_args: Sequence[str], total_bytes: int) -> list[str]:

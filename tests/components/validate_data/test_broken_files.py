@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from components.validate_data import validate
 from components.validate_data.findings import KINDS
 from components.validate_data.references import Settings
+from components.validate_data.validation import validate
 from trainer.examples import encode_example, encode_sequence_example
 from trainer.records import Feature, RecordFormat
 from trainer.tfrecord import frame

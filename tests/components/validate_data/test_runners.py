@@ -9,7 +9,7 @@ import apache_beam
 import numpy as np
 import pytest
 
-from components.validate_data import validate
+from components.validate_data.validation import validate
 from trainer.examples import encode_example
 from trainer.records import Feature, RecordFormat
 from trainer.tfrecord import write_records

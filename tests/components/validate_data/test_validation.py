@@ -5,10 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from components.validate_data import validate
 from components.validate_data.__main__ import main
 from components.validate_data.references import Settings
-from components.validate_data.validation import DEFAULT
+from components.validate_data.validation import DEFAULT, validate
 from trainer import storage
 from trainer.errors import UserError
 from trainer.examples import encode_example
