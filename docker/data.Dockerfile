@@ -1,6 +1,6 @@
 # yt8m-data: the steps that need no TensorFlow. Alone it checks data:
 #   docker run yt8m-data --input train=... --input eval=... --output_dir ...
-ARG BASE_IMAGE=python:3.11.14-slim-bookworm
+ARG BASE_IMAGE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 
 FROM ${BASE_IMAGE} AS packages
 COPY docker/data.txt docker/kfp.txt /locks/

@@ -1,7 +1,7 @@
 # yt8m-trainer: the steps that need TensorFlow. Alone it trains:
 #   docker run yt8m-trainer --model=MoeModel --train_data_pattern=... --train_dir=...
 # VARIANT=gpu brings CUDA along, so that a node needs the driver only.
-ARG BASE_IMAGE=python:3.11.14-slim-bookworm
+ARG BASE_IMAGE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 
 FROM ${BASE_IMAGE} AS packages
 ARG VARIANT=cpu
