@@ -1,0 +1,203 @@
+"""Several devices and several machines: the same run as on one, with larger batches."""
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainer import replicas
+from trainer.config import TrainConfig
+from trainer.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Trains as sys.argv says on as many devices as its first argument says.
+TRAIN_ON_DEVICES = """
+import sys
+import tensorflow as tf
+from trainer.command_line import parse
+from trainer.config import TrainConfig
+from trainer.training import train
+
+devices = int(sys.argv[1])
+cpu, = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
+strategy = tf.distribute.MirroredStrategy([f"CPU:{n}" for n in range(devices)])
+train(parse(TrainConfig, ["train.py", *sys.argv[2:]]), strategy)
+"""
+
+
+def arguments(config) -> list[str]:
+    """The command line of a config."""
+    default = TrainConfig()
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return [f"--{n}={value}" for n, value in values.items() if value != getattr(default, n)]
+
+
+def assert_close(weights, expected):
+    assert weights.keys() == expected.keys()
+    for name, value in weights.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+# The bit-for-bit reproducible number of steps is small: rounding differs, and Adam spreads it.
+FLAGS = {"model": "MoeModel", "optimizer": "MomentumOptimizer", "num_epochs": 2}
+
+
+@pytest.fixture
+def on_one_device(make_config, weights, tmp_path):
+    """The weights that a run on one device leaves, with batches of 8."""
+    from trainer.training import train
+
+    config = make_config(train_dir=str(tmp_path / "one"), batch_size=8, **FLAGS)
+    train(config)
+    return weights(config.train_dir)
+
+
+def test_2_devices_with_batches_of_4_train_as_1_with_batches_of_8(
+    make_config, weights, on_one_device
+):
+    # The last batch of an epoch has 5 videos: 4 for the one, 1 for the other.
+    config = make_config(batch_size=4, **FLAGS)
+    command = [sys.executable, "-c", TRAIN_ON_DEVICES, "2", *arguments(config)]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    assert_close(weights(config.train_dir), on_one_device)
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(number)]
+    for each in sockets:
+        each.bind(("localhost", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def start_workers(config, tmp_path) -> list[subprocess.Popen]:
+    """Two workers of one run, each with a log file of its own."""
+    workers = [f"localhost:{port}" for port in free_ports(2)]
+    processes = []
+    for index in range(2):
+        task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
+        environment = os.environ | {"TF_CONFIG": json.dumps(task), "CUDA_VISIBLE_DEVICES": "-1"}
+        with open(tmp_path / f"worker{index}.log", "w") as log:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "trainer.train", *arguments(config)],
+                    env=environment,
+                    stderr=log,
+                    cwd=ROOT,
+                )
+            )
+    return processes
+
+
+@pytest.fixture
+def two_shards(write_videos, tmp_path) -> str:
+    """Glob of 2 shards with 8 videos each."""
+    rng = np.random.default_rng(3)
+    for shard in range(2):
+        videos = [
+            (f"v{i}", [i % 5], {"rgb": rng.normal(size=3), "audio": rng.normal(size=2)})
+            for i in range(8)
+        ]
+        write_videos(tmp_path / f"shard{shard}.tfrecord", videos)
+    return f"{tmp_path}/shard*.tfrecord"
+
+
+@pytest.mark.slow
+def test_2_machines_with_a_shard_each_train_as_1_with_both(
+    make_config, weights, tmp_path, two_shards
+):
+    # An epoch is a step on all 16 videos.
+    flags = FLAGS | {"train_data_pattern": two_shards, "num_epochs": 10}
+    config = make_config(batch_size=8, **flags)
+    processes = start_workers(config, tmp_path)
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+
+    one = make_config(batch_size=16, train_dir=str(tmp_path / "one"), **flags)
+    from trainer.training import train
+
+    assert train(one) == 10
+    assert_close(weights(config.train_dir), weights(one.train_dir))
+
+
+def wait_for(text: str, process: subprocess.Popen, log: Path):
+    while text not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_lost_machine_ends_the_others_with_a_checkpoint_to_resume_from(
+    make_config, weights, tmp_path, two_shards
+):
+    flags = FLAGS | {"train_data_pattern": two_shards, "num_epochs": 100_000, "batch_size": 2}
+    config = make_config(**flags)
+    processes = start_workers(config, tmp_path)
+    wait_for("training step", processes[0], tmp_path / "worker0.log")
+    processes[1].kill()
+    assert processes[0].wait(timeout=120) == 1
+    log = (tmp_path / "worker0.log").read_text()
+    assert "error: " in log.splitlines()[-1]
+    assert "Traceback" not in log
+    (checkpoint,) = Path(config.train_dir, "checkpoints").glob("step-*")
+    step = int(checkpoint.name.removeprefix("step-"))
+
+    config = make_config(max_steps=step + 2, **flags)
+    processes = start_workers(config, tmp_path)
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert f"Resuming at step {step}" in (tmp_path / "worker0.log").read_text()
+    assert all(np.isfinite(value).all() for value in weights(config.train_dir).values())
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_machine_ends_both_after_the_same_step(make_config, tmp_path, two_shards):
+    config = make_config(**FLAGS | {"train_data_pattern": two_shards, "num_epochs": 100_000})
+    processes = start_workers(config, tmp_path)
+    wait_for("training step", processes[0], tmp_path / "worker0.log")
+    processes[1].terminate()
+    assert [process.wait(timeout=120) for process in processes] == [143, 143]
+    assert len(list(Path(config.train_dir, "checkpoints").glob("step-*"))) == 1
+
+
+# TF_CONFIG.
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "cluster",
+        '{"cluster": {}}',
+        '{"cluster": {"worker": ["a:1"]}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "chief", "index": 0}}',
+        '["cluster"]',
+    ],
+)
+def test_a_bad_tf_config_is_named(monkeypatch, given):
+    monkeypatch.setenv("TF_CONFIG", given)
+    with pytest.raises(UserError, match=r"TF_CONFIG must be a JSON object with cluster\.worker"):
+        replicas.strategy_for(TrainConfig())
+
+
+def test_tf_config_without_a_cluster_is_one_machine(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    strategy = replicas.strategy_for(TrainConfig())
+    assert replicas.worker(strategy) == (0, 1)
+    assert strategy.num_replicas_in_sync == 1
+
+
+@pytest.mark.parametrize("num_gpu", [0, 1, 99])
+def test_any_num_gpu_will_do_without_a_gpu(make_config, num_gpu):
+    from trainer.training import train
+
+    assert train(make_config(num_gpu=num_gpu, max_steps=1)) == 1
