@@ -6,12 +6,14 @@ ARG BASE_IMAGE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c
 FROM ${BASE_IMAGE} AS packages
 ARG VARIANT=cpu
 COPY docker/trainer-${VARIANT}.txt docker/kfp.txt /locks/
-# Compiled here, for later the files are read-only; checked by nothing, so that the same packages are
-# the same layer. What is largest gets a layer of its own, which other packages do not change.
+# What only building needs goes: headers, and Clang. Compiled here, for later the files are read-only;
+# checked by nothing, so that the same packages are the same layer. What is largest gets a layer of
+# its own, which other packages do not change.
 RUN python3 -m venv --without-pip /opt/venv \
     && python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps \
         --require-hashes -r /locks/trainer-${VARIANT}.txt -r /locks/kfp.txt \
     && rm -r /opt/venv/lib/python3.11/site-packages/tensorflow/include \
+        /opt/venv/lib/python3.11/site-packages/clang \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib \
     && mkdir /opt/largest \
     && for name in tensorflow nvidia; do \
