@@ -82,6 +82,7 @@ def test_a_flag_of_none_has_its_default(step):
         ({"batch_size": 0}, "--batch_size must be at least 1"),
         ({"trainer_flags": "--optimiser=Adam"}, "Did you mean: optimizer"),
         ({"trainer_flags": "MoeModel"}, "must be a --flag; got 'MoeModel'"),
+        ({"trainer_flags": "--model='MoeModel"}, "trainer_flags"),
     ],
 )
 def test_a_mistaken_flag_is_named_before_anything_is_made(step, tmp_path, flags, message):

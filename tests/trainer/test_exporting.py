@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import checkpoints, exporting, loading, reading
+from trainer import checkpoints, exporting, loading, models, reading
 from trainer.errors import UserError
 from trainer.examples import encode_example
+from trainer.reading import Position
 from trainer.tfrecord import read_records
 
 
@@ -55,6 +56,23 @@ def test_no_more_than_20_classes_are_served(save_logistic_model, tmp_path):
     result = served(f"{tmp_path}/exported")(examples=tf.constant([record]))
     assert result["classes"].numpy().tolist() == [list(range(29, 9, -1))]
     assert result["names"].numpy()[0, 0] == b"class 29"
+
+
+def test_a_frame_level_model_serves_frames(tmp_path, make_config, frame_shards):
+    flags = make_config(model="FrameLevelLogisticModel", frame_features=True).model_flags
+    model = models.create(flags)
+    checkpoints.keep_model_flags(f"{tmp_path}/model", flags)
+    variables = tf.train.Checkpoint(model=models.variables(model))
+    state = checkpoints.State(1, Position(), "", {})
+    checkpoints.save(f"{tmp_path}/model", variables, state, 1)
+    exporting.export(f"{tmp_path}/model", f"{tmp_path}/exported")
+
+    (file, *_) = sorted(glob(frame_shards))
+    records = tf.constant(list(read_records(file)))
+    result = served(f"{tmp_path}/exported")(examples=records)
+    batch = reading.parse(records, loading.load(f"{tmp_path}/model").record_format)
+    scores = models.predict(model, reading.model_inputs(batch)).numpy()
+    np.testing.assert_allclose(result["scores"], -np.sort(-scores, axis=1), rtol=1e-5)
 
 
 def test_the_folder_tells_what_it_holds(trained, exported):
@@ -122,9 +140,11 @@ def test_nothing_is_exported_without_a_model_or_its_vocabulary(trained, tmp_path
         lambda folder: (folder / "saved_model.pb").unlink(),
         lambda folder: (folder / "saved_model.pb").write_bytes(b"\xff" * 100),
         lambda folder: (folder / "variables/variables.index").unlink(),
+        lambda folder: (folder / "manifest.json").write_text("{"),
+        lambda folder: (folder / "manifest.json").write_text("{}"),
         lambda folder: (folder / "class_names.json").unlink(),
     ],
-    ids=["no graph", "broken graph", "no index", "no names"],
+    ids=["no graph", "broken graph", "no index", "cut manifest", "empty manifest", "no names"],
 )
 def test_a_broken_exported_model_is_named(exported, tmp_path, damage):
     folder = shutil.copytree(exported, tmp_path / "model")
