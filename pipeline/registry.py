@@ -30,7 +30,7 @@ def parts(image: str) -> tuple[str, str, str]:
     if not slash or not re.search(r"[.:]|^localhost$", host):
         raise UserError(
             f"{image} is on no registry, where a cluster could pull it from: make push "
-            "REGISTRY=HOST/PROJECT/REPOSITORY, then make compile."
+            "REGISTRY=HOST/PROJECT/REPOSITORY, then make compile (or load it onto every node)."
         )
     repository, _, digest = rest.partition("@")
     repository, _, tag = repository.partition(":")
