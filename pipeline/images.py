@@ -117,7 +117,7 @@ def progress(name: str) -> Iterator:
                 status.update(Text(f"{name}  {line.strip()}"[: console.width - 4]))
         detail = event.get("progressDetail")
         if detail and "current" in detail:
-            transfers[event["id"]] = detail["current"], detail.get("total") or detail["current"]
+            transfers[event.get("id")] = detail["current"], detail.get("total") or detail["current"]
             done, total = (sum(sizes) / 1e6 for sizes in zip(*transfers.values(), strict=True))
             status.update(Text(f"{name}  {event['status']} {done:.0f} of {total:.0f} MB"))
 
