@@ -16,13 +16,13 @@ def fused(function):
 
 
 class Dense(keras.layers.Dense):
-    """keras' Dense, float32 in and out; with mixed precision it multiplies in bfloat16."""
+    """keras' Dense, float32 in and out; with mixed precision it trains in bfloat16."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, autocast=False, **kwargs)
 
     def call(self, inputs, training=None):
-        if self.compute_dtype != "bfloat16":
+        if not training or self.compute_dtype != "bfloat16":
             return super().call(inputs)
         result = bfloat16_product(inputs, self.kernel.value)
         if self.use_bias:
@@ -58,6 +58,7 @@ def _bfloat16(values):
     bits = tf.bitcast(values, tf.uint32)
     odd = tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, 16), 1)
     rounded = tf.bitwise.right_shift(bits + 0x7FFF + odd, 16)
+    rounded = tf.where(values != values, tf.constant(0x7FC0, tf.uint32), rounded)  # NaN stays NaN
     return tf.bitcast(tf.cast(rounded, tf.uint16), tf.bfloat16)
 
 

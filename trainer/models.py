@@ -102,11 +102,16 @@ def _classifier(flags):
     return CLASSIFIERS[flags["video_level_classifier_model"]](flags)
 
 
-def create(model_flags: dict) -> keras.Model:
+def create(model_flags: dict, mixed_precision: bool = False) -> keras.Model:
     """The model that `model_flags` (TrainConfig.model_flags) describe, with its weights."""
     models = FRAME_LEVEL_MODELS if model_flags["frame_features"] else VIDEO_LEVEL_MODELS
-    model = models[model_flags["model"]](model_flags)
-    predict(model, _one_video(model_flags))
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
+    try:
+        model = models[model_flags["model"]](model_flags)
+        predict(model, _one_video(model_flags))  # which makes the weights
+    finally:
+        keras.config.set_dtype_policy(before)
     return model
 
 

@@ -95,7 +95,7 @@ class Progress:
             "gradient_norm": float(result["gradient_norm"]),
             "waiting_for_input": min(self.waited / seconds, 1.0),
         }
-        self._write(state, numbers)
+        self._write(state, numbers, last)
         self.line_time, self.line_videos, self.waited = time.monotonic(), 0, 0.0
 
     def finish(self, state: State):
@@ -106,13 +106,13 @@ class Progress:
             extra={"fields": {"step": state.step, "videos": self.videos, "seconds": seconds}},
         )
 
-    def _write(self, state: State, numbers: dict[str, float]):
+    def _write(self, state: State, numbers: dict[str, float], last: bool):
         epoch = state.position.epoch + 1
         logging.info(
             f"training step {state.step} | epoch {epoch}/{self.config.num_epochs} | "
             f"Loss: {numbers['loss']:.2f} Examples/sec: {numbers['examples_per_sec']:.0f} | "
             f"Hit@1: {numbers['hit_at_1']:.2f} PERR: {numbers['perr']:.2f} "
-            f"GAP: {numbers['gap']:.2f}{self._eta(state)}",
+            f"GAP: {numbers['gap']:.2f}{'' if last else self._eta(state)}",
             extra={"fields": {"step": state.step, "epoch": epoch, **numbers}},
         )
         with self.summaries.as_default(step=state.step):

@@ -15,10 +15,9 @@ class Trainer:
         keras.utils.set_random_seed(config.seed + 1)
         self.config = config
         self.strategy = strategy
-        keras.config.set_dtype_policy("mixed_bfloat16" if config.mixed_precision else "float32")
         self.loss = losses.LOSSES[config.label_loss]
         with strategy.scope():
-            self.model = models.create(config.model_flags)
+            self.model = models.create(config.model_flags, config.mixed_precision)
             self.weights = [weight.value for weight in self.model.trainable_variables]
             # Of each weight, how strongly the regularization loss pulls at it.
             self.decays = [
