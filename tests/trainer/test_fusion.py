@@ -76,17 +76,30 @@ def test_dense_is_keras_dense_in_float32():
 
 
 @pytest.mark.parametrize("name", ["LogisticModel", "MoeModel"])
-def test_models_multiply_in_bfloat16_with_mixed_precision(mixed_precision, name):
-    flags = {"model": name, "feature_sizes": "50", "num_classes": 7}
-    mixed = models.create(TrainConfig(**flags).model_flags)
-    keras.config.set_dtype_policy("float32")
-    exact = models.create(TrainConfig(**flags).model_flags)
+def test_with_mixed_precision_models_train_in_bfloat16_and_predict_in_float32(name):
+    flags = TrainConfig(model=name, feature_sizes="50", num_classes=7).model_flags
+    mixed, exact = models.create(flags, mixed_precision=True), models.create(flags)
     exact.set_weights(mixed.get_weights())
-    inputs = {"features": tf.random.stateless_normal([20, 50], [0, 0])}
-    got, expected = models.predict(mixed, inputs).numpy(), models.predict(exact, inputs).numpy()
-    assert got.dtype == np.float32
     assert {variable.dtype for variable in mixed.variables} == {"float32"}
-    assert 0 < np.abs(got - expected).max() < 0.01
+    inputs = {"features": tf.random.stateless_normal([20, 50], [0, 0])}
+    expected = models.predict(exact, inputs).numpy()
+    assert np.array_equal(models.predict(mixed, inputs), expected)
+    trained = models.predict(mixed, inputs, training=True)
+    assert trained.dtype == tf.float32
+    assert 0 < np.abs(trained - expected).max() < 0.01
+
+
+def test_mixed_precision_of_one_model_is_not_the_next_ones():
+    before = keras.config.dtype_policy().name
+    models.create(TrainConfig(feature_sizes="5", num_classes=3).model_flags, mixed_precision=True)
+    assert keras.config.dtype_policy().name == before
+
+
+def test_nan_stays_nan_in_bfloat16():
+    # The largest of the NaNs too, whose bits would overflow in rounding.
+    bits = tf.constant([0x7FFFFFFF, 0x7FC00000, 0x7F800001, 0xFFFFFFFF], tf.uint32)
+    values = tf.bitcast(bits, tf.float32)[None]
+    assert np.isnan(fusion.bfloat16_product(values, tf.eye(4))).any(axis=1).all()
 
 
 def test_fused_functions_are_the_plain_ones():
