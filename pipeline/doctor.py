@@ -66,10 +66,9 @@ def checks(config: DoctorConfig, words: list[str]) -> Iterator[tuple[str, Callab
     if values["vocabulary"]:
         yield "vocabulary", lambda: _data(values["vocabulary"])
     yield "output_dir", lambda: _output(values["output_dir"])
-    if values["accelerator_count"]:
-        if config.target == "kubeflow":
-            yield "Nodes", lambda: _nodes(values)
-            yield "Quota", lambda: _namespace_quota(config, values)
+    if values["accelerator_count"] and config.target == "kubeflow":
+        yield "Nodes", lambda: _nodes(values)
+        yield "Quota", lambda: _namespace_quota(config, values)
         yield "Google quota", lambda: _google_quota(config, values)
 
 
@@ -181,9 +180,11 @@ class _kubernetes:
 
 def _google_quota(config: DoctorConfig, values: dict) -> str:
     """Whether the region's quota of the project leaves room for the accelerators."""
-    metric = quota_metric(values.get("node_selector", {}), values["accelerator_type"])
-    if not config.project or not metric:
-        raise NotChecked("give --project and --region to check Google Cloud's quota of the type")
+    metric = quota_metric(values["node_selector"])
+    if not metric:
+        raise NotChecked("not a pool of GKE's, by its node_selector")
+    if not config.project:
+        raise NotChecked(f"give --project and --region to see what is left of {metric}")
     import google.auth
     from google.auth.exceptions import GoogleAuthError
     from google.auth.transport.requests import AuthorizedSession
@@ -200,19 +201,11 @@ def _google_quota(config: DoctorConfig, values: dict) -> str:
     return room(quotas, metric, values["accelerator_count"], path)
 
 
-def quota_metric(node_selector: dict[str, str], accelerator_type: str) -> str:
-    """Google Cloud's name of the quota of an accelerator; empty if that cannot be told.
-
-    Args:
-        node_selector: What GKE's nodes are chosen by, e.g. cloud.google.com/gke-spot: "true".
-        accelerator_type: What Vertex AI calls it, e.g. NVIDIA_L4; on GKE a label says more.
-    """
-    name = node_selector.get("cloud.google.com/gke-accelerator", "")
-    name = name.upper().replace("-", "_") or accelerator_type
-    if not name.startswith("NVIDIA_"):
-        return ""
+def quota_metric(node_selector: dict[str, str]) -> str:
+    """Google Cloud's name of the quota of the GPUs that GKE's nodes are chosen by; or empty."""
+    name = node_selector.get("cloud.google.com/gke-accelerator", "").upper().replace("-", "_")
     spot = "PREEMPTIBLE_" if node_selector.get("cloud.google.com/gke-spot") == "true" else ""
-    return f"{spot}{name.replace('_TESLA_', '_')}_GPUS"
+    return f"{spot}{name.replace('_TESLA_', '_')}_GPUS" if name else ""
 
 
 def room(quotas: list[dict], metric: str, count: int, where: str) -> str:

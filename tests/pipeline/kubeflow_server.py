@@ -62,6 +62,7 @@ class KubeflowServer:
         items: Kind ("pipelines", "versions", "experiments", "runs", "recurringruns") -> id ->
             what it is, as in the API.
         requests: (method, path) of each request.
+        multi_user: Whether it wants a namespace.
         token: If set, what must come along with each request.
         login: If set, requests without the token are sent to a login page rather than refused.
         faults: (method, regex of the path, what) of faults to come, each once. What: a status to
@@ -74,6 +75,7 @@ class KubeflowServer:
     def __init__(self):
         self.items = {kind: {} for kind in ID}
         self.requests = []
+        self.multi_user = False
         self.token = ""
         self.login = False
         self.faults = []
@@ -118,7 +120,7 @@ class KubeflowServer:
     def _routes(self):
         kind = "(pipelines|experiments|runs|recurringruns)"
         return [
-            ("GET", "/healthz", lambda q, b: {"multi_user": False}),
+            ("GET", "/healthz", lambda q, b: {"multi_user": self.multi_user}),
             ("POST", "/pipelines/upload_version", self._upload_version),
             ("GET", "/pipelines/([^/]+)/versions", lambda i, q, b: self._list("versions", q, i)),
             ("POST", f"/{kind}", lambda k, q, b: self._create(k, b)),
@@ -175,8 +177,9 @@ class KubeflowServer:
             raise Refusal(404, "pipeline not found")
         where = {"pipeline_id": query["pipelineid"]}
         self._refuse_twice("versions", query["name"], **where)
-        name = query["name"]
-        return self._put("versions", {**where, "name": name, "display_name": name, **body})
+        told = {"name": query["name"], "display_name": query["name"]}
+        told["description"] = query.get("description", "")
+        return self._put("versions", {**where, **told, **body})
 
     def _list(self, kind: str, query: dict, pipeline_id: str = "") -> dict:
         items = list(self.items[kind].values())

@@ -2,8 +2,11 @@ import base64
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+from urllib.parse import unquote
 
 import pytest
+from google.auth.credentials import AnonymousCredentials
 
 from pipeline import doctor, registry
 from pipeline.compile import CompileConfig, compile_pipeline
@@ -108,7 +111,8 @@ def parameters(gcs_bucket):
 
 
 def test_all_is_well(run, parameters, monkeypatch):
-    monkeypatch.setenv("KUBECONFIG", "/nowhere")
+    where = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
+    monkeypatch.setattr(where, "/nowhere")
     code, lines = run(*parameters)
     found = {line[6:18].strip(): line[:5].strip() for line in lines}
     assert code == 0, lines
@@ -158,20 +162,104 @@ def test_room_in_a_quota():
 
 
 @pytest.mark.parametrize(
-    "node_selector, accelerator_type, metric",
+    "accelerator, spot, metric",
     [
-        ({"cloud.google.com/gke-accelerator": "nvidia-l4"}, "nvidia.com/gpu", "NVIDIA_L4_GPUS"),
-        (
-            {
-                "cloud.google.com/gke-accelerator": "nvidia-tesla-a100",
-                "cloud.google.com/gke-spot": "true",
-            },
-            "nvidia.com/gpu",
-            "PREEMPTIBLE_NVIDIA_A100_GPUS",
-        ),
-        ({}, "NVIDIA_TESLA_T4", "NVIDIA_T4_GPUS"),
-        ({}, "nvidia.com/gpu", ""),
+        ("nvidia-l4", "false", "NVIDIA_L4_GPUS"),
+        ("nvidia-tesla-a100", "true", "PREEMPTIBLE_NVIDIA_A100_GPUS"),
+        ("nvidia-a100-80gb", "false", "NVIDIA_A100_80GB_GPUS"),
     ],
 )
-def test_the_name_of_a_quota(node_selector, accelerator_type, metric):
-    assert doctor.quota_metric(node_selector, accelerator_type) == metric
+def test_the_name_of_a_quota(accelerator, spot, metric):
+    labels = {"gke-accelerator": accelerator, "gke-spot": spot}
+    labels = {f"cloud.google.com/{name}": value for name, value in labels.items()}
+    assert doctor.quota_metric(labels) == metric
+
+
+class Cloud(BaseHTTPRequestHandler):
+    """The APIs of a Kubernetes cluster and of Google Cloud, of which each path has one answer."""
+
+    answers: ClassVar[dict] = {}
+    asked: ClassVar[list] = []
+
+    def do_GET(self):
+        self.asked.append(unquote(self.path))
+        answer = self.answers.get(self.path.partition("?")[0])
+        content = json.dumps(answer or {"message": "no such thing"}).encode()
+        self.send_response(200 if answer else 403)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def cloud(monkeypatch, tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Cloud)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    kubeconfig = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+    }
+    (tmp_path / "kubeconfig").write_text(json.dumps(kubeconfig))
+    where = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
+    monkeypatch.setattr(where, str(tmp_path / "kubeconfig"))
+    monkeypatch.setattr(doctor, "COMPUTE", url)
+    monkeypatch.setattr("google.auth.default", lambda *_: (AnonymousCredentials(), "p"))
+    monkeypatch.setattr(Cloud, "asked", [])
+    monkeypatch.setattr(Cloud, "answers", {})
+    yield Cloud
+    server.shutdown()
+    server.server_close()
+
+
+def node(gpus: str) -> dict:
+    return {"items": [{"status": {"allocatable": {"cpu": "11", "nvidia.com/gpu": gpus}}}]}
+
+
+def quota(hard: str, used: str) -> dict:
+    name = "requests.nvidia.com/gpu"
+    status = {"hard": {name: hard}, "used": {name: used}}
+    return {"items": [{"metadata": {"name": "gpus"}, "status": status}]}
+
+
+@pytest.mark.parametrize(
+    "gpus, hard, limit, marks",
+    [
+        ("1", "8", 8.0, {"Nodes": "ok", "Quota": "ok", "Google quota": "ok"}),
+        ("0", "7", 7.0, {"Nodes": "?", "Quota": "FAIL", "Google quota": "FAIL"}),
+    ],
+)
+def test_nodes_and_quotas(run, parameters, cloud, gpus, hard, limit, marks):
+    metric = {"metric": "PREEMPTIBLE_NVIDIA_A100_GPUS", "limit": limit, "usage": 7.0}
+    cloud.answers = {
+        "/api/v1/nodes": node(gpus),
+        "/api/v1/namespaces/kubeflow/resourcequotas": quota(hard, "7"),
+        "/projects/p/regions/europe-west4": {"quotas": [metric]},
+    }
+    _, lines = run(*parameters, "--project=p", "--region=europe-west4")
+    assert {line[6:18].strip(): line[:5].strip() for line in lines[-3:]} == marks
+    nodes, *_ = cloud.asked
+    assert "labelSelector=cloud.google.com/gke-accelerator=nvidia-tesla-a100,cloud" in nodes
+
+
+def test_a_cluster_that_does_not_tell_is_no_failure(run, parameters, cloud):
+    code, lines = run(*parameters, "--project=p")
+    assert code == 0
+    assert [line[:1] for line in lines[-3:]] == ["?", "?", "?"]
+    assert "Kubernetes did not tell: Forbidden" in lines[-2]
+
+
+def test_a_server_of_several_users_wants_a_namespace(run, parameters, server):
+    server.multi_user = True
+    _, lines = run(*parameters)
+    assert any("has several users: give --namespace" in line for line in lines)
+    _, lines = run(*parameters, "--namespace=team-a")
+    assert any(line.startswith("ok    Host") for line in lines)
