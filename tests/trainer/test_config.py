@@ -36,8 +36,42 @@ DOCUMENTED = [
     ("clip_gradient_norm", float, 1.0),
     ("log_device_placement", bool, False),
 ]
-# Its model flags, with their defaults there.
-DOCUMENTED_OF_MODELS = [("moe_num_mixtures", int, 2)]
+# Its model flags.
+DOCUMENTED_OF_MODELS = [
+    ("moe_num_mixtures", int, 2),
+    ("iterations", int, 30),
+    ("dbof_add_batch_norm", bool, True),
+    ("sample_random_frames", bool, True),
+    ("dbof_cluster_size", int, 8192),
+    ("dbof_hidden_size", int, 1024),
+    ("dbof_pooling_method", str, "max"),
+    ("dbof_activation", str, "sigmoid"),
+    ("video_level_classifier_model", str, "MoeModel"),
+    ("lstm_cells", int, 1024),
+    ("lstm_layers", int, 2),
+]
+# Values that flags of text may have; the last one is not the default.
+NAMES = {
+    "train_dir": ["abc", "gs://bucket/folder"],
+    "train_data_pattern": ["abc", "gs://bucket/a*.tfrecord,b*.tfrecord"],
+    "feature_names": ["mean_rgb", "abc"],
+    "feature_sizes": ["1024", "7"],
+    "model": ["LogisticModel", "MoeModel"],
+    "label_loss": ["CrossEntropyLoss", "SoftmaxLoss", "HingeLoss"],
+    "optimizer": ["AdamOptimizer", "GradientDescentOptimizer", "MomentumOptimizer"],
+    "dbof_pooling_method": ["max", "average"],
+    "dbof_activation": ["sigmoid", "relu6"],
+    "video_level_classifier_model": ["MoeModel", "LogisticModel"],
+}
+FRAME_LEVEL_MODELS = [
+    "AttentionModel",
+    "DbofModel",
+    "FrameLevelLogisticModel",
+    "GruModel",
+    "LstmModel",
+    "NeXtVladModel",
+    "NetVladModel",
+]
 
 
 def parsed(*argv: str) -> TrainConfig:
@@ -45,23 +79,59 @@ def parsed(*argv: str) -> TrainConfig:
 
 
 @pytest.mark.parametrize("name, kind, default", DOCUMENTED + DOCUMENTED_OF_MODELS)
-def test_documented_flag_has_its_type_and_default(name, kind, default):
+def test_a_documented_flag_has_its_type_and_default(name, kind, default):
     assert getattr(parsed(), name) == default
-    given = {str: "abc", int: "7", float: "0.5", bool: "true"}[kind]
-    others = {
-        "feature_names": "rgb",
-        "feature_sizes": "3",
-        "model": "MoeModel",
-        "label_loss": "HingeLoss",
-        "optimizer": "FtrlOptimizer",
-    }
-    given = others.get(name, given)
-    model = ["--model=DbofModel"] if name == "frame_features" else []
-    value = getattr(parsed(f"--{name}={given}", *model), name)
-    assert (type(value), str(value).lower()) == (kind, given.lower())
+    others = ["--model=DbofModel"] if name == "frame_features" else []
+    for given in NAMES.get(name, {int: ["7"], float: ["0.5", "3"], bool: ["true"]}.get(kind)):
+        value = getattr(parsed(*others, f"--{name}={given}"), name)
+        assert type(value) is kind
+        assert value == (given == "true" if kind is bool else kind(given))
     if kind is not str:
         with pytest.raises(UserError, match=f"--{name}"):
             parsed(f"--{name}=abc")
+
+
+@pytest.mark.parametrize(
+    "name, value, choices",
+    [
+        ("label_loss", "Hinge", ["CrossEntropyLoss", "HingeLoss", "SoftmaxLoss"]),
+        ("dbof_pooling_method", "none", ["average", "max"]),
+        ("dbof_activation", "tanh", ["relu6", "sigmoid"]),
+        ("video_level_classifier_model", "DbofModel", ["LogisticModel", "MoeModel"]),
+        ("log_format", "xml", ["json", "text"]),
+    ],
+)
+def test_a_name_that_there_is_not_names_the_choices(name, value, choices):
+    with pytest.raises(UserError) as raised:
+        parsed(f"--{name}={value}")
+    assert str(raised.value) == f"--{name} must be one of {choices}; got {value!r}."
+
+
+@pytest.mark.parametrize("name, mistyped", [("model", "Logistic"), ("optimizer", "Adam")])
+def test_models_and_optimizers_are_chosen_by_their_full_names(name, mistyped):
+    with pytest.raises(UserError, match=rf"--{name} must be one of \[.*; got '{mistyped}'\."):
+        parsed(f"--{name}={mistyped}")
+
+
+@pytest.mark.parametrize("name", ["LogisticModel", "MoeModel"])
+def test_a_video_level_model_takes_no_frames(name):
+    with pytest.raises(UserError) as raised:
+        parsed(f"--model={name}", "--frame_features")
+    assert str(raised.value) == (
+        f"--model={name} takes video-level features; got --frame_features. Choose one of "
+        f"{FRAME_LEVEL_MODELS}."
+    )
+
+
+@pytest.mark.parametrize("name", FRAME_LEVEL_MODELS)
+def test_a_frame_level_model_takes_nothing_but_frames(name):
+    assert parsed(f"--model={name}", "--frame_features").model == name
+    with pytest.raises(UserError) as raised:
+        parsed(f"--model={name}")
+    assert str(raised.value) == (
+        f"--model={name} takes frame-level features; got --noframe_features. Choose one of "
+        "['LogisticModel', 'MoeModel']."
+    )
 
 
 def test_help_lists_every_flag_once():
@@ -118,6 +188,18 @@ def test_a_mistyped_flag_suggests_the_right_one(mistyped, meant):
                 "num_epochs",
                 "export_model_steps",
                 "keep_checkpoints",
+                "iterations",
+                "dbof_cluster_size",
+                "dbof_hidden_size",
+                "lstm_cells",
+                "lstm_layers",
+                "gru_cells",
+                "gru_layers",
+                "vlad_cluster_size",
+                "nextvlad_groups",
+                "nextvlad_expansion",
+                "attention_heads",
+                "pooling_hidden_size",
             )
             for value in (0, -1)
         ],
@@ -127,6 +209,7 @@ def test_a_mistyped_flag_suggests_the_right_one(mistyped, meant):
                 "base_learning_rate",
                 "learning_rate_decay",
                 "learning_rate_decay_examples",
+                "checkpoint_minutes",
             )
             for value in (0, -0.5, "nan")
         ],
@@ -136,6 +219,10 @@ def test_a_mistyped_flag_suggests_the_right_one(mistyped, meant):
             for value in (-0.5, "nan")
         ],
         ("num_gpu", -1, "--num_gpu must not be negative; got -1."),
+        *[
+            ("pooling_dropout", value, f"--pooling_dropout must be in [0, 1); got {value}.")
+            for value in (-0.1, 1.0, "nan")
+        ],
         ("max_steps", -1, "--max_steps must not be negative; got -1."),
         (
             "feature_sizes",

@@ -8,15 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from trainer import fusion, models
-from trainer.config import TrainConfig
-
-
-@pytest.fixture
-def mixed_precision():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    yield
-    keras.config.set_dtype_policy("float32")
+from trainer import fusion
 
 
 def rounded(values) -> np.ndarray:
@@ -40,10 +32,13 @@ def test_rounding_is_tensorflows(values):
     assert got.tobytes() == rounded(values).tobytes()
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_stays_so(value):
-    got = float(fusion._float32(fusion._bfloat16(tf.constant([value])))[0])
-    assert np.isnan(got) if np.isnan(value) else got == value
+def test_what_is_not_finite_stays_so():
+    # NaN as x86, NVIDIA's GPUs and a file may have it, and the infinities.
+    bits = [0x7FC00000, 0xFFC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7F800000, 0xFF800000]
+    values = tf.bitcast(tf.constant(bits, tf.uint32), tf.float32)
+    got = fusion._float32(fusion._bfloat16(values)).numpy()
+    assert np.isnan(got[:5]).all()
+    assert got[5:].tolist() == [np.inf, -np.inf]
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (2, 3, 5)], ids=["videos", "frames"])
@@ -73,33 +68,6 @@ def test_dense_is_keras_dense_in_float32():
     ours(values), kerass(values)
     kerass.set_weights(ours.get_weights())
     assert np.array_equal(ours(values), kerass(values))
-
-
-@pytest.mark.parametrize("name", ["LogisticModel", "MoeModel"])
-def test_with_mixed_precision_models_train_in_bfloat16_and_predict_in_float32(name):
-    flags = TrainConfig(model=name, feature_sizes="50", num_classes=7).model_flags
-    mixed, exact = models.create(flags, mixed_precision=True), models.create(flags)
-    exact.set_weights(mixed.get_weights())
-    assert {variable.dtype for variable in mixed.variables} == {"float32"}
-    inputs = {"features": tf.random.stateless_normal([20, 50], [0, 0])}
-    expected = models.predict(exact, inputs).numpy()
-    assert np.array_equal(models.predict(mixed, inputs), expected)
-    trained = models.predict(mixed, inputs, training=True)
-    assert trained.dtype == tf.float32
-    assert 0 < np.abs(trained - expected).max() < 0.01
-
-
-def test_mixed_precision_of_one_model_is_not_the_next_ones():
-    before = keras.config.dtype_policy().name
-    models.create(TrainConfig(feature_sizes="5", num_classes=3).model_flags, mixed_precision=True)
-    assert keras.config.dtype_policy().name == before
-
-
-def test_nan_stays_nan_in_bfloat16():
-    # The largest of the NaNs too, whose bits would overflow in rounding.
-    bits = tf.constant([0x7FFFFFFF, 0x7FC00000, 0x7F800001, 0xFFFFFFFF], tf.uint32)
-    values = tf.bitcast(bits, tf.float32)[None]
-    assert np.isnan(fusion.bfloat16_product(values, tf.eye(4))).any(axis=1).all()
 
 
 def test_fused_functions_are_the_plain_ones():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from trainer import losses
+from trainer import config, losses
 
 
 def loss(name, predictions, labels):
@@ -137,3 +137,7 @@ def test_a_batch_without_any_label(name, labels):
     predictions = np.float32([[0.25, 0.5, 0.75], [0.5, 0.5, 0.5]])
     expected = DENSE[name](tf.constant(predictions, tf.float64), tf.zeros([2, 3], tf.float64))
     assert loss(name, predictions, labels) == pytest.approx(expected.numpy(), rel=1e-5)
+
+
+def test_every_loss_that_the_flags_allow_is_there():
+    assert sorted(losses.LOSSES) == sorted(config.LOSSES)

@@ -1,63 +1,41 @@
-"""Which models there are, and what each takes."""
+"""Which models there are, and what precision they work in."""
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
-from trainer import config, losses, models, optimizers
+from trainer import config, models
 from trainer.config import TrainConfig
-from trainer.errors import UserError
-
-VIDEO_LEVEL = ["LogisticModel", "MoeModel"]
-FRAME_LEVEL = [
-    "AttentionModel",
-    "DbofModel",
-    "FrameLevelLogisticModel",
-    "GruModel",
-    "LstmModel",
-    "NeXtVladModel",
-    "NetVladModel",
-]
 
 
-def flags(**changes) -> dict:
-    """The model flags of a config with a feature of 2 numbers and 3 classes."""
-    small = {"feature_names": "rgb", "feature_sizes": "2", "num_classes": 3}
+def test_every_model_that_the_flags_allow_is_there():
+    assert sorted(models.VIDEO_LEVEL_MODELS) == sorted(config.VIDEO_LEVEL_MODELS)
+    assert sorted(models.FRAME_LEVEL_MODELS) == sorted(config.FRAME_LEVEL_MODELS)
+    assert sorted(models.CLASSIFIERS) == sorted(config.CHOICES["video_level_classifier_model"])
+
+
+def model_flags(**changes) -> dict:
+    small = {"feature_names": "rgb", "feature_sizes": "50", "num_classes": 7}
     return TrainConfig(**small | changes).model_flags
 
 
-def test_the_models_that_there_are():
-    assert sorted(models.VIDEO_LEVEL_MODELS) == VIDEO_LEVEL
-    assert sorted(models.FRAME_LEVEL_MODELS) == FRAME_LEVEL
+@pytest.mark.parametrize("name", ["LogisticModel", "MoeModel"])
+def test_mixed_precision_is_for_training_alone(name):
+    flags = model_flags(model=name)
+    mixed, exact = models.create(flags, mixed_precision=True), models.create(flags)
+    exact.set_weights(mixed.get_weights())
+    assert {variable.dtype for variable in mixed.variables} == {"float32"}
+    inputs = {"features": tf.random.stateless_normal([20, 50], [0, 0])}
+    expected = models.predict(exact, inputs).numpy()
+    assert np.array_equal(models.predict(mixed, inputs), expected)
+    in_training = models.predict(mixed, inputs, training=True).numpy()
+    assert in_training.dtype == np.float32
+    assert 0 < np.abs(in_training - expected).max() < 0.01
 
 
-def test_an_unknown_model_names_the_choices():
-    with pytest.raises(UserError) as raised:
-        flags(model="Moe")
-    choices = sorted(VIDEO_LEVEL + FRAME_LEVEL)
-    assert str(raised.value) == f"--model must be one of {choices}; got 'Moe'."
-
-
-def test_the_names_of_the_choices_are_those_that_there_are():
-    assert sorted(config.VIDEO_LEVEL_MODELS) == VIDEO_LEVEL
-    assert sorted(config.FRAME_LEVEL_MODELS) == FRAME_LEVEL
-    assert sorted(config.CHOICES["label_loss"]) == sorted(losses.LOSSES)
-    assert sorted(config.CHOICES["optimizer"]) == sorted(optimizers.OPTIMIZERS)
-
-
-@pytest.mark.parametrize("name", VIDEO_LEVEL)
-def test_a_video_level_model_takes_no_frames(name):
-    with pytest.raises(UserError) as raised:
-        models.create(flags(model=name, frame_features=True))
-    assert str(raised.value) == (
-        f"--model={name} takes video-level features; got --frame_features. Choose one of "
-        f"{FRAME_LEVEL}."
-    )
-
-
-@pytest.mark.parametrize("name", FRAME_LEVEL)
-def test_a_frame_level_model_takes_nothing_but_frames(name):
-    with pytest.raises(UserError) as raised:
-        models.create(flags(model=name))
-    assert str(raised.value) == (
-        f"--model={name} takes frame-level features; got --noframe_features. Choose one of "
-        f"{VIDEO_LEVEL}."
-    )
+def test_one_models_precision_is_not_the_nexts():
+    before = keras.config.dtype_policy()
+    models.create(model_flags(), mixed_precision=True)
+    assert keras.config.dtype_policy() == before
+    assert models.create(model_flags()).dtype_policy.name == "float32"

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from trainer import optimizers
+from trainer.config import OPTIMIZERS
 
 START = [np.float32([[1.0, -2.0, 0.5], [0.0, 3.0, -0.25]]), np.float32([0.1, -0.2])]
 GRADIENTS = [
@@ -107,6 +108,10 @@ def test_every_optimizer_goes_downhill_in_a_compiled_function(name):
         values.append(float(variable[0]))
     assert values == sorted(values, reverse=True)
     assert values[-1] < 3
+
+
+def test_every_optimizer_that_the_flags_allow_is_there():
+    assert sorted(optimizers.OPTIMIZERS) == sorted(OPTIMIZERS)
 
 
 def rate(step, batch_size=100, base=0.01, decay=0.5, examples=1000.0):

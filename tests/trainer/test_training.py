@@ -577,7 +577,7 @@ def test_killed_at_random_moments_and_resumed_equals_never_killed(
     if frame_level:
         flags |= FRAME_LEVEL | {"model": "DbofModel", "train_data_pattern": frame_shards}
     config = make_config(**flags)
-    moments = iter(np.random.default_rng(0).uniform(0.5, 3, 12))
+    moments = iter(np.random.default_rng(0).uniform(0.5, 3, 8))
     while run(
         processes.Process(target=command.main, args=(arguments(config),)), next(moments, None)
     ):
