@@ -51,6 +51,17 @@ class Trainer:
         }
 
     @tf.function
+    def started_together(self) -> tf.Tensor:
+        """Whether the replicas of all workers have done as many steps."""
+
+        def total():
+            return replicas.total(tf.cast(self.steps, tf.float64))
+
+        totals = self.strategy.experimental_local_results(self.strategy.run(total))
+        replicas_in_sync = tf.cast(self.strategy.num_replicas_in_sync, tf.float64)
+        return totals[0] == replicas_in_sync * tf.cast(self.steps, tf.float64)
+
+    @tf.function
     def _step(self, parts, stop):
         return self.strategy.run(self._replica_step, (parts, stop))
 

@@ -52,7 +52,10 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
     worker, num_workers = replicas.worker(trainer.strategy)
     # SIGTERM is not to interrupt the upload of the last checkpoint either.
     with _Sigterm() as sigterm, _folder(config, worker, num_workers) as folder:
-        state = _start(config, folder.local, trainer, _order(config, files, num_workers))
+        order = _order(config, files, num_workers)
+        state = _start(config, folder.local, trainer, order, first=worker == 0)
+        if num_workers > 1 and not trainer.started_together():
+            raise UserError("The workers start at different steps. Start all of them again.")
         files = _files_of_worker(files, worker, num_workers)
         with reading.explained(files, config.record_format):
             return _Run(config, folder, trainer, state, files, sigterm).run()
@@ -93,13 +96,20 @@ def _folder(config: TrainConfig, worker: int, num_workers: int):
     )
 
 
-def _start(config: TrainConfig, train_dir: str, trainer: Trainer, order: str) -> State:
-    """The state to go on from: the newest checkpoint's, or a new model's."""
+def _start(config: TrainConfig, train_dir: str, trainer: Trainer, order: str, first: bool) -> State:
+    """The state to go on from: the newest checkpoint's, or a new model's.
+
+    Args:
+        first: whether this is the first worker, which alone writes to `train_dir`.
+    """
     flags = asdict(config)
-    if config.start_new_model:
+    if first and config.start_new_model:
         checkpoints.remove_all(train_dir)
-    checkpoints.keep_model_flags(train_dir, config.model_flags)
-    state = checkpoints.restore(train_dir, trainer.variables)
+    if first:
+        checkpoints.keep_model_flags(train_dir, config.model_flags)
+    state = None
+    if first or not config.start_new_model:
+        state = checkpoints.restore(train_dir, trainer.variables)
     if state is None:
         num_weights = sum(int(np.prod(weight.shape)) for weight in trainer.weights)
         logging.info(
