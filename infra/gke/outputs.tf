@@ -10,7 +10,7 @@ output "bucket" {
 
 output "registry" {
   description = "For make push REGISTRY=..."
-  value       = google_artifact_registry_repository.images.registry_uri
+  value       = "${var.region}-docker.pkg.dev/${var.project}/${google_artifact_registry_repository.images.repository_id}"
 }
 
 output "service_account" {
