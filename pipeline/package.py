@@ -97,7 +97,9 @@ def _turn_caching_off(spec: dict):
 
 def _commit() -> str:
     """The commit's short name, with -dirty where files differ from it; "nogit" outside of git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    # In CI's containers the files may be of another user, which git would not have.
+    git = ["git", "-c", f"safe.directory={ROOT}"]
+    command = [*git, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
