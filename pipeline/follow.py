@@ -52,7 +52,7 @@ def _get(client, connection: ConnectionConfig, run_id: str) -> V2beta1Run:
         except ApiException as error:
             if error.status == 401 and connection.iap_client_id and not renewed:
                 renewed = True  # an hour is over, after which Google wants another token
-                client = kubeflow.connect(connection)
+                kubeflow.renew(client, connection)
                 continue
             if error.status not in kubeflow.TRANSIENT or time.monotonic() > end:
                 raise

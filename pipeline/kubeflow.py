@@ -102,6 +102,12 @@ def connect(connection: ConnectionConfig) -> kfp.client.Client:
     return client
 
 
+def renew(client: kfp.client.Client, connection: ConnectionConfig):
+    """Lets the client go on with a new token, where tokens are fetched."""
+    fresh = connect(connection)._run_api.api_client.configuration
+    client._run_api.api_client.configuration.api_key = fresh.api_key
+
+
 @contextlib.contextmanager
 def explained(connection: ConnectionConfig) -> Iterator[None]:
     """Turns what may go wrong between us and the server into a UserError without secrets."""

@@ -386,6 +386,24 @@ def test_a_token_that_expires_meanwhile_ends_it_with_a_reason(server, run):
     assert "has what you gave expired?" in err
 
 
+def test_a_token_of_googles_proxy_is_renewed_when_it_expires(server, run, monkeypatch):
+    tokens = ["first", "second", "third"]
+    monkeypatch.setattr("kfp.client.auth.get_auth_token", lambda *_: (tokens.pop(0), False))
+    server.token = "first"
+    server.script = [{"state": "RUNNING"}, {"state": "RUNNING"}, {"state": "SUCCEEDED"}]
+    answer = server.answer
+
+    def answer_and_expire(method, path, query, body):
+        if "/runs/" in path:
+            server.token = "second"
+        return answer(method, path, query, body)
+
+    server.answer = answer_and_expire
+    code, _, _ = run("--wait", "--iap_client_id=client")
+    assert code == 0
+    assert tokens == ["third"]
+
+
 def test_interrupted_it_says_that_the_run_goes_on(server, run, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
