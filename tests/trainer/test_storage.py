@@ -1,3 +1,4 @@
+import contextlib
 import resource
 import threading
 
@@ -15,13 +16,15 @@ def folder(request, tmp_path) -> str:
     return request.getfixturevalue("gcs_bucket") + "/folder"
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """No file can grow beyond 1000 bytes."""
+    """No file can grow beyond 1000 bytes. For no longer than a call: pytest writes files too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def write_all(folder: str, *names: str) -> list[str]:
@@ -159,12 +162,12 @@ def test_no_swap_of_many_is_lost(folder):
     assert sorted(storage.read_text(path)) == sorted("abc" * 5)
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path, full_disk):
+def test_a_full_disk_leaves_the_old_file(tmp_path):
     path = tmp_path / "a"
     storage.write_bytes(str(path), b"old")
-    with pytest.raises(UserError, match=f"Cannot write '{path}': File too large"):
+    with pytest.raises(UserError, match=f"Cannot write '{path}': File too large"), full_disk():
         storage.write_bytes(str(path), b"new" * 1000)
-    with pytest.raises(UserError, match=f"Cannot write '{path}': File too large"):
+    with pytest.raises(UserError, match=f"Cannot write '{path}': File too large"), full_disk():
         storage.replace_if(str(path), b"new" * 1000, expected=b"old")
     assert path.read_bytes() == b"old"
     assert storage.glob(f"{tmp_path}/*") == [str(path)]
