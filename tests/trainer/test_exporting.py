@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from trainer import checkpoints, exporting, loading, models, reading
 from trainer.errors import UserError
@@ -151,3 +152,16 @@ def test_a_broken_exported_model_is_named(exported, tmp_path, damage):
     damage(folder)
     with pytest.raises(UserError, match=str(folder)):
         loading.load(str(folder))
+
+
+@pytest.mark.parametrize("mixed_precision", [False, True])
+def test_what_is_served_needs_no_xla(tmp_path, make_config, mixed_precision):
+    flags = make_config(model="MoeModel").model_flags
+    model = models.create(flags, mixed_precision)
+    exporting.write(model, flags, 1, ["a", "b", "c", "d", "e"], f"{tmp_path}/exported", "here")
+    saved = saved_model_pb2.SavedModel.FromString(
+        (tmp_path / "exported/saved_model.pb").read_bytes()
+    )
+    for graph in saved.meta_graphs:
+        for function in graph.graph_def.library.function:
+            assert not function.attr["_XlaMustCompile"].b, function.signature.name
