@@ -49,6 +49,7 @@ def test_log_device_placement_tells_where_operations_run(told):
     assert "MatMul: (MatMul): /job:localhost" in told.stdout
 
 
+@pytest.mark.slow
 def test_lines_of_text_and_a_bar_on_a_terminal(command):
     ours, terminal = pty.openpty()
     with subprocess.Popen(

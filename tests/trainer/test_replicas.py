@@ -61,6 +61,7 @@ def on_one_device(make_config, weights, tmp_path):
     return weights(config.train_dir)
 
 
+@pytest.mark.slow
 def test_2_devices_with_batches_of_4_train_as_1_with_batches_of_8(
     make_config, weights, on_one_device
 ):

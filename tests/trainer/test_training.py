@@ -236,7 +236,7 @@ def test_another_seed_gives_other_weights(make_config, never_stopped, weights):
     assert any((got[name] != value).any() for name, value in expected.items())
 
 
-@pytest.mark.parametrize("stops", [[4], [5], [1, 6, 9]])
+@pytest.mark.parametrize("stops", [[5], pytest.param([1, 4, 9], marks=pytest.mark.slow)])
 def test_stopped_and_resumed_equals_never_stopped(make_config, never_stopped, weights, stops):
     for stop in stops:
         assert train(make_config(model="MoeModel", max_steps=stop)) == stop
@@ -499,6 +499,7 @@ def arguments(config) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_run_with_143_and_a_checkpoint(make_config, never_stopped, weights):
     config = make_config(num_epochs=100_000)
     command = [sys.executable, "-m", "trainer.train", *arguments(config)[1:]]
