@@ -20,8 +20,14 @@ from trainer.fusion import Dense, fused
 from trainer.records import QUANTISED_ZERO, QUANTUM
 from trainer.video_level_models import VideoModel, normalized
 
-# Normal, with the standard deviation 1 / sqrt(length of the input).
-NORMAL = keras.initializers.VarianceScaling(1.0, mode="fan_in", distribution="untruncated_normal")
+
+def normal() -> keras.initializers.Initializer:
+    """Normal, with the standard deviation 1 / sqrt(length of the input).
+
+    Another one for each layer, made when the trainer has set the seed: an initializer draws its
+    own seed when it is made.
+    """
+    return keras.initializers.VarianceScaling(1.0, "fan_in", "untruncated_normal")
 
 
 def frame_vectors(features, num_frames, training):
@@ -201,7 +207,7 @@ class DbofLayer(keras.layers.Layer):
         self.projection = Dense(
             size,
             use_bias=not add_batch_norm,
-            kernel_initializer=NORMAL,
+            kernel_initializer=normal(),
             bias_initializer=keras.initializers.RandomNormal(stddev=0.01),
             name="projection",
         )
@@ -292,7 +298,7 @@ class NetVlad(keras.layers.Layer):
 
     def __init__(self, clusters: int):
         super().__init__(autocast=False)
-        self.assign = Dense(clusters, use_bias=False, kernel_initializer=NORMAL, name="assign")
+        self.assign = Dense(clusters, use_bias=False, kernel_initializer=normal(), name="assign")
         self.norm = BatchNorm()
         self.vlad = Vlad()
 
