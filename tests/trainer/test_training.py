@@ -570,7 +570,7 @@ def test_killed_at_any_file_operation_and_resumed_equals_never_killed(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("frame_level", [False], ids=["video level"])
+@pytest.mark.parametrize("frame_level", [False, True], ids=["video level", "frame level"])
 def test_killed_at_random_moments_and_resumed_equals_never_killed(
     make_config, never_stopped, weights, processes, frame_shards, frame_level
 ):
