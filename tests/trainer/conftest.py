@@ -10,7 +10,6 @@ from trainer.examples import encode_example, encode_sequence_example
 from trainer.tfrecord import write_records
 
 NUM_CLASSES = 5
-SIZES = {"rgb": 3, "audio": 2}
 
 
 @pytest.fixture(scope="session")
@@ -56,18 +55,22 @@ def video_shards(tmp_path_factory, write_videos) -> str:
 
 @pytest.fixture(scope="session")
 def frame_shards(tmp_path_factory, write_videos) -> str:
-    """Glob of 3 shards with 14 frame-level videos in all, of 1 to 310 frames."""
+    """Glob of 3 shards with 14 learnable frame-level videos in all, of 1 to 310 frames.
+
+    Frames vary around what is typical of a video's only label.
+    """
     folder = tmp_path_factory.mktemp("frames")
     rng = np.random.default_rng(2)
+    typical = rng.integers(0, 256, [NUM_CLASSES, 5])
     num_frames = iter((1, 2, 300, 310, 5, 7, 299, 3, 1, 30, 9, 12, 301, 4))
     for shard, size in enumerate((5, 3, 6)):
         videos = []
         for i in range(size):
-            n = next(num_frames)
-            features = {
-                name: rng.integers(0, 256, [n, width], np.uint8) for name, width in SIZES.items()
-            }
-            videos.append((f"f{shard}-{i}", [i % NUM_CLASSES], features))
+            label = i % NUM_CLASSES
+            frames = typical[label] + rng.integers(-30, 31, [next(num_frames), 5])
+            frames = np.clip(frames, 0, 255).astype(np.uint8)
+            features = {"rgb": frames[:, :3], "audio": frames[:, 3:]}
+            videos.append((f"f{shard}-{i}", [label], features))
         write_videos(folder / f"train{shard}.tfrecord", videos)
     return f"{folder}/train*.tfrecord"
 

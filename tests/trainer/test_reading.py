@@ -144,6 +144,18 @@ def test_reading_to_evaluate_reads_every_video_once_with_any_number_of_readers(d
     assert Counter(i for batch in batches for i in batch["id"].numpy()) == Counter(ids)
 
 
+@pytest.mark.parametrize("readers", [1, 2, 3])
+def test_as_many_files_are_read_at_once_as_there_are_readers(tmp_path, readers):
+    # 16 records of each in turn.
+    paths = []
+    for file in "abc":
+        paths.append(f"{tmp_path}/{file}.tfrecord")
+        write_records(paths[-1], [video(id=file.encode())] * 32)
+    batches = reading.batches(paths, VIDEO, 16, readers)
+    order = b"".join(batch["id"].numpy()[0] for batch in batches).decode()
+    assert order == {1: "aabbcc", 2: "ababcc", 3: "abcabc"}[readers]
+
+
 # What is in a batch.
 
 

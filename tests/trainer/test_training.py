@@ -63,16 +63,60 @@ def messages(caplog) -> str:
     return "\n".join(r.getMessage() for r in caplog.records if r.name == "root")
 
 
-@pytest.mark.parametrize("model", ["LogisticModel", "MoeModel"])
-def test_learns(make_config, model):
-    config = make_config(model=model, num_epochs=40, base_learning_rate=0.1)
-    train(make_config(model=model, max_steps=1, base_learning_rate=1e-9))
+@pytest.mark.parametrize(
+    "flags",
+    [{"model": "LogisticModel"}, {"model": "MoeModel"}, {"mixed_precision": True}],
+    ids=["LogisticModel", "MoeModel", "mixed precision"],
+)
+def test_learns(make_config, flags):
+    train(make_config(**flags, max_steps=1, base_learning_rate=1e-9))
+    config = make_config(**flags, num_epochs=40, base_learning_rate=0.1)
     before = evaluation.evaluate(config.train_dir, config.train_data_pattern).metrics
     assert train(config) == 40 * STEPS_OF_AN_EPOCH
     after = evaluation.evaluate(config.train_dir, config.train_data_pattern).metrics
     assert before["gap"] < 0.6  # 2 of 5 classes are true
     assert after["gap"] > 0.85
     assert after["loss"] < before["loss"]
+
+
+# A frame-level run.
+FRAME_LEVEL = {
+    "frame_features": True,
+    "batch_size": 4,
+    "iterations": 5,
+    "dbof_cluster_size": 6,
+    "dbof_hidden_size": 5,
+    "lstm_cells": 3,
+    "gru_cells": 3,
+    "vlad_cluster_size": 2,
+    "nextvlad_groups": 2,
+    "attention_heads": 2,
+    "pooling_hidden_size": 5,
+    "pooling_dropout": 0.5,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model, mixed_precision",
+    [
+        ("FrameLevelLogisticModel", False),
+        ("DbofModel", False),
+        ("AttentionModel", False),
+        ("GruModel", False),
+        ("LstmModel", True),
+    ],
+)
+def test_every_frame_level_model_learns(make_config, frame_shards, model, mixed_precision):
+    flags = FRAME_LEVEL | {"pooling_dropout": 0.0, "train_data_pattern": frame_shards}
+    flags |= {"model": model, "mixed_precision": mixed_precision}
+    train(make_config(**flags, max_steps=1, base_learning_rate=1e-9))
+    config = make_config(**flags, num_epochs=30, base_learning_rate=0.05)
+    before = evaluation.evaluate(config.train_dir, frame_shards).metrics
+    train(config)
+    after = evaluation.evaluate(config.train_dir, frame_shards).metrics
+    assert after["loss"] < 0.7 * before["loss"]
+    assert after["hit_at_1"] > before["hit_at_1"]
 
 
 # What a step does.
@@ -242,19 +286,6 @@ def test_stopped_and_resumed_equals_never_stopped(make_config, never_stopped, we
         assert train(make_config(model="MoeModel", max_steps=stop)) == stop
     assert train(make_config(model="MoeModel")) == 10
     assert_same(weights(make_config().train_dir), never_stopped(model="MoeModel"))
-
-
-FRAME_LEVEL = {
-    "frame_features": True,
-    "batch_size": 4,
-    "iterations": 5,
-    "dbof_cluster_size": 6,
-    "dbof_hidden_size": 5,
-    "lstm_cells": 3,
-    "vlad_cluster_size": 2,
-    "pooling_hidden_size": 5,
-    "pooling_dropout": 0.5,
-}
 
 
 @pytest.mark.slow
