@@ -3,13 +3,13 @@
 The trainer's input pipeline alone, against reading the same records and doing nothing with them.
 """
 
-import os
 import statistics
 import sys
 import time
 from dataclasses import dataclass
 
 from benchmarks.data import data_flags
+from trainer import console
 from trainer.command_line import flag, parse
 from trainer.errors import without_traceback
 
@@ -76,7 +76,7 @@ def _time(dataset) -> tuple[float, float]:
 def main(argv: list[str]):
     """The command `python -m benchmarks.reading`."""
     config = parse(ReadingBenchmark, ["benchmarks.reading", *argv[1:]])
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    console.set_up()
     lines = [measure(False, 1024, config), measure(True, 128, config)]
     print(f"{'':12} {'raw, /s':>12} {'videos/s':>12} {'MB/s':>8} {'of raw':>8} {'of CPU':>8}")
     print(*lines, sep="\n")

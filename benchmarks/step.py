@@ -5,7 +5,6 @@ turn with the bare matrix products of that step. Run it where nothing else runs.
 """
 
 import multiprocessing
-import os
 import resource
 import statistics
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.data import data_flags
+from trainer import console
 from trainer.command_line import flag, parse
 from trainer.errors import UserError, without_traceback
 
@@ -67,7 +67,7 @@ class StepBenchmark:
 
 def measure(model: str, dtype: str, batch_size: int, seconds: float, started: float) -> dict:
     """A line of the table, by column. To be called in a new process, which began at `started`."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    console.set_up()
 
     config = _config(model, dtype, batch_size)
     trainer, batches = _trainer(config), _batches(config)
