@@ -91,16 +91,15 @@ DENSE = {
 @st.composite
 def batches(draw):
     """Probabilities [batch, num_classes] and dense labels of the same shape."""
-    shape = draw(st.tuples(st.integers(1, 4), st.integers(1, 7)))
+    shape = draw(st.sampled_from([(1, 1), (4, 7), (3, 2)]))  # few: XLA compiles for each
     p = draw(npst.arrays(np.float32, shape, elements=st.floats(2**-10, 1 - 2**-10, width=32)))
     return p, draw(npst.arrays(bool, shape))
 
 
 def padded(dense):
     """Dense labels as class ids, in a row's falling order, then -1."""
-    most = max(1, dense.sum(axis=1).max())
     ids = [np.flatnonzero(row)[::-1].tolist() for row in dense]
-    return tf.constant([row + [-1] * (most - len(row)) for row in ids], tf.int32)
+    return tf.constant([row + [-1] * (8 - len(row)) for row in ids], tf.int32)
 
 
 @pytest.mark.parametrize("name", sorted(DENSE))

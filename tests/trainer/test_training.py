@@ -220,6 +220,7 @@ def test_the_learning_rate_falls_over_the_run_and_not_per_process(make_config, w
         assert all((values[n] == v).all() for n, v in first.items() if v.dtype == np.float32)
 
 
+@pytest.mark.slow
 def test_an_optimizer_goes_on_with_its_slots(make_config, never_stopped, weights):
     for max_steps in (3, None):
         train(make_config(optimizer="FtrlOptimizer", max_steps=max_steps))
@@ -230,19 +231,19 @@ def test_an_optimizer_goes_on_with_its_slots(make_config, never_stopped, weights
 # How long a run is.
 
 
-def test_a_run_ends_after_its_epochs(make_config):
-    assert train(make_config(num_epochs=3)) == 3 * STEPS_OF_AN_EPOCH
-
-
 def test_max_steps_ends_a_run_and_counts_from_its_beginning(make_config):
     assert train(make_config(max_steps=3)) == 3
     assert train(make_config(max_steps=4)) == 4
     assert steps_of(make_config().train_dir) == [3, 4]
 
 
-@pytest.mark.parametrize("max_steps", [0, 1000])
-def test_no_max_steps_leaves_the_epochs_to_end_a_run(make_config, max_steps):
-    assert train(make_config(max_steps=max_steps)) == 2 * STEPS_OF_AN_EPOCH
+@pytest.mark.parametrize("max_steps", [None, 0, 1000])
+def test_a_run_ends_after_its_epochs_and_leaves_its_last_checkpoint(make_config, max_steps):
+    config = make_config(max_steps=max_steps)
+    assert train(config) == 2 * STEPS_OF_AN_EPOCH
+    assert steps_of(config.train_dir) == [10]
+    flags = json.loads((Path(config.train_dir) / "model_flags.json").read_text())
+    assert flags == config.model_flags
 
 
 @pytest.mark.parametrize(
@@ -307,15 +308,6 @@ def test_how_often_checkpoints_are_written_changes_nothing_else(
 
 
 # What a run leaves behind.
-
-
-def test_a_run_leaves_its_last_checkpoint_and_what_shaped_the_model(make_config):
-    config = make_config()
-    train(config)
-    assert steps_of(config.train_dir) == [10]
-    assert json.loads((Path(config.train_dir) / "model_flags.json").read_text()) == (
-        config.model_flags
-    )
 
 
 def test_checkpoints_and_exports_are_periodic_and_few(make_config):
