@@ -20,13 +20,13 @@ RUN chmod -R a+rX /opt/yt8m \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/yt8m
 
 FROM ${BASE_IMAGE}
+COPY --from=packages /opt/venv /opt/venv
 # HOME and USER: the user may have no line in /etc/passwd.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/opt/yt8m \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
     USER=yt8m
-COPY --from=packages /opt/venv /opt/venv
 COPY --from=code /opt/yt8m /opt/yt8m
 WORKDIR /opt/yt8m
 USER 65532:65532

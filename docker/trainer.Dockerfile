@@ -31,17 +31,19 @@ RUN chmod -R a+rX /opt/yt8m \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/yt8m
 
 FROM ${BASE_IMAGE}
+COPY --from=packages /opt/largest /opt/venv/lib/python3.11/site-packages
+COPY --from=packages /opt/venv /opt/venv
 # HOME and USER: the user may have no line in /etc/passwd. NVIDIA_*: what of the node's driver the
-# container gets, where there is one.
+# container gets, where there is one. LD_LIBRARY_PATH: where GKE and Vertex AI put the driver; and the
+# one library of CUDA that TensorFlow's loader misses where pip puts it, without which it has no GPU.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/opt/yt8m \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
     USER=yt8m \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib64:/opt/venv/lib/python3.11/site-packages/nvidia/cusolver/lib \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
-COPY --from=packages /opt/largest /opt/venv/lib/python3.11/site-packages
-COPY --from=packages /opt/venv /opt/venv
 COPY --from=code /opt/yt8m /opt/yt8m
 WORKDIR /opt/yt8m
 USER 65532:65532

@@ -155,29 +155,76 @@ def test_an_image_alone_is_its_main_command(image, flag, built, any_user):
     assert (code, flag in "\n".join(lines)) == (0, True)
 
 
+@pytest.fixture
+def trains(any_user, tmp_path):
+    """A function that trains in an image, and checks whose the checkpoints are."""
+
+    def train(image: str):
+        data = generate(str(tmp_path / "data"), num_videos=100, num_classes=10)
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out").chmod(0o777)
+        flags = [
+            "--model=MoeModel",
+            "--feature_names=mean_rgb,mean_audio",
+            "--feature_sizes=1024,128",
+            "--num_classes=10",
+            "--batch_size=32",
+            "--num_epochs=1",
+            "--train_data_pattern=/data/train*.tfrecord",
+            "--train_dir=/out/model",
+        ]
+        mounts = [
+            engine.mount(str(data), "/data", read_only=True),
+            engine.mount(str(tmp_path / "out"), "/out"),
+        ]
+        code, lines = any_user(image, flags, mounts=mounts)
+        assert code == 0, lines
+        checkpoint = next((tmp_path / "out" / "model" / "checkpoints").iterdir())
+        assert checkpoint.stat().st_uid == 12345
+
+    return train
+
+
 @pytest.mark.slow
-def test_the_trainers_image_trains(built, any_user, tmp_path):
-    data = generate(str(tmp_path / "data"), num_videos=100, num_classes=10)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out").chmod(0o777)
-    flags = [
-        "--model=MoeModel",
-        "--feature_names=mean_rgb,mean_audio",
-        "--feature_sizes=1024,128",
-        "--num_classes=10",
-        "--batch_size=32",
-        "--num_epochs=1",
-        "--train_data_pattern=/data/train*.tfrecord",
-        "--train_dir=/out/model",
-    ]
-    mounts = [
-        engine.mount(str(data), "/data", read_only=True),
-        engine.mount(str(tmp_path / "out"), "/out"),
-    ]
-    code, lines = any_user(built["trainer"], flags, mounts=mounts)
-    assert code == 0, lines
-    checkpoint = next((tmp_path / "out" / "model" / "checkpoints").iterdir())
-    assert checkpoint.stat().st_uid == 12345
+def test_the_trainers_image_trains(built, trains):
+    trains(built["trainer"])
+
+
+@pytest.fixture
+def gpu_image(docker_engine) -> str:
+    """The trainer's image for GPUs, of what is here, where somebody has built it: it is large."""
+    name = images.local_names("gpu")["trainer"]
+    image = engine.find(docker_engine, name)
+    if image is None or image.labels.get(images.SOURCES) != images.sources():
+        pytest.skip(f"NOT RUN, for it needs {name}: make images VARIANT=gpu")
+    return name
+
+
+@pytest.mark.slow
+def test_the_gpu_image_trains_without_a_gpu_too(gpu_image, trains):
+    trains(gpu_image)
+
+
+@pytest.mark.slow
+def test_the_gpu_image_lacks_the_driver_and_no_part_of_cuda(gpu_image, any_user):
+    look = """
+import ctypes, pathlib, tensorflow
+
+class Status(ctypes.Structure):  # larger than it is: returned by address, as one of C++ is
+    _fields_ = [("code", ctypes.c_size_t), ("rest", ctypes.c_size_t * 2)]
+
+folder = pathlib.Path(tensorflow.__file__).parent
+loader = ctypes.CDLL(str(folder / "libtensorflow_framework.so.2"))
+for part in ("16GetNcclDsoHandle", "22TryDlopenCUDALibraries", "22GetCudaDriverDsoHandle"):
+    load = getattr(loader, f"_ZN3tsl8internal9DsoLoader{part}Ev")
+    load.restype = Status
+    print(part[2:], load().code == 1)
+"""
+    code, lines = any_user(gpu_image, ["python3", "-c", look])
+    assert (code, lines[-3:]) == (
+        0,
+        ["GetNcclDsoHandle True", "TryDlopenCUDALibraries True", "GetCudaDriverDsoHandle False"],
+    )
 
 
 # Pushing
