@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from components.validate_data.parsing import Parser
 from components.validate_data.shard import Shard, keep_freed_memory, scan
 from components.validate_data.statistics import SplitStatistics
 from trainer.examples import encode_example, encode_sequence_example
@@ -124,7 +125,7 @@ def read_with_beam(path: Path) -> None:
 
 def validate(path: Path, record_format: RecordFormat) -> None:
     statistics = SplitStatistics.empty(record_format)
-    scan(Shard("train", str(path)), record_format, statistics)
+    scan(Shard("train", str(path)), Parser(record_format), statistics)
     assert not statistics.findings.has("error")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trainer.examples import Video
+from components.validate_data.parsing import Batch
 from trainer.records import MAX_FRAMES, Feature, RecordFormat
 
 # What the quantiser of the published features can hold, rounded outwards.
@@ -13,38 +13,42 @@ LOWEST, HIGHEST = -2.0, 2.01
 Found = tuple[int, str, str]  # index of the video in the batch, kind of finding, what was found
 
 
-def check(videos: list[Video], record_format: RecordFormat) -> Iterator[Found]:
+def check(batch: Batch, record_format: RecordFormat) -> Iterator[Found]:
     """All that is wrong with good videos: nothing that keeps them from being trained on."""
-    for i, video in enumerate(videos):
-        yield from ((i, *found) for found in _check_labels(video))
-        if video.extra:
-            yield i, "extra_feature", f"it also holds {', '.join(map(repr, sorted(video.extra)))}"
-        if record_format.frame_features:
-            yield from ((i, *found) for found in _check_lengths(video, record_format))
+    yield from _check_labels(batch)
+    for i, extra in enumerate(batch.extra):
+        if extra:
+            yield i, "extra_feature", f"it also holds {', '.join(map(repr, sorted(extra)))}"
+    if record_format.frame_features:
+        yield from _check_lengths(batch.frames)
     for feature in record_format.features:
-        values = [video.features[feature.name] for video in videos]
+        values = batch.features[feature.name]
         if record_format.frame_features:
-            yield from _check_frames(values, feature)
+            yield from _check_frames(values, batch.frames[feature.name], feature)
         else:
-            yield from _check_vectors(np.stack(values), feature)
+            yield from _check_vectors(values, feature)
 
 
-def _check_labels(video: Video) -> Iterator[tuple[str, str]]:
-    if len(video.labels) == 0:
-        yield "unlabelled", "it has no label"
-    elif len(set(video.labels.tolist())) < len(video.labels):
-        labels, counts = np.unique(video.labels, return_counts=True)
-        yield "repeated_label", f"label {labels[counts > 1][0]} comes {counts.max()} times"
+def _check_labels(batch: Batch) -> Iterator[Found]:
+    num_labels = np.bincount(batch.owners, minlength=len(batch))
+    for i in np.flatnonzero(num_labels == 0):
+        yield int(i), "unlabelled", "it has no label"
+    num_distinct = np.bincount(batch.distinct_labels()[1], minlength=len(batch))
+    for i in np.flatnonzero(num_distinct < num_labels):
+        labels, counts = np.unique(batch.labels[batch.owners == i], return_counts=True)
+        reason = f"label {labels[counts > 1][0]} comes {counts.max()} times"
+        yield int(i), "repeated_label", reason
 
 
-def _check_lengths(video: Video, record_format: RecordFormat) -> Iterator[tuple[str, str]]:
-    lengths = {name: len(frames) for name, frames in video.features.items()}
-    longest = max(lengths.values())
-    if longest > MAX_FRAMES:
-        yield "many_frames", f"{longest} frames; those after the first {MAX_FRAMES} are not used"
-    if len(set(lengths.values())) > 1:
-        found = ", ".join(f"{number} of {name!r}" for name, number in sorted(lengths.items()))
-        yield "different_lengths", f"the numbers of frames differ: {found}"
+def _check_lengths(frames: dict[str, np.ndarray]) -> Iterator[Found]:
+    lengths = np.array(list(frames.values()))  # [features, videos]
+    longest = lengths.max(axis=0)
+    for i in np.flatnonzero(longest > MAX_FRAMES):
+        reason = f"{longest[i]} frames; those after the first {MAX_FRAMES} are not used"
+        yield int(i), "many_frames", reason
+    for i in np.flatnonzero(longest > lengths.min(axis=0)):
+        found = ", ".join(f"{frames[name][i]} of {name!r}" for name in sorted(frames))
+        yield int(i), "different_lengths", f"the numbers of frames differ: {found}"
 
 
 def _check_vectors(vectors: np.ndarray, feature: Feature) -> Iterator[Found]:
@@ -58,20 +62,23 @@ def _check_vectors(vectors: np.ndarray, feature: Feature) -> Iterator[Found]:
         yield int(i), "out_of_range", reason
 
 
-def _check_frames(videos: list[np.ndarray], feature: Feature) -> Iterator[Found]:
+def _check_frames(frames: np.ndarray, lengths: np.ndarray, feature: Feature) -> Iterator[Found]:
     if feature.size == 1:
         return
-    for i, frames in enumerate(videos):
-        # Few frames get past the first look, so all of their bytes can be looked at.
-        suspects = np.flatnonzero(
-            (frames[:, 0] == frames[:, -1]) & (frames[:, 0] == frames[:, feature.size // 2])
+    # Few frames get past the first look, so all of their bytes can be looked at.
+    suspects = np.flatnonzero(
+        (frames[:, 0] == frames[:, -1]) & (frames[:, 0] == frames[:, feature.size // 2])
+    )
+    rows = frames[suspects]
+    constant = suspects[(rows == rows[:, :1]).all(axis=1)]
+    ends = lengths.cumsum()
+    videos, firsts, counts = np.unique(
+        np.searchsorted(ends, constant, side="right"), return_index=True, return_counts=True
+    )
+    for i, first, count in zip(videos, constant[firsts], counts, strict=True):
+        number = first - (ends[i] - lengths[i]) + 1
+        reason = (
+            f"{count} of the {lengths[i]} frames of {feature.name!r} hold one byte all through; "
+            f"frame {number} holds {frames[first, 0]}"
         )
-        rows = frames[suspects]
-        constant = suspects[(rows == rows[:, :1]).all(axis=1)]
-        if constant.size:
-            first = int(constant[0])
-            reason = (
-                f"{constant.size} of the {len(frames)} frames of {feature.name!r} hold one byte "
-                f"all through; frame {first + 1} holds {frames[first, 0]}"
-            )
-            yield i, "constant", reason
+        yield int(i), "constant", reason

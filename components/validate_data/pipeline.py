@@ -8,6 +8,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 from components.validate_data.findings import Findings
 from components.validate_data.ids import IdBlock, cut, find_repeated
+from components.validate_data.parsing import Parser
 from components.validate_data.shard import Shard, keep_freed_memory, scan
 from components.validate_data.statistics import Result, SplitStatistics
 from trainer.records import RecordFormat
@@ -25,6 +26,7 @@ class ScanShards(beam.DoFn):
 
     def setup(self):
         keep_freed_memory()
+        self.parser = Parser(self.record_format)
 
     def start_bundle(self):
         self.splits = {}
@@ -32,7 +34,7 @@ class ScanShards(beam.DoFn):
     def process(self, shard: Shard):
         if shard.split not in self.splits:
             self.splits[shard.split] = SplitStatistics.empty(self.record_format)
-        ids = scan(shard, self.record_format, self.splits[shard.split])
+        ids = scan(shard, self.parser, self.splits[shard.split])
         for bucket in cut(ids, self.num_buckets):
             yield beam.pvalue.TaggedOutput("ids", bucket)
 

@@ -9,10 +9,9 @@ import numpy as np
 from components.validate_data.checks import check
 from components.validate_data.findings import Example
 from components.validate_data.ids import IdBlock, pack
+from components.validate_data.parsing import Parser
 from components.validate_data.statistics import SplitStatistics
 from trainer.errors import UserError
-from trainer.examples import Video, inspect
-from trainer.records import RecordFormat
 from trainer.tfrecord import BadRecord, masked_crc, scan_records
 
 # Taken in at once: enough for numpy to outweigh Python, little enough for the CPU's caches.
@@ -26,12 +25,12 @@ class Shard(NamedTuple):
     path: str
 
 
-def scan(shard: Shard, record_format: RecordFormat, statistics: SplitStatistics) -> IdBlock:
+def scan(shard: Shard, parser: Parser, statistics: SplitStatistics) -> IdBlock:
     """Reads all records of a file, adds them to `statistics`, and returns the videos' ids.
 
     Whatever is wrong becomes a finding: nothing is raised.
     """
-    scanner = _Scanner(shard, record_format, statistics)
+    scanner = _Scanner(shard, parser, statistics)
     try:
         for number, record in enumerate(scan_records(shard.path), start=1):
             if isinstance(record, BadRecord):
@@ -55,31 +54,20 @@ def keep_freed_memory() -> None:
 class _Scanner:
     """Between one record of a file and the next."""
 
-    def __init__(self, shard: Shard, record_format: RecordFormat, statistics: SplitStatistics):
-        self.shard, self.record_format, self.statistics = shard, record_format, statistics
+    def __init__(self, shard: Shard, parser: Parser, statistics: SplitStatistics):
+        self.shard, self.parser, self.statistics = shard, parser, statistics
         self.num_records = self.num_bytes = self.num_findings = 0
         self.digest = hashlib.sha256()
-        self.ids: list[str] = []
-        self.id_numbers: list[int] = []
-        self.batch: list[Video] = []
+        self.ids: list[tuple[int, str]] = []
+        self.batch: list = []
         self.batch_numbers: list[int] = []
         self.batch_bytes = 0
 
     def add(self, number: int, record: bytes) -> None:
         self.num_records += 1
-        self.num_bytes += len(record)
         # A record's length and CRC stand for its bytes, as they do in the file itself.
         self.digest.update(struct.pack("<QI", len(record), masked_crc(record)))
-        video, problems = inspect(record, self.record_format)
-        if video.id:
-            self.ids.append(video.id)
-            self.id_numbers.append(number)
-        for kind, reason in problems:
-            self.add_finding(kind, number, video.id, reason)
-        if problems:
-            self.statistics.records += 1
-            return
-        self.batch.append(video)
+        self.batch.append(self.parser.look_at(record))
         self.batch_numbers.append(number)
         self.batch_bytes += len(record)
         if self.batch_bytes >= BATCH_BYTES:
@@ -104,11 +92,22 @@ class _Scanner:
         self.statistics.files.append((self.shard.path, self.num_records, self.num_bytes))
         digest = int.from_bytes(self.digest.digest(), "big")
         self.statistics.digest = (self.statistics.digest + digest) % 2**256
-        return pack(self.shard.split, self.shard.path, self.ids, self.id_numbers)
+        self.ids.sort()
+        numbers, ids = zip(*self.ids, strict=True) if self.ids else ((), ())
+        return pack(self.shard.split, self.shard.path, ids, numbers)
 
     def _take_in_batch(self) -> None:
-        if self.batch:
-            for i, kind, reason in check(self.batch, self.record_format):
-                self.add_finding(kind, self.batch_numbers[i], self.batch[i].id, reason)
-            self.statistics.add(self.batch, self.record_format)
+        batch, bad = self.parser.parse(self.batch_numbers, self.batch)
+        self.num_bytes += self.batch_bytes
         self.batch, self.batch_numbers, self.batch_bytes = [], [], 0
+        self.statistics.records += len(bad)
+        for number, video_id, problems in bad:
+            if video_id:
+                self.ids.append((number, video_id))
+            for kind, reason in problems:
+                self.add_finding(kind, number, video_id, reason)
+        if batch:
+            self.ids.extend(zip(batch.numbers, batch.ids, strict=True))
+            for i, kind, reason in check(batch, self.parser.record_format):
+                self.add_finding(kind, batch.numbers[i], batch.ids[i], reason)
+            self.statistics.add(batch)

@@ -34,6 +34,9 @@ _POSITIVE_VALUES = 2 * _UPPER / (_GROWTH + 1)
 FLOAT_VALUES = np.concatenate([-_POSITIVE_VALUES[::-1], [0.0], _POSITIVE_VALUES])
 BYTE_VALUES = np.arange(256) * QUANTUM + QUANTISED_ZERO
 
+# Dimensions counted at once: so few that their counts stay in the CPU's cache.
+_DIMENSIONS = 64
+
 
 @dataclass
 class Sketch:
@@ -92,17 +95,22 @@ class Sketch:
 
     def _count(self, buckets: np.ndarray) -> None:
         size, num_buckets = self.counts.shape
-        places = buckets + np.arange(size) * num_buckets
-        np.add.at(self.counts.reshape(-1), places.ravel(), 1)
+        offsets = np.arange(_DIMENSIONS) * num_buckets
+        for start in range(0, size, _DIMENSIONS):
+            counts = self.counts[start : start + _DIMENSIONS]
+            places = buckets[:, start : start + _DIMENSIONS] + offsets[: len(counts)]
+            np.add.at(counts.reshape(-1), places.ravel(), 1)
 
 
 def float_buckets(values: np.ndarray) -> np.ndarray:
-    """The bucket of each value of a float32 array, int64."""
-    index = np.log(np.maximum(np.abs(values), np.float32(SMALLEST / 2)))
-    index *= np.float32(1 / _LOG_GROWTH)  # in place from here on: arrays this large leave the cache
+    """The bucket of each value of a float32 array, int16."""
+    index = np.abs(values)
+    np.maximum(index, np.float32(SMALLEST / 2), out=index)  # in place: large arrays leave the cache
+    np.log(index, out=index)
+    index *= np.float32(1 / _LOG_GROWTH)
     np.ceil(index, out=index)
     index -= _FIRST
     np.clip(index, 0, _NUM_POSITIVE, out=index)  # 0: counts as 0
     np.copysign(index, values, out=index)
     index += _NUM_POSITIVE
-    return index.astype(np.int64)
+    return index.astype(np.int16)

@@ -12,8 +12,8 @@ import numpy as np
 from components.validate_data import moments
 from components.validate_data.findings import Findings
 from components.validate_data.moments import Moments
+from components.validate_data.parsing import Batch
 from components.validate_data.sketch import Sketch
-from trainer.examples import Video
 from trainer.records import RecordFormat
 
 # Of the frames of a batch, one in so many is counted in the sketch, which costs more than all else.
@@ -44,16 +44,15 @@ class FeatureStatistics:
         """Takes in float32 [videos, size]."""
         self.moments.merge(moments.of_vectors(vectors))
         self.sketch.add_vectors(vectors)
-        self._add_lengths([vectors.shape[1]] * len(vectors))
+        self._add_lengths(np.full(len(vectors), vectors.shape[1]))
 
-    def add_frames(self, videos: list[np.ndarray]) -> None:
-        """Takes in the frames of videos, quantised: uint8 [frames, size] each."""
-        frames = np.concatenate(videos)
+    def add_frames(self, frames: np.ndarray, lengths: np.ndarray) -> None:
+        """Takes in quantised frames, uint8 [frames, size], of videos of those lengths."""
         self.moments.merge(moments.of_frames(frames))
         self.sketch.add_frames(frames[::FRAMES_PER_SKETCHED])
-        self._add_lengths([len(video) for video in videos])
+        self._add_lengths(lengths)
 
-    def _add_lengths(self, lengths: list[int]) -> None:
+    def _add_lengths(self, lengths: np.ndarray) -> None:
         self.lengths = add_counts(self.lengths, np.bincount(lengths))
 
     def merge(self, other: "FeatureStatistics") -> None:
@@ -101,27 +100,23 @@ class SplitStatistics:
             },
         )
 
-    def add(self, videos: list[Video], record_format: RecordFormat) -> None:
+    def add(self, batch: Batch) -> None:
         """Takes in good videos, at least one."""
-        self.records += len(videos)
-        self.videos += len(videos)
-        self._add_labels([video.labels for video in videos])
-        for video in videos:
-            self.extra.update(video.extra.items())
-        for feature in record_format.features:
-            values = [video.features[feature.name] for video in videos]
-            if record_format.frame_features:
-                self.features[feature.name].add_frames(values)
+        self.records += len(batch)
+        self.videos += len(batch)
+        self._add_labels(batch)
+        for extra in filter(None, batch.extra):
+            self.extra.update(extra.items())
+        for name, values in batch.features.items():
+            if name in batch.frames:
+                self.features[name].add_frames(values, batch.frames[name])
             else:
-                self.features[feature.name].add_vectors(np.stack(values))
+                self.features[name].add_vectors(values)
 
-    def _add_labels(self, labels: list[np.ndarray]) -> None:
-        num_classes = len(self.labels)
-        video = np.repeat(np.arange(len(labels)), [len(one) for one in labels])
-        # A label that comes twice in a video is one.
-        distinct = np.unique(video * num_classes + np.concatenate(labels))
-        self.labels += np.bincount(distinct % num_classes, minlength=num_classes)
-        num_labels = np.bincount(distinct // num_classes, minlength=len(labels))
+    def _add_labels(self, batch: Batch) -> None:
+        labels, owners = batch.distinct_labels()
+        self.labels += np.bincount(labels, minlength=len(self.labels))
+        num_labels = np.bincount(owners, minlength=len(batch))
         self.labels_per_video = add_counts(self.labels_per_video, np.bincount(num_labels))
 
     def merge(self, other: "SplitStatistics") -> None:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from components.validate_data.checks import check
+from components.validate_data.parsing import side_by_side
 from trainer.examples import Video
 from trainer.records import Feature, RecordFormat
 
@@ -19,9 +20,13 @@ def frames(rgb=((1, 2, 3), (4, 5, 6)), audio=((1,), (1,))) -> Video:
     return Video("id", np.array([1]), features)
 
 
+def found(videos: list[Video], record_format: RecordFormat) -> list:
+    return list(check(side_by_side(range(len(videos)), videos), record_format))
+
+
 def test_nothing_is_wrong():
-    assert list(check([video(), video()], VIDEO)) == []
-    assert list(check([frames(), frames()], FRAME)) == []
+    assert found([video(), video()], VIDEO) == []
+    assert found([frames(), frames()], FRAME) == []
 
 
 @pytest.mark.parametrize(
@@ -37,7 +42,7 @@ def test_nothing_is_wrong():
     ],
 )
 def test_videos_by_hand(bad, kind, reason):
-    assert list(check([video(), bad, video()], VIDEO)) == [(1, kind, reason)]
+    assert found([video(), bad, video()], VIDEO) == [(1, kind, reason)]
 
 
 @pytest.mark.parametrize(
@@ -61,4 +66,4 @@ def test_videos_by_hand(bad, kind, reason):
     ],
 )
 def test_frames_by_hand(bad, kind, reason):
-    assert list(check([frames(), bad], FRAME)) == [(1, kind, reason)]
+    assert found([frames(), bad], FRAME) == [(1, kind, reason)]

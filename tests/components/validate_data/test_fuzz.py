@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from components.validate_data.parsing import Parser
 from components.validate_data.shard import Shard, scan
 from components.validate_data.statistics import SplitStatistics
 from trainer.examples import inspect
@@ -20,7 +21,7 @@ DAMAGE = {"crc", "header", "truncated", "not_tfrecord", "compressed", "empty_fil
 
 def scan_file(path, record_format: RecordFormat) -> SplitStatistics:
     statistics = SplitStatistics.empty(record_format)
-    scan(Shard("train", str(path)), record_format, statistics)
+    scan(Shard("train", str(path)), Parser(record_format), statistics)
     return statistics
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from components.validate_data.observed import Observed, observe
+from components.validate_data.parsing import side_by_side
 from components.validate_data.schema import PROTO, enforce, infer, parse, to_text
 from components.validate_data.statistics import SplitStatistics
 from trainer.errors import UserError
@@ -16,7 +17,7 @@ FRAME = RecordFormat((Feature("rgb", 2),), frame_features=True, num_classes=10)
 
 def statistics(*videos: Video, record_format=VIDEO) -> SplitStatistics:
     got = SplitStatistics.empty(record_format)
-    got.add(list(videos), record_format)
+    got.add(side_by_side(range(len(videos)), videos))
     return got
 
 

@@ -3,6 +3,7 @@ import gzip
 import numpy as np
 import pytest
 
+from components.validate_data.parsing import Parser
 from components.validate_data.shard import Shard, keep_freed_memory, scan
 from components.validate_data.statistics import SplitStatistics
 from trainer.examples import encode_example, encode_sequence_example
@@ -19,7 +20,7 @@ def video(**changes) -> bytes:
 
 def scan_file(path, record_format=VIDEO):
     statistics = SplitStatistics.empty(record_format)
-    ids = scan(Shard("train", str(path)), record_format, statistics)
+    ids = scan(Shard("train", str(path)), Parser(record_format), statistics)
     return statistics, ids
 
 

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.validate_data.parsing import side_by_side
 from components.validate_data.statistics import SplitStatistics
 from trainer.examples import Video
 from trainer.records import Feature, RecordFormat
@@ -18,7 +19,7 @@ def video(labels, rgb=(0.0, 0.0), **extra) -> Video:
 def of(videos, record_format=VIDEO) -> SplitStatistics:
     statistics = SplitStatistics.empty(record_format)
     if videos:
-        statistics.add(videos, record_format)
+        statistics.add(side_by_side(range(len(videos)), videos))
     return statistics
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from components.validate_data.parsing import side_by_side
 from components.validate_data.statistics import SplitStatistics
 from components.validate_data.tfx_statistics import to_proto
 from trainer.examples import Video
@@ -18,7 +19,7 @@ def video(labels, rgb) -> Video:
 def statistics(record_format=VIDEO, *videos) -> SplitStatistics:
     got = SplitStatistics.empty(record_format)
     if videos:
-        got.add(list(videos), record_format)
+        got.add(side_by_side(range(len(videos)), videos))
     return got
 
 
