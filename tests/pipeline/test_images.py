@@ -278,9 +278,10 @@ def tiny_images(docker_engine):
         docker_engine.api.import_image_from_data(
             content.getvalue(), *name.split(":"), changes=[f"LABEL {images.SOURCES}=others"]
         )
+    ids = [engine.find(docker_engine, name).id for name in names.values()]
     yield names
-    for name in names.values():
-        docker_engine.images.remove(name, force=True)
+    for id in ids:  # whatever else a test has called them
+        docker_engine.images.remove(id, force=True)
 
 
 def test_what_was_pushed_is_compiled_in_by_digest(
