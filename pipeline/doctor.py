@@ -1,10 +1,13 @@
 """Finds what would break a run on a cluster, before it starts: python -m pipeline doctor."""
 
+import contextlib
+import re
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 from components.dates import fill_in
 from pipeline.connection import resolve
@@ -14,6 +17,7 @@ from trainer.command_line import flag, parse
 from trainer.errors import UserError, without_traceback
 
 COMPUTE = "https://compute.googleapis.com/compute/v1"
+SERVICE_USAGE = "https://serviceusage.googleapis.com/v1beta1"
 
 
 class NotChecked(Exception):
@@ -57,8 +61,7 @@ def checks(config: DoctorConfig, words: list[str]) -> Iterator[tuple[str, Callab
     compiled, values = prepare(config, words)
     values = {name: p.default for name, p in compiled.parameters.items()} | values
     yield "Pipeline", lambda: f"version {compiled.version}; its parameters fit it"
-    if config.target == "kubeflow":
-        yield from _kubeflow(config)
+    yield from _kubeflow(config) if config.target == "kubeflow" else _vertex(config)
     for image in compiled.images:
         yield "Image", lambda image=image: _image(image)
     for name in ("train_data", "eval_data"):
@@ -70,6 +73,8 @@ def checks(config: DoctorConfig, words: list[str]) -> Iterator[tuple[str, Callab
         yield "Nodes", lambda: _nodes(values)
         yield "Quota", lambda: _namespace_quota(config, values)
         yield "Google quota", lambda: _google_quota(config, values)
+    elif values["accelerator_count"]:
+        yield "Quota", lambda: _vertex_quota(config, values)
 
 
 def _kubeflow(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], str]]]:
@@ -97,6 +102,13 @@ def _kubeflow(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], str]]]:
 
     yield "Host", host
     yield "Access", access
+
+
+def _vertex(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], str]]]:
+    from pipeline import vertex
+
+    yield "Access", lambda: vertex.access(config)
+    yield "pipeline_root", lambda: _output(config.pipeline_root)
 
 
 def _data(pattern: str) -> str:
@@ -185,20 +197,31 @@ def _google_quota(config: DoctorConfig, values: dict) -> str:
         raise NotChecked("not a pool of GKE's, by its node_selector")
     if not config.project:
         raise NotChecked(f"give --project and --region to see what is left of {metric}")
+    path = f"projects/{config.project}/regions/{config.region}"
+    with _google_cloud() as (ask, _):
+        quotas = ask(f"{COMPUTE}/{path}")["quotas"]
+    return room(quotas, metric, values["accelerator_count"], path)
+
+
+@contextlib.contextmanager
+def _google_cloud() -> Iterator[tuple[Callable[[str], dict], str | None]]:
+    """A function that asks Google Cloud what is at an address, and the project of who asks."""
     import google.auth
     from google.auth.exceptions import GoogleAuthError
     from google.auth.transport.requests import AuthorizedSession
     from requests.exceptions import RequestException
 
-    path = f"projects/{config.project}/regions/{config.region}"
-    try:
-        credentials, _ = google.auth.default(["https://www.googleapis.com/auth/compute.readonly"])
-        answer = AuthorizedSession(credentials).get(f"{COMPUTE}/{path}", timeout=20)
+    def ask(url: str) -> dict:
+        answer = AuthorizedSession(credentials).get(url, timeout=20)
         answer.raise_for_status()
-        quotas = answer.json()["quotas"]
+        return answer.json()
+
+    try:
+        scope = "https://www.googleapis.com/auth/cloud-platform"
+        credentials, project = google.auth.default([scope])
+        yield ask, project
     except (GoogleAuthError, RequestException) as error:
         raise NotChecked(f"Google Cloud did not tell: {error}") from None
-    return room(quotas, metric, values["accelerator_count"], path)
 
 
 def quota_metric(node_selector: dict[str, str]) -> str:
@@ -218,6 +241,52 @@ def room(quotas: list[dict], metric: str, count: int, where: str) -> str:
     if left < count:
         raise UserError(f"{text}; the run needs {count}. Ask Google Cloud for more.")
     return text
+
+
+def _vertex_quota(config: DoctorConfig, values: dict) -> str:
+    """Whether Vertex AI may train on so many accelerators; how many do now, it does not tell."""
+    kind, count = values["accelerator_type"], values["accelerator_count"]
+    metric = f"aiplatform.googleapis.com/{vertex_quota_metric(kind)}"
+    with _google_cloud() as (ask, project):
+        service = f"projects/{config.project or project}/services/aiplatform.googleapis.com"
+        answer = ask(f"{SERVICE_USAGE}/{service}/consumerQuotaMetrics/{quote(metric, safe='')}")
+    limit = limit_in(config.region, answer)
+    if limit is None:
+        raise UserError(f"Vertex AI has no {kind} in {config.region}.")
+    if limit < count:
+        raise UserError(
+            f"The quota {metric} is {limit} in {config.region}; the run needs {count}. Ask Google "
+            "Cloud for more."
+        )
+    return f"{metric} is {limit} in {config.region}, of which some may be in use"
+
+
+def vertex_quota_metric(accelerator_type: str) -> str:
+    """Vertex AI's name of the quota of accelerators to train on.
+
+    Of GPUs that have one size of memory only, the name does not tell it.
+    """
+    name = accelerator_type.lower().replace("_tesla_", "_")
+    if "_a100_" not in name:
+        name = re.sub(r"_\d+gb$", "", name)
+    return f"custom_model_training_{name}_gpus"
+
+
+def limit_in(region: str, metric: dict) -> float | None:
+    """The limit that a consumerQuotaMetric of Service Usage sets in a region; None: not for it."""
+    limits = []
+    for limit in metric.get("consumerQuotaLimits", []):
+        if region not in limit.get("supportedLocations", [region]):
+            return None
+        # From the general ones to the special ones, of which the last that fits holds.
+        fitting = [
+            bucket
+            for bucket in limit.get("quotaBuckets", [])
+            if bucket.get("dimensions", {}).get("region", region) == region
+        ]
+        value = int(fitting[-1].get("effectiveLimit", 0)) if fitting else 0  # 0 is left out in JSON
+        limits.append(value if value >= 0 else float("inf"))
+    return min(limits, default=0)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,13 @@ def submit(config, compiled, values: dict) -> int:
         return _tell(job, state, compiled.steps)
 
 
+def access(config) -> str:
+    """Says that Vertex AI lets us in, or raises UserError."""
+    with _explained(), _client(config) as aiplatform:
+        aiplatform.PipelineJob.list(filter='display_name="doctor"')  # an answer of one page
+    return f"Vertex AI lets you in, in {config.region}"
+
+
 @contextlib.contextmanager
 def _client(config) -> Iterator:
     """google-cloud-aiplatform, set up for the project and region."""
@@ -210,7 +217,8 @@ def _set_schedule(config, words: list[str]):
     schedules.check_values(values)
     if config.latest:
         raise UserError(
-            "On Vertex AI a schedule has the version that it was set with, not --latest."
+            "On Vertex AI a schedule has the version that it was set with, not --latest; set it "
+            "again, e.g. from CI, when there is a new one."
         )
     seconds, cron = schedules.announce(config).split(" ", 1)
     if seconds != "0":

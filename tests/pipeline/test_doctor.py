@@ -3,13 +3,14 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pytest
 from google.auth.credentials import AnonymousCredentials
 
-from pipeline import doctor, registry
+from pipeline import doctor, registry, vertex
 from pipeline.compile import CompileConfig, compile_pipeline
+from tests.pipeline.vertex_server import VertexServer
 from trainer import storage
 from trainer.errors import UserError
 
@@ -212,6 +213,7 @@ def cloud(monkeypatch, tmp_path):
     where = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
     monkeypatch.setattr(where, str(tmp_path / "kubeconfig"))
     monkeypatch.setattr(doctor, "COMPUTE", url)
+    monkeypatch.setattr(doctor, "SERVICE_USAGE", url)
     monkeypatch.setattr("google.auth.default", lambda *_: (AnonymousCredentials(), "p"))
     monkeypatch.setattr(Cloud, "asked", [])
     monkeypatch.setattr(Cloud, "answers", {})
@@ -263,3 +265,91 @@ def test_a_server_of_several_users_wants_a_namespace(run, parameters, server):
     assert any("has several users: give --namespace" in line for line in lines)
     _, lines = run(*parameters, "--namespace=team-a")
     assert any(line.startswith("ok    Host") for line in lines)
+
+
+# On Vertex AI
+
+
+@pytest.fixture
+def run_on_vertex(images_at, gcs_bucket, cloud, monkeypatch, tmp_path, capsys):
+    """Runs the command with Vertex AI as the target; returns exit code and lines."""
+    compiled = compile_pipeline(
+        CompileConfig(output_dir=str(tmp_path / "build"), profile="gke-l4"),
+        {"data": f"{images_at}/p/yt8m-data:1", "trainer": f"{images_at}/p/yt8m-trainer@sha256:0"},
+    )
+    flags = ["--target=vertex", "--region=europe-west4", f"--pipeline_root={gcs_bucket}/root"]
+
+    def run(*words):
+        with pytest.raises(SystemExit) as exit:
+            doctor.main(["doctor", *flags, f"--pipeline={compiled['vertex']}", *words])
+        return exit.value.code, capsys.readouterr().out.splitlines()
+
+    with VertexServer() as server:
+        how = {"project": "p", "credentials": AnonymousCredentials(), "api_transport": "rest"}
+        monkeypatch.setattr(vertex, "INIT", how | {"api_endpoint": server.url})
+        yield run
+
+
+L4 = "aiplatform.googleapis.com/custom_model_training_nvidia_l4_gpus"
+L4_PATH = (
+    f"/projects/p/services/aiplatform.googleapis.com/consumerQuotaMetrics/{quote(L4, safe='')}"
+)
+
+
+def limits(**by_region) -> dict:
+    """A metric as Service Usage has it: 0, which its JSON leaves out, where nothing else is."""
+    buckets = [{"defaultLimit": "0"}]
+    for region, limit in by_region.items():
+        region = region.replace("_", "-")
+        buckets.append({"effectiveLimit": str(limit), "dimensions": {"region": region}})
+    locations = ["europe-west4", "us-central1", "us-east4"]
+    limit = {"unit": "1/{project}/{region}", "supportedLocations": locations}
+    return {"metric": L4, "consumerQuotaLimits": [limit | {"quotaBuckets": buckets}]}
+
+
+def test_all_is_well_on_vertex(run_on_vertex, parameters, cloud):
+    cloud.answers = {L4_PATH: limits(us_central1=1, europe_west4=2)}
+    code, lines = run_on_vertex(*parameters)
+    assert code == 0
+    assert {line[:2] for line in lines} == {"ok"}
+    assert f"{L4} is 2 in europe-west4" in lines[-1]
+    assert [line[6:19].strip() for line in lines[1:3]] == ["Access", "pipeline_root"]
+
+
+@pytest.mark.parametrize(
+    "count, region, said",
+    [
+        (3, "europe-west4", "is 2 in europe-west4; the run needs 3"),
+        (1, "us-east4", "is 0 in us-east4; the run needs 1"),
+        (1, "asia-east1", "Vertex AI has no NVIDIA_L4 in asia-east1"),
+    ],
+)
+def test_too_small_a_quota_on_vertex(run_on_vertex, parameters, cloud, count, region, said):
+    cloud.answers = {L4_PATH: limits(europe_west4=2)}
+    code, lines = run_on_vertex(*parameters, f"accelerator_count={count}", f"--region={region}")
+    assert code == 1
+    assert lines[-1].startswith("FAIL  Quota")
+    assert said in lines[-1]
+
+
+def test_a_quota_that_vertex_does_not_tell_is_no_failure(run_on_vertex, parameters):
+    code, lines = run_on_vertex(*parameters)
+    assert code == 0
+    assert lines[-1].startswith("?     Quota        Google Cloud did not tell: 403")
+
+
+def test_vertex_has_quotas_without_a_limit():
+    assert doctor.limit_in("us-east4", limits(us_east4=-1)) == float("inf")
+
+
+@pytest.mark.parametrize(
+    "accelerator, metric",
+    [
+        ("NVIDIA_L4", "custom_model_training_nvidia_l4_gpus"),
+        ("NVIDIA_TESLA_A100", "custom_model_training_nvidia_a100_gpus"),
+        ("NVIDIA_A100_80GB", "custom_model_training_nvidia_a100_80gb_gpus"),
+        ("NVIDIA_H100_80GB", "custom_model_training_nvidia_h100_gpus"),
+    ],
+)
+def test_the_name_of_a_quota_on_vertex(accelerator, metric):
+    assert doctor.vertex_quota_metric(accelerator) == metric
