@@ -18,6 +18,7 @@ import tensorflow as tf
 from trainer import replicas
 from trainer.fusion import Dense, fused
 from trainer.records import QUANTISED_ZERO, QUANTUM
+from trainer.recurrence import Gru, Lstm
 from trainer.video_level_models import VideoModel, normalized
 
 
@@ -223,15 +224,14 @@ class DbofLayer(keras.layers.Layer):
 class RecurrentModel(VideoModel):
     """A stack of recurrent layers; its last state, after a video's last frame, is classified.
 
-    LstmModel: Hochreiter and Schmidhuber 1997, with a forget bias of 1, as the original's.
-    GruModel: Cho et al. 2014, arXiv:1406.1078.
+    LstmModel and GruModel: see the layers' sources in recurrence.py.
 
     Args:
         classifier: what the last layer's last output is classified by.
         layers: the recurrent layers, of which all but the last return every output.
     """
 
-    def __init__(self, classifier, layers: list[keras.layers.Layer]):
+    def __init__(self, classifier, layers: list[Lstm] | list[Gru]):
         super().__init__(classifier)
         self.recurrent = layers
 

@@ -16,6 +16,7 @@ from trainer.frame_level_models import (
     PoolingModel,
     RecurrentModel,
 )
+from trainer.recurrence import Gru, Lstm
 from trainer.video_level_models import Logistic, Moe, VideoLevelModel
 
 
@@ -34,14 +35,14 @@ def _dbof(flags):
 
 def _lstm(flags):
     # Glorot kernels and zero biases, as the original's cells have.
-    layer = lambda last: keras.layers.LSTM(  # noqa: E731
+    layer = lambda last: Lstm(  # noqa: E731
         flags["lstm_cells"], recurrent_initializer="glorot_uniform", return_sequences=not last
     )
     return _recurrent(flags, layer, flags["lstm_layers"])
 
 
 def _gru(flags):
-    layer = lambda last: keras.layers.GRU(flags["gru_cells"], return_sequences=not last)  # noqa: E731
+    layer = lambda last: Gru(flags["gru_cells"], return_sequences=not last)  # noqa: E731
     return _recurrent(flags, layer, flags["gru_layers"])
 
 
