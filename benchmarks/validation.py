@@ -1,8 +1,9 @@
 """How fast data is validated: python -m benchmarks.validation
 
-Prints how CPU time and memory grow with the data, 1 to 64 times; then, for frame-level and
-video-level files, MB/s and videos/s of one core beside other readers of the same records, all from
-the page cache; then what the published data set, and a billion videos, would take.
+Prints how CPU time and memory grow with the data, 1 to 64 times; MB/s and videos/s of one core
+beside other readers of the same records, all from the page cache; and what the published data set,
+and a billion videos, would take. With --tfdv_python, a Python that has TensorFlow Data Validation
+(see tfdv.py), also how long that takes for the same files.
 """
 
 import argparse
@@ -30,17 +31,29 @@ ROOT = Path(__file__).resolve().parents[1]
 # https://research.google.com/youtube8m/download.html: frame-level features.
 FULL_VIDEOS, FULL_BYTES = 6.1e6, 1.53e12
 
+# Of every level: what to expect, videos a file (14 MB), and the numbers of files to read.
+LEVELS = {
+    "frame": (FRAME, 60, (1, 4, 16, 64)),
+    "video": (VIDEO, 3000, (1, 4, 16)),
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5, help="The best of so many counts.")
     parser.add_argument("--price", type=float, default=0.05, help="Dollars an hour of a core.")
+    parser.add_argument("--tfdv_python", help="A Python that has TensorFlow Data Validation.")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        grow(Path(folder))  # first: a child's peak memory counts its parent's at its start
-        rate = compare_readers(Path(folder) / "frame", FRAME, frame_records(300), flags.repeats)
-        compare_readers(Path(folder) / "video", VIDEO, video_records(10_000), flags.repeats)
-    extrapolate(rate, flags.price)
+        for level in LEVELS:  # first: a child's peak memory counts its parent's at its start
+            grow(Path(folder), level, flags.tfdv_python)
+        rates = [compare_readers(Path(folder), level, flags.repeats) for level in LEVELS]
+    extrapolate(rates[0], flags.price)
+
+
+def records(level: str, num_videos: int, first: int = 0) -> Iterator[bytes]:
+    """Videos with numbers from `first` on."""
+    return {"frame": frame_records, "video": video_records}[level](num_videos, first)
 
 
 def frame_records(num_videos: int, first: int = 0) -> Iterator[bytes]:
@@ -56,9 +69,10 @@ def frame_records(num_videos: int, first: int = 0) -> Iterator[bytes]:
         )
 
 
-def video_records(num_videos: int) -> Iterator[bytes]:
-    rng = np.random.default_rng(0)
-    for number in range(num_videos):
+def video_records(num_videos: int, first: int = 0) -> Iterator[bytes]:
+    """Video-level videos, about 4.7 kB each."""
+    rng = np.random.default_rng(first)
+    for number in range(first, first + num_videos):
         yield encode_example(
             {
                 "id": f"{number:07d}",
@@ -69,26 +83,27 @@ def video_records(num_videos: int) -> Iterator[bytes]:
         )
 
 
-def compare_readers(
-    path: Path, record_format: RecordFormat, records: Iterator[bytes], repeats: int
-) -> float:
+def compare_readers(folder: Path, level: str, repeats: int) -> float:
     """Prints a table of rates on one core; returns that of validation, in bytes a second."""
-    write_records(str(path), records)
-    size, num_videos = path.stat().st_size, sum(1 for _ in read_records(str(path)))
-    print(f"\n{path.name} level, {size / 1e6:.0f} MB, {num_videos:,} videos, one core")
-    print(f"{'':34}{'MB/s':>8}{'videos/s':>10}{'of raw':>8}")
+    record_format, num_videos, _ = LEVELS[level]
+    num_videos *= 5
+    path = folder / "records"
+    write_records(str(path), records(level, num_videos))
+    size = path.stat().st_size
+    print(f"\n{level} level, {size / 1e6:.0f} MB, {num_videos:,} videos, one core")
+    print(f"{'':34}{'MB/s':>8}{'videos/s':>10}{'of tf.data':>12}{'of ours':>9}")
     keep_freed_memory()
-    seconds = {
-        "raw: trainer.tfrecord, CRC checked": lambda: read_all(path),
+    readers = {
         "raw: tf.data.TFRecordDataset": lambda: read_with_tensorflow(path),
+        "raw: ours, trainer.tfrecord": lambda: read_all(path),
         "raw: Beam's TFRecord reader": lambda: read_with_beam(path),
         "validate_data": lambda: validate(path, record_format),
     }
-    seconds = {name: best(read, repeats) for name, read in seconds.items()}
-    raw = next(iter(seconds.values()))
+    seconds = {name: best(read, repeats) for name, read in readers.items()}
+    tensorflow, ours, *_ = seconds.values()
     for name, took in seconds.items():
-        rates = f"{size / 1e6 / took:8.0f}{num_videos / took:10,.0f}"
-        print(f"{name:34}{rates}{raw / took:8.0%}")
+        rates = f"{size / 1e6 / took:8,.0f}{num_videos / took:10,.0f}"
+        print(f"{name:34}{rates}{tensorflow / took:12.0%}{ours / took:9.0%}")
     return size / seconds["validate_data"]
 
 
@@ -129,28 +144,46 @@ def validate(path: Path, record_format: RecordFormat) -> None:
     assert not statistics.findings.has("error")
 
 
-def grow(folder: Path) -> None:
-    """Prints CPU time and peak memory of the whole command, on 1 to 64 times the data."""
-    print("\nThe command on more and more files of 60 videos (14 MB), in one process")
+def grow(folder: Path, level: str, tfdv_python: str | None) -> None:
+    """Prints CPU time and peak memory of the whole command on more and more data."""
+    record_format, num_videos, numbers_of_files = LEVELS[level]
+    print(f"\nThe command on files of {num_videos:,} {level}-level videos, in one process")
     print(f"{'files':>8}{'MB':>8}{'CPU s':>8}{'s a file':>10}{'peak MB':>9}")
-    first = None
-    for files in (1, 4, 16, 64):
+    seconds = {}
+    for files in numbers_of_files:
         for i in range(files):
-            path = folder / f"grow{i:02d}"
+            path = folder / f"{level}{i:02d}"
             if not path.exists():
-                write_records(str(path), frame_records(60, first=60 * i))
-        size = sum(path.stat().st_size for path in folder.glob("grow*"))
-        seconds, peak = run_command(folder)
-        first = first or seconds
-        more = f"{(seconds - first) / (files - 1):.3f}" if files > 4 else ""
-        print(f"{files:8}{size / 1e6:8.0f}{seconds:8.2f}{more:>10}{peak / 1e6:9.0f}")
+                write_records(str(path), records(level, num_videos, first=num_videos * i))
+        size = sum(path.stat().st_size for path in folder.glob(f"{level}*"))
+        seconds[files], peak = run_command(folder, level, record_format)
+        more = f"{a_file(seconds):.3f}" if files > 4 else ""
+        print(f"{files:8}{size / 1e6:8.0f}{seconds[files]:8.2f}{more:>10}{peak / 1e6:9.0f}")
+    if tfdv_python:
+        theirs = a_file(
+            {
+                1: run_tfdv(tfdv_python, folder, level, "00"),
+                10: run_tfdv(tfdv_python, folder, level, "0?"),
+            }
+        )
+        times = theirs / a_file(seconds)
+        print(f"TensorFlow Data Validation: {theirs:.3f} s a file, {times:.1f} times as long")
 
 
-def run_command(folder: Path) -> tuple[float, float]:
-    """CPU seconds and peak bytes of the command over the files grow*."""
+def a_file(seconds: dict[int, float]) -> float:
+    """Seconds a file, without what the first takes, from the seconds that some files take."""
+    least, most = min(seconds), max(seconds)
+    return (seconds[most] - seconds[least]) / (most - least)
+
+
+def run_command(folder: Path, level: str, record_format: RecordFormat) -> tuple[float, float]:
+    """CPU seconds and peak bytes of the command over the files of a level."""
+    features = record_format.features
     command = [
-        *(sys.executable, "-m", "components.validate_data", f"--input=train={folder}/grow*"),
-        *("--feature_names=rgb,audio", "--feature_sizes=1024,128", "--frame_features"),
+        *(sys.executable, "-m", "components.validate_data", f"--input=train={folder}/{level}*"),
+        f"--feature_names={','.join(feature.name for feature in features)}",
+        f"--feature_sizes={','.join(str(feature.size) for feature in features)}",
+        *(["--frame_features"] if record_format.frame_features else []),
         *(f"--output_dir={folder}/out", "--direct_running_mode=in_memory"),
         "--direct_num_workers=1",
     ]
@@ -159,6 +192,13 @@ def run_command(folder: Path) -> tuple[float, float]:
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+
+
+def run_tfdv(python: str, folder: Path, level: str, which: str) -> float:
+    """CPU seconds of TensorFlow Data Validation over the files of a level that are `which`."""
+    command = [python, ROOT / "benchmarks" / "tfdv.py", level, f"{folder}/{level}{which}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout)
 
 
 def extrapolate(rate: float, price: float) -> None:
