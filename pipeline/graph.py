@@ -216,7 +216,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 **data_format,
             )
             # The one step that may be cached: its inputs hold the fingerprint of the data.
-            _settings(trained, "Train", images.trainer, retries=3, cache=True)
+            _settings(trained, "Train", images.trainer, profile.train.retries, cache=True)
             trained.set_accelerator_type(accelerator_type)
             trained.set_accelerator_limit(accelerator_count)
             trained.set_memory_limit(train_memory)
@@ -280,7 +280,9 @@ def _settings(task, display_name: str, image: str, retries: int, cache: bool = F
     task.set_display_name(display_name)
     task.set_container_image(image)
     task.set_caching_options(cache)
-    task.set_retry(retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="600s")
+    # After 30 s, 1 min, 2 min and so on. What kfp calls the longest backoff counts from the start of
+    # the first try, and tries count too: after it none is made, and one that runs then is ended.
+    task.set_retry(retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="30d")
 
 
 def _resources(task, target: Target, step: profiles.OtherSteps):

@@ -16,7 +16,7 @@ MEMORY = re.compile(r"\d+(Ki|Mi|Gi|Ti|k|M|G|T)?")
 
 @dataclass(frozen=True)
 class Train:
-    """What training asks for. All but shared_memory can be told otherwise when a run starts.
+    """What training asks for. All but shared_memory and retries can be told otherwise by a run.
 
     Attributes:
         accelerator_type: Target ("kubeflow", "vertex") -> what it calls the accelerator.
@@ -26,6 +26,7 @@ class Train:
         shared_memory: Most of that for /dev/shm, through which GPUs talk; Docker's 64 MiB are few.
         node_selector: Label -> value of the nodes it may run on.
         tolerations: Taints of nodes it may run on in spite of, as Kubernetes writes them.
+        retries: How often it is tried again, such as when its machine is taken away.
     """
 
     cpu: str
@@ -35,6 +36,7 @@ class Train:
     shared_memory: str = "2Gi"
     node_selector: dict[str, str] = field(default_factory=dict)
     tolerations: list[dict] = field(default_factory=list)
+    retries: int = 3
 
 
 @dataclass(frozen=True)
