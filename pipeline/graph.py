@@ -280,8 +280,8 @@ def _settings(task, display_name: str, image: str, retries: int, cache: bool = F
     task.set_display_name(display_name)
     task.set_container_image(image)
     task.set_caching_options(cache)
-    # After 30 s, 1 min, 2 min and so on. What kfp calls the longest backoff counts from the start of
-    # the first try, and tries count too: after it none is made, and one that runs then is ended.
+    # After 30 s, 1 min, 2 min and so on. What kfp calls the longest backoff counts from the start
+    # of the first try, and tries count too: after it none is made, and one that runs is ended.
     task.set_retry(retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="30d")
 
 
