@@ -35,6 +35,9 @@ def validate_data(
     fail_on: str,
     schema: str,
     baseline: str,
+    max_label_linf: float,
+    max_label_js: float,
+    max_mean_shift: float,
     beam_options: str,
     output_dir: str,
     run_name: str,
@@ -50,6 +53,7 @@ def validate_data(
     from components.run_folder import run_folder
     from components.summary import recorded
     from components.validate_data.beam_options import split
+    from components.validate_data.drift import Thresholds
     from components.validate_data.references import Settings
     from components.validate_data.validation import validate
     from trainer import storage
@@ -71,7 +75,13 @@ def validate_data(
             folder,
             RecordFormat(features, frame_features, num_classes),
             split(beam_options),
-            Settings(fail_on=fail_on, vocabulary=vocabulary, baseline=baseline, schema=schema),
+            Settings(
+                fail_on=fail_on,
+                vocabulary=vocabulary,
+                baseline=baseline,
+                schema=schema,
+                thresholds=Thresholds(max_label_linf, max_label_js, max_mean_shift),
+            ),
         )
         for artifact, name in ((statistics, "statistics.json"), (report, "report.html")):
             storage.write_bytes(artifact.path, storage.read_bytes(storage.join(folder, name)))

@@ -73,6 +73,9 @@ def _pipeline(images: Images, target: Target, profile: Profile):
         data_fail_on: str = "error",
         data_schema: str = "",
         data_baseline: str = "",
+        data_max_label_linf: float = 0.02,
+        data_max_label_js: float = 0.1,
+        data_max_mean_shift: float = 0.25,
         beam_options: str = "",
         model: str = "LogisticModel",
         moe_num_mixtures: int = 2,
@@ -127,6 +130,12 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 wrote. Empty: none.
             data_baseline: statistics.json of an earlier run's validation, to warn of drift from.
                 Empty: none.
+            data_max_label_linf: Largest difference of a class's share of the labels, 0 to 1, that
+                is no drift: between eval_data and train_data, and from the baseline.
+            data_max_label_js: Largest Jensen-Shannon distance of the labels that is no drift, 0
+                to 1.
+            data_max_mean_shift: Largest shift of the mean of a feature's dimension that is no
+                drift, in standard deviations.
             beam_options: Options of Apache Beam for the validation, e.g. "--runner=DataflowRunner
                 --project=... --region=... --temp_location=gs://...". Empty: in the step itself.
             model: Which architecture, e.g. LogisticModel or MoeModel.
@@ -188,6 +197,9 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 fail_on=data_fail_on,
                 schema=data_schema,
                 baseline=data_baseline,
+                max_label_linf=data_max_label_linf,
+                max_label_js=data_max_label_js,
+                max_mean_shift=data_max_mean_shift,
                 beam_options=beam_options,
                 **data_format,
                 **run,

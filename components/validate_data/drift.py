@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trainer.errors import UserError
+
 NUM_WORST = 10
 STANDARD_ERRORS = 4.5  # so far apart are two of a thousand dimensions by chance in one of 100 runs
 
@@ -21,11 +23,19 @@ class Thresholds:
         label_linf: Largest difference of a class's share of all labels.
         label_js: Jensen-Shannon distance of the labels, base 2: 0 (the same) to 1.
         mean_shift: Difference of a dimension's means, in standard deviations.
+
+    Raises:
+        UserError: one of them is negative.
     """
 
     label_linf: float = 0.02
     label_js: float = 0.1
     mean_shift: float = 0.25
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if not value >= 0:  # NaN neither
+                raise UserError(f"max_{name} must be 0 or more; got {value:g}.")
 
 
 def compare(one: dict, other: dict) -> dict:

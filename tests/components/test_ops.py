@@ -43,33 +43,49 @@ def test_gate_shows_its_verdict(metrics_file, tmp_path, min_gap, accepted):
     assert written == {"accepted": accepted, "reason": reason}
 
 
-def test_validate_data_fills_in_the_day_and_tells_which_files_it_read(tmp_path):
+@pytest.fixture
+def validate_data(tmp_path):
+    def validate_data(train_data: str, eval_data: str, **changes):
+        thresholds = {"max_label_linf": 0.02, "max_label_js": 0.1, "max_mean_shift": 0.25}
+        return ops.validate_data.python_func(
+            train_data=train_data,
+            eval_data=eval_data,
+            feature_names="mean_rgb,mean_audio",
+            feature_sizes="1024,128",
+            frame_features=False,
+            num_classes=3,
+            vocabulary="",
+            fail_on="error",
+            schema="",
+            baseline="",
+            **thresholds | changes,
+            beam_options="--runner=FnApiRunner",
+            output_dir=str(tmp_path / "output"),
+            run_name="nightly",
+            job_name="",
+            job_id="",
+            statistics=Artifact(uri=str(tmp_path / "statistics.json")),
+            report=HTML(uri=str(tmp_path / "report.html")),
+        )
+
+    return validate_data
+
+
+def test_validate_data_fills_in_the_day_and_tells_which_files_it_read(validate_data, tmp_path):
     data = generate(str(tmp_path / "set"), num_videos=60, num_classes=3)
     midnight_may_come = [datetime.now(UTC) + timedelta(days=days) for days in (0, 1)]
     for day in midnight_may_come:
         (tmp_path / f"{day:%Y%m%d}").symlink_to(data)
-    validated = ops.validate_data.python_func(
-        train_data=f"{tmp_path}/{{date}}/train*",
-        eval_data=f"{tmp_path}/{{date:%Y%m%d}}/eval*",
-        feature_names="mean_rgb,mean_audio",
-        feature_sizes="1024,128",
-        frame_features=False,
-        num_classes=3,
-        vocabulary="",
-        fail_on="error",
-        schema="",
-        baseline="",
-        beam_options="--runner=FnApiRunner",
-        output_dir=str(tmp_path / "output"),
-        run_name="nightly",
-        job_name="",
-        job_id="",
-        statistics=Artifact(uri=str(tmp_path / "statistics.json")),
-        report=HTML(uri=str(tmp_path / "report.html")),
-    )
+    validated = validate_data(f"{tmp_path}/{{date}}/train*", f"{tmp_path}/{{date:%Y%m%d}}/eval*")
     fingerprint, train_data, eval_data = validated
     assert len(fingerprint) >= 16
     day = train_data.split("/")[-2]
     assert day in [f"{day:%Y%m%d}" for day in midnight_may_come]
     assert train_data == f"{tmp_path}/{day}/train*"
     assert eval_data == f"{tmp_path}/{day}/eval*"
+
+
+@pytest.mark.parametrize("name", ["max_label_linf", "max_label_js", "max_mean_shift"])
+def test_validate_data_takes_the_thresholds_of_drift(validate_data, name):
+    with pytest.raises(SystemExit, match=f"{name} must be 0 or more; got -1"):
+        validate_data("train*", "eval*", **{name: -1.0})

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from google.auth.credentials import AnonymousCredentials
 
+from components.validate_data.drift import Thresholds
 from pipeline.compile import ROOT, VERSION, CompileConfig, compile_pipeline
 from trainer.config import TrainConfig
 from trainer.errors import UserError
@@ -167,6 +168,12 @@ def test_the_trainers_flags_keep_their_defaults(spec):
     for name in shared:
         assert parameters[name]["defaultValue"] == flags[name], name
     assert parameters["max_steps"]["defaultValue"] == 0  # for the trainer's None
+
+
+def test_the_thresholds_of_drift_keep_their_defaults(spec):
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    for name, default in vars(Thresholds()).items():
+        assert parameters[f"data_max_{name}"]["defaultValue"] == default, name
 
 
 def test_kubernetes_settings_are_in_a_document_of_their_own(files):

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.validate_data.drift import Thresholds, compare, find, jensen_shannon
+from trainer.errors import UserError
 
 NAMES = ["Game", "Car", "Food", "Dance"]
 
@@ -82,3 +83,9 @@ def test_what_cannot_be_compared_is_left_out():
     assert compare(split([0, 0]), split([1, 1]))["labels"] is None
     assert compare(split([1], videos=0), split([1])) == {"labels": None, "features": {}}
     assert compare(split([1], mean=[0]), split([1]))["features"] == {}  # another size
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan")])
+def test_a_threshold_is_a_distance(value):
+    with pytest.raises(UserError, match="max_label_js must be 0 or more; got"):
+        Thresholds(label_js=value)
