@@ -5,6 +5,7 @@ import numpy as np
 from components.validate_data.references import References
 
 MAX_POINTS = 150  # of a curve
+FRAMES_STEP = 5  # frames that are counted as one in the curve of frames per video
 NUM_WORST = 5  # offenders named in a comparison
 BANDS = (("least", "min"), ("1%", "0.01"), ("median", "0.5"), ("99%", "0.99"), ("greatest", "max"))
 
@@ -23,7 +24,8 @@ def context(statistics: dict, anomalies: dict, references: References) -> dict:
         "label_frequency": [(name, _by_rank(split["labels"])) for name, split in splits.items()],
         "published": _published(splits, references),
         "labels_per_video": _shares(splits, "labels_per_video"),
-        "frames_per_video": _shares(splits, "frames_per_video") if frame_level else [],
+        "frames_per_video": _shares(splits, "frames_per_video", FRAMES_STEP),
+        "frames_step": FRAMES_STEP,
         "features": _features(splits),
         "comparisons": [_comparison(row, references) for row in statistics["comparisons"]],
         "value_name": "frame" if frame_level else "video",
@@ -115,13 +117,16 @@ def _published(splits: dict, references: References) -> list[tuple]:
     ]
 
 
-def _shares(splits: dict, key: str) -> list[tuple[str, list]]:
-    """A curve a split: (number, % of the videos that have so many)."""
-    return [
-        (name, [(i, 100 * n / max(sum(split[key]), 1)) for i, n in enumerate(split[key])])
-        for name, split in splits.items()
-        if sum(split[key])
-    ]
+def _shares(splits: dict, key: str, step: int = 1) -> list[tuple[str, list]]:
+    """A curve a split: (number, % of the videos that have so many, or up to `step` - 1 more)."""
+    curves = []
+    for name, split in splits.items():
+        counts = np.array(split[key])
+        if counts.any():
+            sums = np.add.reduceat(counts, np.arange(0, len(counts), step))
+            shares = 100 * sums / counts.sum()
+            curves.append((name, [(i * step, float(share)) for i, share in enumerate(shares)]))
+    return curves
 
 
 def _features(splits: dict) -> list[dict]:
@@ -168,13 +173,14 @@ def _density(histogram: dict) -> list[tuple[float, float]]:
 
 
 def _bands(statistics: dict) -> list[tuple[str, list]]:
-    """A curve a quantile over the dimensions, which are put in the order of their medians."""
+    """A curve a quantile over the dimensions, in % and in the order of their medians."""
     order = np.argsort(statistics["quantiles"]["0.5"], kind="stable")
     chosen = np.unique(np.linspace(0, len(order) - 1, MAX_POINTS).round().astype(int))
     curves = []
     for name, key in BANDS:
         values = np.array(statistics.get(key) or statistics["quantiles"][key])[order]
-        curves.append((name, [(int(i), round(float(values[i]), 4)) for i in chosen]))
+        curve = [(100 * i / max(len(values) - 1, 1), values[i]) for i in chosen]
+        curves.append((name, [(round(float(x), 1), round(float(y), 4)) for x, y in curve]))
     return curves
 
 

@@ -1,5 +1,8 @@
+import re
+
 import pytest
 
+from components.report import render
 from components.validate_data import page
 from components.validate_data.references import References
 
@@ -80,6 +83,12 @@ def test_shares_of_videos():
     assert context()["labels_per_video"] == [("train", [(0, 25), (1, 50), (2, 25)])]
 
 
+def test_frames_are_counted_in_steps():
+    assert context()["frames_per_video"] == []
+    frames = context(frames_per_video=[0, 0, 1, 0, 2, 0, 1])  # 3 of 4 videos have 0 to 4 frames
+    assert frames["frames_per_video"] == [("train", [(0, 75), (5, 25)])]
+
+
 def test_published_counts_are_joined_by_class():
     references = References(["Game", "Car", "Food", "Dance"], {2: 700, 0: 900, 1: 5}, {}, "")
     assert context(references=references)["published"] == [
@@ -95,8 +104,8 @@ def test_a_feature_by_hand():
     assert row == ("train", "4", "1.000", "1.414", "-1.000", "2.000", "25%", "1")
     assert feature["curves"] == [("train", [(-0.5, 25), (0.5, 75)])]
     bands = dict(feature["bands"])
-    assert bands["least"] == [(0, -1), (1, 2)]
-    assert bands["median"] == [(0, 0), (1, 2)]
+    assert bands["least"] == [(0, -1), (100, 2)]
+    assert bands["median"] == [(0, 0), (100, 2)]
 
 
 def test_a_comparison_by_hand():
@@ -123,3 +132,10 @@ def test_a_comparison_by_hand():
     ]
     assert got["rows"][2][3] == "dimensions 7"
     assert got["worst"] == [("class 3", "50.000%", "25.000%")]
+
+
+def test_long_numbers_on_an_axis_are_not_cut_off():
+    references = References(["Game", "Car", "Food", "Dance"], {2: 788_288, 0: 900}, {}, "")
+    html = render("validate_data/report.html", **context(references=references))
+    ((place, text),) = re.findall(r'<text x="([\d.]+)".*>(1,000,000)</text>', html)
+    assert float(place) + 7 * len(text) / 2 <= 800  # a digit is at most 7 wide
