@@ -275,7 +275,8 @@ class _Run:
         ids = b" ".join(batch["id"].numpy()[:5]).decode()
         what = (
             f"The loss or its gradient is NaN or infinite at step {self.state.step + 1}, epoch "
-            f"{self.state.position.epoch + 1}, in the batch of the videos {ids} ..."
+            f"{self.state.position.epoch + 1}, in the batch of the videos {ids} ... of "
+            f"{self.config.train_data_pattern}."
         )
         if self.config.skip_bad_batches:
             logging.warning("%s The batch is left out.", what)

@@ -6,13 +6,14 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from trainer import replicas
+from trainer import mirror, replicas
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 
@@ -83,12 +84,16 @@ def free_ports(number: int) -> list[int]:
 
 
 def start_workers(config, tmp_path) -> list[subprocess.Popen]:
-    """Two workers of one run, each with a log file of its own."""
+    """Two workers of one run, each with a log file and an empty temporary folder of its own."""
     workers = [f"localhost:{port}" for port in free_ports(2)]
     processes = []
     for index in range(2):
         task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-        environment = os.environ | {"TF_CONFIG": json.dumps(task), "CUDA_VISIBLE_DEVICES": "-1"}
+        environment = os.environ | {
+            "TF_CONFIG": json.dumps(task),
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "TMPDIR": tempfile.mkdtemp(dir=tmp_path),
+        }
         with open(tmp_path / f"worker{index}.log", "w") as log:
             processes.append(
                 subprocess.Popen(
@@ -137,12 +142,19 @@ def wait_for(text: str, process: subprocess.Popen, log: Path):
         time.sleep(0.1)
 
 
+@pytest.fixture(params=["local", "gs"])
+def train_dir(request, tmp_path) -> str:
+    if request.param == "local":
+        return str(tmp_path / "model")
+    return f"{request.getfixturevalue('gcs_bucket')}/model"
+
+
 @pytest.mark.slow
 def test_a_lost_machine_ends_the_others_with_a_checkpoint_to_resume_from(
-    make_config, weights, tmp_path, two_shards
+    make_config, weights, tmp_path, two_shards, train_dir
 ):
-    flags = FLAGS | {"train_data_pattern": two_shards, "num_epochs": 100_000, "batch_size": 2}
-    config = make_config(**flags)
+    flags = FLAGS | {"train_data_pattern": two_shards, "batch_size": 2, "train_dir": train_dir}
+    config = make_config(**flags | {"num_epochs": 100_000})
     processes = start_workers(config, tmp_path)
     wait_for("training step", processes[0], tmp_path / "worker0.log")
     processes[1].kill()
@@ -150,14 +162,35 @@ def test_a_lost_machine_ends_the_others_with_a_checkpoint_to_resume_from(
     log = (tmp_path / "worker0.log").read_text()
     assert "error: " in log.splitlines()[-1]
     assert "Traceback" not in log
-    (checkpoint,) = Path(config.train_dir, "checkpoints").glob("step-*")
+    with mirror.local_copy(train_dir) as folder:
+        (checkpoint,) = Path(folder, "checkpoints").glob("step-*")
     step = int(checkpoint.name.removeprefix("step-"))
 
-    config = make_config(max_steps=step + 2, **flags)
+    config = make_config(**flags | {"num_epochs": 100_000, "max_steps": step + 2})
     processes = start_workers(config, tmp_path)
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     assert f"Resuming at step {step}" in (tmp_path / "worker0.log").read_text()
-    assert all(np.isfinite(value).all() for value in weights(config.train_dir).values())
+    with mirror.local_copy(train_dir) as folder:
+        assert all(np.isfinite(value).all() for value in weights(folder).values())
+
+
+@pytest.mark.slow
+def test_machines_that_go_on_from_a_bucket_end_as_if_never_stopped(
+    make_config, weights, tmp_path, two_shards, gcs_bucket
+):
+    def run(**flags):
+        flags = FLAGS | {"train_data_pattern": two_shards, "num_epochs": 4, "batch_size": 2} | flags
+        processes = start_workers(make_config(**flags), tmp_path)
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+
+    run(train_dir=str(tmp_path / "never_stopped"))  # 4 steps an epoch
+    run(train_dir=f"{gcs_bucket}/model", max_steps=7)
+    run(train_dir=f"{gcs_bucket}/model")
+    assert "Resuming at step 7, epoch 2" in (tmp_path / "worker1.log").read_text()
+    with mirror.local_copy(f"{gcs_bucket}/model") as folder:
+        found = weights(folder)
+    for name, value in weights(str(tmp_path / "never_stopped")).items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 @pytest.mark.slow

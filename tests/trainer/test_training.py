@@ -478,7 +478,8 @@ def test_batches_that_are_not_finite_can_be_left_out(make_config, weights, poiso
     )
     with caplog.at_level(logging.WARNING):
         assert train(config) == 37
-    assert "in the batch of the videos bad ... The batch is left out." in messages(caplog)
+    batch = f"in the batch of the videos bad ... of {config.train_data_pattern}."
+    assert f"{batch} The batch is left out." in messages(caplog)
     assert all(np.isfinite(v).all() for v in weights(config.train_dir).values())
 
 
