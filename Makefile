@@ -14,7 +14,7 @@ CLIENT := $(if $(filter vertex,$(TARGET)),install-dev,install)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev run compile submit schedule doctor images push test test-fast lint format lock bench tensorboard clean
+.PHONY: help install install-dev run compile submit schedule doctor images push engines test test-fast lint format lock bench tensorboard clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,17 @@ schedule: $(CLIENT) ## Run it there again and again: CRON='0 2 * * *'; or ARGS=p
 
 doctor: $(CLIENT) ## Find what would break such a run, before it starts: ARGS='name=value ...' as for submit
 	@$(RUN) -m pipeline doctor $${TARGET:+"--target=$$TARGET"} $(ARGS)
+
+engines: build/engines/flink-job-server.jar build/engines/prism ## Build what Beam needs for Flink (with Maven, Java 11 or 17) and Prism (with Go); tests use them
+
+build/engines/flink-job-server.jar: infra/flink/pom.xml
+	@command -v mvn >/dev/null || { echo "error: Maven (mvn) is needed for $@, and not found"; exit 1; }
+	@mvn --batch-mode --quiet --file $< package
+
+build/engines/prism: requirements.txt
+	@command -v go >/dev/null || { echo "error: Go is needed for $@, and not found"; exit 1; }
+	@GOBIN=$(CURDIR)/$(@D) go install "github.com/apache/beam/sdks/v2/go/cmd/prism@v$$(sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' $<)"
+	@touch $@
 
 test: install-dev ## Run all tests
 	@$(RUN) -m pytest $(ARGS)
