@@ -15,9 +15,8 @@ import random
 import keras
 import tensorflow as tf
 
-from trainer import replicas
-from trainer.fusion import Dense, fused
-from trainer.records import QUANTISED_ZERO, QUANTUM
+from trainer import frames, replicas
+from trainer.fusion import Dense
 from trainer.recurrence import Gru, Lstm
 from trainer.video_level_models import VideoModel, normalized
 
@@ -31,34 +30,11 @@ def normal() -> keras.initializers.Initializer:
     return keras.initializers.VarianceScaling(1.0, "fan_in", "untruncated_normal")
 
 
-def frame_vectors(features, num_frames, training):
-    """[batch, frames, width] float32: dequantised, each frame of length 1, zeros after the end."""
-    return (_fused_frame_vectors if training else _frame_vectors)(features, num_frames)
-
-
-def _frame_vectors(features, num_frames):
-    values = tf.cast(features, tf.float32) * QUANTUM + QUANTISED_ZERO
-    return normalized(values) * _real(features, num_frames)[..., None]
-
-
-def _frame_sum(features, num_frames):
-    return tf.reduce_sum(_frame_vectors(features, num_frames), axis=1)
-
-
-_fused_frame_vectors = fused(_frame_vectors)
-_fused_frame_sum = fused(_frame_sum)
-
-
-def _real(features, num_frames):
-    """[batch, frames] float32: 1 for a frame of the video, 0 after its end."""
-    return tf.sequence_mask(num_frames, tf.shape(features)[1], tf.float32)
-
-
 class FrameLevelLogisticModel(VideoModel):
     """A classifier of the mean of the frames."""
 
     def vector(self, features, num_frames, training):
-        total = (_fused_frame_sum if training else _frame_sum)(features, num_frames)
+        total = frames.total(features, num_frames, training)
         return total / tf.cast(tf.maximum(num_frames, 1), tf.float32)[:, None]
 
 
@@ -178,8 +154,8 @@ class DbofModel(VideoModel):
         self.built = True  # as far as it can be, before its layers see their inputs
 
     def vector(self, features, num_frames, training):
-        frames = tf.gather(features, self._chosen(num_frames, training), axis=1, batch_dims=1)
-        vectors = frame_vectors(frames, tf.minimum(num_frames, 1) * self.iterations, training)
+        chosen = tf.gather(features, self._chosen(num_frames, training), axis=1, batch_dims=1)
+        vectors = frames.vectors(chosen, tf.minimum(num_frames, 1) * self.iterations, training)
         vectors = self.input_norm(vectors, training=training)
         clusters = self.activation(self.cluster(vectors, training=training))
         pooled = self.pooling(clusters, axis=1)
@@ -236,8 +212,8 @@ class RecurrentModel(VideoModel):
         self.recurrent = layers
 
     def vector(self, features, num_frames, training):
-        values = frame_vectors(features, num_frames, training)
-        mask = tf.cast(_real(features, num_frames), tf.bool)
+        values = frames.vectors(features, num_frames, training)
+        mask = tf.cast(frames.real(features, num_frames), tf.bool)
         for layer in self.recurrent:
             values = layer(values, mask=mask, training=training)
         return tf.cast(values, tf.float32)
@@ -389,11 +365,13 @@ class PoolingModel(VideoModel):
         self.built = True  # as far as it can be, before its layers see their inputs
 
     def vector(self, features, num_frames, training):
-        frames = tf.split(frame_vectors(features, num_frames, training), self.sizes, axis=2)
-        real = _real(features, num_frames)
+        vectors = frames.vectors(features, num_frames, training)
+        real = frames.real(features, num_frames)
         pooled = [
             pooling(part, real, training=training)
-            for pooling, part in zip(self.poolings, frames, strict=True)
+            for pooling, part in zip(
+                self.poolings, tf.split(vectors, self.sizes, axis=2), strict=True
+            )
         ]
         vector = tf.concat(pooled, axis=1)
         if training and self.dropout:
