@@ -33,16 +33,17 @@ def write(
     references: References,
 ) -> None:
     """Writes the files. `patterns` are the files of each split, as the user gave them."""
+    of_splits = {split: result.splits[split] for split in patterns}  # runners order them at will
     splits = {
-        split: {"pattern": pattern, **describe(result.splits[split], record_format)}
+        split: {"pattern": pattern, **describe(of_splits[split], record_format)}
         for split, pattern in patterns.items()
     }
     findings = result.findings
-    findings.merge(check_splits(result.splits, patterns, references.class_names))
+    findings.merge(check_splits(of_splits, patterns, references.class_names))
     comparisons = _compare(splits, settings, references, findings)
-    _enforce(result.splits, patterns, record_format, references.schema, findings)
+    _enforce(of_splits, patterns, record_format, references.schema, findings)
     statistics = {
-        "fingerprint": fingerprint(result.splits),
+        "fingerprint": fingerprint(of_splits),
         "splits": splits,
         "comparisons": comparisons,
     }
@@ -50,8 +51,8 @@ def write(
     html = render("validate_data/report.html", **page.context(statistics, anomalies, references))
     files = {
         STATISTICS: json.dumps(statistics).encode(),
-        TFX_STATISTICS: to_proto(result.splits, record_format).SerializeToString(),
-        SCHEMA: _infer(result.splits, record_format).encode(),
+        TFX_STATISTICS: to_proto(of_splits, record_format).SerializeToString(),
+        SCHEMA: _infer(of_splits, record_format).encode(),
         REPORT: html.encode(),
         ANOMALIES: json.dumps(anomalies, indent=2).encode(),  # last: who finds it finds all
     }

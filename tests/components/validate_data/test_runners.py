@@ -18,6 +18,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from google.protobuf.json_format import MessageToDict
+from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatisticsList
 
 from components.validate_data.validation import validate
 from trainer.examples import encode_example, encode_sequence_example
@@ -138,20 +140,22 @@ def damage(folder: Path) -> None:
     (folder / "train-junk").write_bytes(frame(b"junk") * 3)
 
 
-def run(data, name: str, *beam_args: str) -> tuple[dict, list]:
-    """statistics.json and the findings of a run on the runner that `beam_args` name."""
-    inputs = {split: f"{data.folder}/{split}-*" for split in ("train", "eval")}
+def run(data, name: str, *beam_args: str) -> tuple:
+    """What a run wrote, read back: findings, schema, fingerprint, statistics in both formats."""
+    # No split is called train: the first one is what the model is trained on.
+    inputs = {"new": f"{data.folder}/train-*", "eval": f"{data.folder}/eval-*"}
     out = data.folder / name
     with pytest.raises(ValueError, match="must not be trained on"):
         validate(inputs, str(out), data.record_format, beam_args)
     anomalies = json.loads((out / "anomalies.json").read_text())["anomalies"]
-    return json.loads((out / "statistics.json").read_text()), anomalies
+    statistics = json.loads((out / "statistics.json").read_text())
+    of_tfx = DatasetFeatureStatisticsList.FromString((out / "statistics.pb").read_bytes())
+    schema = (out / "schema.pbtxt").read_text()
+    return anomalies, schema, statistics["fingerprint"], statistics, MessageToDict(of_tfx)
 
 
 def assert_same(data, name: str, *beam_args: str) -> None:
-    statistics, anomalies = data.expected
-    other_statistics, other_anomalies = run(data, name, *beam_args)
-    assert other_anomalies == anomalies
+    anomalies, schema, fingerprint, *statistics = run(data, name, *beam_args)
     assert {row["kind"] for row in anomalies} >= {
         "leak",
         "duplicate",
@@ -162,8 +166,8 @@ def assert_same(data, name: str, *beam_args: str) -> None:
         "not_tfrecord",
         "not_an_example",
     }
-    assert other_statistics["fingerprint"] == statistics["fingerprint"]
-    assert other_statistics == close_to(statistics)
+    assert [anomalies, schema, fingerprint] == list(data.expected[:3])
+    assert statistics == close_to(list(data.expected[3:]))
 
 
 def close_to(value):
