@@ -52,7 +52,7 @@ def examine(checks: Iterator[tuple[str, Callable[[], str]]]) -> bool:
         except UserError as error:
             mark, text = "FAIL", str(error)
             healthy = False
-        print(f"{mark:<5} {title:<12} {text}", flush=True)
+        print(f"{mark:<5} {title:<13} {text}", flush=True)
     return healthy
 
 

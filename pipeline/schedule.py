@@ -38,9 +38,7 @@ class ScheduleConfig(PackageConfig):
 def main(argv: list[str]):
     """The command."""
     with without_traceback():
-        action, rest = (
-            (argv[1], argv[2:]) if argv[1:2] and argv[1] in ACTIONS else ("set", argv[1:])
-        )
+        action, rest = _action(argv[1:])
         flags, words = split([argv[0], *rest], ScheduleConfig)
         config = parse(ScheduleConfig, flags)
         if action != "set" and words:
@@ -53,6 +51,15 @@ def main(argv: list[str]):
             set_schedule(config, words)
         else:
             change(config, action)
+
+
+def _action(words: list[str]) -> tuple[str, list[str]]:
+    """What to do with the schedule, and the words that are left."""
+    if not words or words[0].startswith("-") or "=" in words[0]:
+        return "set", words
+    if words[0] not in ACTIONS:
+        raise UserError(f"What to do is one of {', '.join(ACTIONS)}; got {words[0]!r}.")
+    return words[0], words[1:]
 
 
 def announce(config: ScheduleConfig) -> str:

@@ -335,7 +335,7 @@ def test_too_small_a_quota_on_vertex(run_on_vertex, parameters, cloud, count, re
 def test_a_quota_that_vertex_does_not_tell_is_no_failure(run_on_vertex, parameters):
     code, lines = run_on_vertex(*parameters)
     assert code == 0
-    assert lines[-1].startswith("?     Quota        Google Cloud did not tell: 403")
+    assert lines[-1].startswith("?     Quota         Google Cloud did not tell: 403")
 
 
 def test_vertex_has_quotas_without_a_limit():

@@ -14,7 +14,7 @@ def run(server, compiled, capsys):
 
     def run(*words):
         flags = [f"--host={server.url}", f"--pipeline={compiled['kubeflow']}"]
-        action = [word for word in words[:1] if word in schedule.ACTIONS]
+        action = [word for word in words[:1] if "=" not in word]
         schedule.main(["schedule", *action, *flags, *words[len(action) :]])
         return capsys.readouterr().out
 
@@ -152,7 +152,7 @@ def test_list_and_delete(server, run):
         ([*NIGHTLY, "--target=mars"], "--target must be"),
         (["pause", "--name=x"], "There is no schedule of the name 'x'"),
         (["pause", "num_epochs=2"], "Parameters are for setting a schedule; got 'num_epochs=2'"),
-        (["stop"], "Every argument must be a --flag; got 'stop'"),
+        (["stop"], "What to do is one of set, list, pause, resume, delete; got 'stop'"),
     ],
 )
 def test_mistakes(server, run, words, message):
