@@ -140,7 +140,7 @@ def test_what_is_wrong_is_found_at_once(run, parameters, server):
     assert set(failed) == {"Host", "Access", "eval_data"}
     assert "give a token" in failed["Access"]
     (vocabulary,) = [line for line in lines if "vocabulary" in line]
-    assert vocabulary.startswith("?     vocabulary   /data/v.csv is within the cluster")
+    assert vocabulary.startswith("?     vocabulary    /data/v.csv is within the cluster")
 
 
 def test_the_namespace_must_fit_the_kind_of_server(run, parameters):
