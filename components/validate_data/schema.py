@@ -12,7 +12,7 @@ import numpy as np
 from google.protobuf import text_format
 
 from components.validate_data.checks import HIGHEST, LOWEST
-from components.validate_data.observed import Observed
+from components.validate_data.observed import ID, Observed
 from trainer.errors import UserError
 from trainer.messages import declare
 from trainer.records import LABELS_KEY, MAX_FRAMES, RecordFormat
@@ -74,8 +74,9 @@ def infer(observed: dict[str, Observed], videos: int, record_format: RecordForma
             feature.float_domain.min, feature.float_domain.max = _float_range(one)
             feature.float_domain.disallow_nan = feature.float_domain.disallow_inf = True
         elif one.num_values is not None:
+            most = len(one.num_values) - 1
             feature.value_count.min = 1
-            feature.value_count.max = 1 if name == "id" else max(MAX_FRAMES, _most(one))
+            feature.value_count.max = most if name == ID else max(MAX_FRAMES, most)
     return schema
 
 

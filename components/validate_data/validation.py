@@ -54,8 +54,7 @@ def validate(
         Shard(split, path) for split, pattern in inputs.items() for path in storage.glob(pattern)
     ]
     total_bytes = _total_bytes(shards)
-    with _quiet():
-        options = complete(beam_args, total_bytes)
+    pipeline = _pipeline(beam_args, total_bytes)
     references = read(settings, record_format.num_classes)
     _clear(output_dir)
     write_result = partial(
@@ -67,7 +66,7 @@ def validate(
         references=references,
     )
     num_buckets = min(MAX_BUCKETS, 1 + total_bytes // BYTES_PER_BUCKET)
-    _run(shards, record_format, num_buckets, write_result, options)
+    _run(pipeline, shards, record_format, num_buckets, write_result)
     anomalies = json.loads(storage.read_text(storage.join(output_dir, ANOMALIES)))
     if not anomalies["passed"]:
         report = storage.join(output_dir, REPORT)
@@ -93,18 +92,30 @@ def _clear(output_dir: str) -> None:
     storage.write_text(storage.join(output_dir, ANOMALIES), unfinished)
 
 
+def _pipeline(beam_args: Sequence[str], total_bytes: int):
+    """An empty pipeline of Beam's."""
+    with _quiet():
+        import apache_beam as beam
+
+        options = complete(beam_args, total_bytes)
+    try:
+        return beam.Pipeline(argv=options)
+    except ValueError as error:
+        raise UserError(f"Beam cannot work with its options: {error}") from None
+
+
 def _run(
+    pipeline,
     shards: list[Shard],
     record_format: RecordFormat,
     num_buckets: int,
     write_result: Callable[[Result], None],
-    options: list[str],
 ) -> None:
     import apache_beam as beam
 
     from components.validate_data.pipeline import Validate
 
-    with workers_find_our_packages(), beam.Pipeline(argv=options) as pipeline:
+    with workers_find_our_packages(), pipeline:
         _ = (
             pipeline
             | "Files" >> beam.Create(shards, reshuffle=False)

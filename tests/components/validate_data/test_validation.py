@@ -119,6 +119,15 @@ def test_a_file_without_a_good_record_still_makes_a_report(data):
     assert "Failed" in (data / "out" / "report.html").read_text()
 
 
+@pytest.mark.parametrize("frame_features", [False, True])
+def test_data_of_another_kind_still_makes_a_report(data, frame_features):
+    other = RecordFormat((Feature("sound", 2),), frame_features, num_classes=10)
+    with pytest.raises(UserError, match=r"no (video|frame)-level feature 'sound'"):
+        run(data, other)
+    assert read(data, "statistics.json")["splits"]["train"]["videos"] == 0
+    assert "must not be trained on" in (data / "out" / "report.html").read_text()
+
+
 def test_a_file_that_vanishes_is_a_finding(data, monkeypatch):
     monkeypatch.setattr(storage, "glob", lambda _: [f"{data}/train0", f"{data}/gone"])
     with pytest.raises(UserError, match=r"Files that cannot be read: .*gone"):
@@ -228,6 +237,9 @@ def test_the_command(data, capsys):
         (["--input=train={data}/train*", "--runer=Flink"], "neither ours nor Beam's: --runer"),
         (["--input=train={data}/train*", "Flink"], "--name or --name=value; got 'Flink'"),
         (["--input=train={data}/nothing*"], "nothing"),
+        (["--input=train={data}/train*", "--runner=Spork"], "Unexpected pipeline runner: Spork"),
+        (["--input=train={data}/train*", "--runner=DataflowRunner"], "required option: project"),
+        (["--input=train={data}/train*", "--max_label_js=-1"], "must be 0 or more; got -1"),
     ],
 )
 def test_a_wrong_command_is_told(data, flags, words):
