@@ -68,11 +68,14 @@ def _check_dimensions(
 
 
 def _check_files(findings: Findings, split: str, statistics: SplitStatistics) -> None:
-    whole = [file for file in statistics.files if file[1]]  # the others are findings already
+    whole = [file for file in statistics.files if file[2]]  # the others are findings already
     median = float(np.median([records for _, records, _ in whole])) if whole else 0
     for path, records, _ in whole:
         if records * ODD_SIZE < median or records > median * ODD_SIZE:
-            reason = f"{records} records; half of the files have {median:g} or more"
+            reason = (
+                f"{records} record{'s' if records > 1 else ''}; "
+                f"half of the files have {median:g} or more"
+            )
             findings.add("file_size", split, Example(path, 0, "", reason))
 
 
