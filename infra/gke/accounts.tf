@@ -2,6 +2,8 @@
 resource "google_service_account" "nodes" {
   account_id   = "${var.name}-nodes"
   display_name = "Nodes of the cluster ${var.name}"
+
+  depends_on = [google_project_service.needed]
 }
 
 resource "google_project_iam_member" "nodes" {

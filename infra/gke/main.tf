@@ -6,8 +6,10 @@ resource "google_project_service" "needed" {
   for_each = toset([
     "aiplatform.googleapis.com",
     "artifactregistry.googleapis.com",
+    "cloudresourcemanager.googleapis.com",
     "compute.googleapis.com",
     "container.googleapis.com",
+    "iam.googleapis.com",
     "storage.googleapis.com",
   ])
 
