@@ -43,7 +43,7 @@ compile: install ## Write build/pipeline.yaml (Kubeflow) and build/pipeline.vert
 images: install ## Build the images, with Docker; VARIANT=gpu: with CUDA; BASE_IMAGE=... to build on
 	@$(RUN) -m pipeline images $${VARIANT:+"--variant=$$VARIANT"} $${BASE_IMAGE:+"--base_image=$$BASE_IMAGE"}
 
-push: images ## Send them to REGISTRY=HOST/PROJECT/REPOSITORY; compile names them by digest from then on
+push: install $(if $(REGISTRY),images) ## Send them to REGISTRY=HOST/PROJECT/REPOSITORY; compile names them by digest from then on
 	@$(RUN) -m pipeline push $${VARIANT:+"--variant=$$VARIANT"} --registry="$$REGISTRY"
 
 submit: $(CLIENT) ## Run what was compiled on Kubeflow, or with TARGET=vertex on Vertex AI; ARGS='--wait name=value ...'
