@@ -203,11 +203,11 @@ def run_tfdv(python: str, folder: Path, level: str, which: str) -> float:
 
 def extrapolate(rate: float, price: float) -> None:
     print(f"\nAt {rate / 1e6:.0f} MB/s a core, and ${price} an hour of a core")
-    print(f"{'':34}{'TB':>8}{'core hours':>12}{'hours on 96':>13}{'$':>8}")
+    print(f"{'':34}{'TB':>8}{'core hours':>12}{'minutes on 96':>15}{'$':>8}")
     for name, videos in (("the full set, 6.1 M videos", FULL_VIDEOS), ("a billion videos", 1e9)):
         size = FULL_BYTES * videos / FULL_VIDEOS
         hours = size / rate / 3600
-        costs = f"{hours:12,.1f}{hours / 96:13,.2f}{hours * price:8,.2f}"
+        costs = f"{hours:12,.1f}{hours / 96 * 60:15,.1f}{hours * price:8,.2f}"
         print(f"{name:34}{size / 1e12:8,.1f}{costs}")
 
 
