@@ -64,11 +64,10 @@ def checks(config: DoctorConfig, words: list[str]) -> Iterator[tuple[str, Callab
     yield from _kubeflow(config) if config.target == "kubeflow" else _vertex(config)
     for image in compiled.images:
         yield "Image", lambda image=image: _image(image)
-    for name in ("train_data", "eval_data"):
-        yield name, lambda name=name: _data(values[name])
-    if values["vocabulary"]:
-        yield "vocabulary", lambda: _data(values["vocabulary"])
-    yield "output_dir", lambda: _output(values["output_dir"])
+    for name in ("train_data", "eval_data", "vocabulary"):
+        if values[name]:
+            yield name, lambda name=name: _data(_from_here(config, values[name]))
+    yield "output_dir", lambda: _output(_from_here(config, values["output_dir"]))
     if values["accelerator_count"] and config.target == "kubeflow":
         yield "Nodes", lambda: _nodes(values)
         yield "Quota", lambda: _namespace_quota(config, values)
@@ -109,6 +108,11 @@ def _vertex(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], str]]]:
 
     yield "Access", lambda: vertex.access(config)
     yield "pipeline_root", lambda: _output(config.pipeline_root)
+
+
+def _from_here(config: DoctorConfig, files: str) -> str:
+    """What the steps see as these files: Vertex AI mounts each bucket below /gcs."""
+    return re.sub(r"(^|,)/gcs/", r"\1gs://", files) if config.target == "vertex" else files
 
 
 def _data(pattern: str) -> str:

@@ -309,7 +309,7 @@ def limits(**by_region) -> dict:
 
 def test_all_is_well_on_vertex(run_on_vertex, parameters, cloud):
     cloud.answers = {L4_PATH: limits(us_central1=1, europe_west4=2)}
-    code, lines = run_on_vertex(*parameters)
+    code, lines = run_on_vertex(*(p.replace("gs://", "/gcs/") for p in parameters))
     assert code == 0
     assert {line[:2] for line in lines} == {"ok"}
     assert f"{L4} is 2 in europe-west4" in lines[-1]
