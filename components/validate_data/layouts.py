@@ -77,13 +77,30 @@ def learn(record: bytes, record_format: RecordFormat) -> Layout | None:
         spans[1] = (0, 0)
     if None in spans:
         return None
-    pattern, end = b"", 0
-    for start, stop in sorted(spans):
-        pattern += re.escape(record[end:start]) + _group(stop - start, (start, stop) == spans[1])
-        end = stop
-    pattern += re.escape(record[end:])
+    patterns = {(start, stop): b"(.{%d})" % (stop - start) for start, stop in spans}
+    if len(video.labels):
+        start, stop = spans[1]
+        patterns[spans[1]] = rb"(.{%d}[\0-\x7f])" % (stop - start - 1)  # such a byte ends a number
+    for name in video.extra:
+        patterns |= _of_any_value(record, features.get(name, b""))
     groups = tuple(sorted(spans).index(span) + 1 for span in spans)
-    return Layout(re.compile(pattern, re.DOTALL).fullmatch, groups, video.extra)
+    pattern = re.compile(_around(patterns, record), re.DOTALL)
+    return Layout(pattern.fullmatch, groups, video.extra)
+
+
+def _of_any_value(record: bytes, feature: bytes) -> dict[tuple[int, int], bytes]:
+    """The pattern of a feature that is not looked at, by its span; {}: all its bytes must match."""
+    span = _span(record, feature, _BYTES) or _span(record, feature, _FLOATS)
+    return {span: b".{%d}" % (span[1] - span[0])} if span else {}
+
+
+def _around(patterns: dict[tuple[int, int], bytes], record: bytes) -> bytes:
+    """The pattern of a record, from those of some spans of it; the rest stands for itself."""
+    whole, end = b"", 0
+    for (start, stop), pattern in sorted(patterns.items()):
+        whole += re.escape(record[end:start]) + pattern
+        end = stop
+    return whole + re.escape(record[end:])
 
 
 def _span(record: bytes, feature: bytes, tag: int) -> tuple[int, int] | None:
@@ -115,9 +132,3 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         position, shift = position + 1, shift + 7
         if data[position - 1] < 0x80:
             return number, position
-
-
-def _group(size: int, numbers: bool) -> bytes:
-    if numbers and size:
-        return rb"(.{%d}[\0-\x7f])" % (size - 1)  # the last byte ends a number
-    return b"(.{%d})" % size
