@@ -79,8 +79,7 @@ def learn(record: bytes, record_format: RecordFormat) -> Layout | None:
         return None
     patterns = {(start, stop): b"(.{%d})" % (stop - start) for start, stop in spans}
     if len(video.labels):
-        start, stop = spans[1]
-        patterns[spans[1]] = rb"(.{%d}[\0-\x7f])" % (stop - start - 1)  # such a byte ends a number
+        patterns[spans[1]] = b"(%s)" % _numbers(spans[1])
     for name in video.extra:
         patterns |= _of_any_value(record, features.get(name, b""))
     groups = tuple(sorted(spans).index(span) + 1 for span in spans)
@@ -90,8 +89,16 @@ def learn(record: bytes, record_format: RecordFormat) -> Layout | None:
 
 def _of_any_value(record: bytes, feature: bytes) -> dict[tuple[int, int], bytes]:
     """The pattern of a feature that is not looked at, by its span; {}: all its bytes must match."""
-    span = _span(record, feature, _BYTES) or _span(record, feature, _FLOATS)
-    return {span: b".{%d}" % (span[1] - span[0])} if span else {}
+    if span := _span(record, feature, _BYTES) or _span(record, feature, _FLOATS):
+        return {span: b".{%d}" % (span[1] - span[0])}
+    span = _span(record, feature, _INTS)
+    # No number of so few bytes is too large, which one of more than 9 can be.
+    return {span: _numbers(span)} if span and span[1] - span[0] <= 9 else {}
+
+
+def _numbers(span: tuple[int, int]) -> bytes:
+    """The pattern of some integers, the last of which ends with the span."""
+    return rb".{%d}[\0-\x7f]" % (span[1] - span[0] - 1)
 
 
 def _around(patterns: dict[tuple[int, int], bytes], record: bytes) -> bytes:

@@ -55,8 +55,8 @@ def test_records_without_labels():
 def test_what_else_is_in_a_record_may_differ(learnt):
     known = Layouts(FORMAT)
     for number in range(3):
-        one = record(start=[number + 1.0], note=b"%d" % number, kind=[7])
-        extra = {"start": "float", "note": "bytes", "kind": "int64"}
+        one = record(start=[number + 1.0], note=b"%d" % number, when=[1 << 30 | number])
+        extra = {"start": "float", "note": "bytes", "when": "int64"}
         assert known.take_apart(one) == (b"a", b"\x01", floats(0.5, 1), floats(0), extra)
     assert len(learnt) == 1
 
@@ -94,5 +94,5 @@ def test_data_without_layouts_is_given_up(learnt, monkeypatch):
     monkeypatch.setattr(layouts, "MAX_ATTEMPTS", 3)
     known = Layouts(FORMAT)
     for number in range(9):
-        known.take_apart(record(kind=[number]))
+        known.take_apart(record(many=[number] * 10))
     assert len(learnt) == 3
