@@ -1,6 +1,8 @@
 """How a user's mistake is told apart from a fault of ours."""
 
 import contextlib
+import signal
+import sys
 
 
 class UserError(ValueError):
@@ -13,8 +15,14 @@ class UserError(ValueError):
 
 @contextlib.contextmanager
 def without_traceback():
-    """Ends the process with `error: MESSAGE` and exit code 1 when the body raises a UserError."""
+    """Ends the process with `error: MESSAGE` and exit code 1 when the body raises a UserError.
+
+    Ctrl-C ends it with exit code 130.
+    """
     try:
         yield
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None

@@ -1,12 +1,15 @@
 """The training loop."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import islice
 
@@ -44,21 +47,21 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
     Raises:
         UserError: a flag, a file or a record is not as it must be, or the loss is not finite, or
             another worker was lost, or another trainer works in --train_dir.
-        Terminated: the process was asked to end (SIGTERM); its work is in a checkpoint.
+        Terminated: the process was asked to end (SIGTERM, Ctrl-C); its work is in a checkpoint.
     """
     files = _files(config)
     tf.debugging.set_log_device_placement(config.log_device_placement)
     trainer = Trainer(config, strategy or replicas.strategy_for(config))
     worker, num_workers = replicas.worker(trainer.strategy)
-    # SIGTERM is not to interrupt the upload of the last checkpoint either.
-    with _Sigterm() as sigterm, _folder(config, worker, num_workers) as folder:
+    # A signal is not to interrupt the upload of the last checkpoint either.
+    with _Signals() as signals, _folder(config, worker, num_workers) as folder:
         order = _order(config, files, num_workers)
         state = _start(config, folder.local, trainer, order, first=worker == 0)
         if num_workers > 1 and not trainer.started_together():
             raise UserError("The workers start at different steps. Start all of them again.")
         files = _files_of_worker(files, worker, num_workers)
         with reading.explained(files, config.record_format):
-            return _Run(config, folder, trainer, state, files, sigterm).run()
+            return _Run(config, folder, trainer, state, files, signals).run()
 
 
 # What a step raises when another machine stops answering.
@@ -66,10 +69,10 @@ LOST_WORKER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.Can
 
 
 class Terminated(SystemExit):
-    """Ends the process with the exit code of one that SIGTERM ended."""
+    """Ends the process with the exit code of one that a signal ended."""
 
-    def __init__(self):
-        super().__init__(128 + signal.SIGTERM)
+    def __init__(self, signal_number: int):
+        super().__init__(128 + signal_number)
 
 
 def _files(config: TrainConfig) -> list[str]:
@@ -147,13 +150,13 @@ class _Run:
         trainer: Trainer,
         state: State,
         files: list[str],
-        sigterm: "_Sigterm",
+        signals: "_Signals",
     ):
         self.config = config
         self.folder = folder
         self.trainer = trainer
         self.files = files
-        self.sigterm = sigterm
+        self.signals = signals
         self.state = self.start = self.saved = state
         self.saved_at = time.monotonic()
         self.worker, self.num_workers = replicas.worker(trainer.strategy)
@@ -168,15 +171,18 @@ class _Run:
         events_dir = os.path.join(self.folder.local, "events")
         with Progress(config, self.state, _num_videos(config, self.files), events_dir) as progress:
             try:
-                self._steps(progress)
+                # Reading must have ended before Python does: its threads wait for Python for ever.
+                with contextlib.closing(self._batches()) as batches:
+                    self._steps(batches, progress)
             except LOST_WORKER as error:
                 if self.num_workers == 1:
                     raise
                 self._lost_worker(error)
             self._save_unless_saved()
-            if self.sigterm.received:
-                logging.warning("Asked to end (SIGTERM) after step %d; resumable.", self.state.step)
-                raise Terminated
+            if self.signals.received:
+                name, step = self.signals.number.name, self.state.step
+                logging.warning("Asked to end (%s) after step %d; resumable.", name, step)
+                raise Terminated(self.signals.number)
             if self.state.step == 0:
                 raise UserError(f"The training files hold no videos: {self.files[0]} ...")
             if self.state.step == self.start.step:
@@ -185,10 +191,10 @@ class _Run:
                 progress.finish(self.state)
         return self.state.step
 
-    def _steps(self, progress: Progress):
-        """Goes through the batches, to the last epoch's end, --max_steps or SIGTERM."""
-        for batch, epoch, waited in self._batches():
-            result = self.trainer.step(batch, self.sigterm.received)
+    def _steps(self, batches: Iterator, progress: Progress):
+        """Goes through `_batches`, to the last epoch's end, --max_steps or a signal."""
+        for batch, epoch, waited in batches:
+            result = self.trainer.step(batch, self.signals.received)
             if not result["videos"]:
                 self.state = replace(self.state, position=Position(epoch + 1))
                 continue
@@ -198,8 +204,8 @@ class _Run:
                 self._not_finite(batch)
             self.state = replace(self.state, position=self._after(epoch))
             self.folder.check()
-            self.sigterm.received |= bool(result["stop"])
-            last = self.state.step == self.config.max_steps or self.sigterm.received
+            self.signals.received |= bool(result["stop"])
+            last = self.state.step == self.config.max_steps or self.signals.received
             if self.worker == 0:  # one voice is enough
                 losses = self.trainer.losses
                 progress.add(self.state, result, batch["labels"], losses, waited, last)
@@ -216,18 +222,21 @@ class _Run:
         """
         start, epoch = self.state.position, self.state.position.epoch
         batches = iter(self._data(start))
-        asked = time.monotonic()
-        batch, batch_epoch = next(batches, (None, None))
-        while epoch < self.config.num_epochs:
-            if batch is not None and batch_epoch == epoch:
-                yield batch, epoch, time.monotonic() - asked
-                asked = time.monotonic()
-                batch, batch_epoch = next(batches, (None, None))
-            else:
-                if self.num_workers > 1:
-                    yield reading.empty_batch(self.config.record_format), epoch, 0.0
-                if self.num_workers == 1 or self.state.position.epoch > epoch:
-                    epoch += 1
+        try:
+            asked = time.monotonic()
+            batch, batch_epoch = next(batches, (None, None))
+            while epoch < self.config.num_epochs:
+                if batch is not None and batch_epoch == epoch:
+                    yield batch, epoch, time.monotonic() - asked
+                    asked = time.monotonic()
+                    batch, batch_epoch = next(batches, (None, None))
+                else:
+                    if self.num_workers > 1:
+                        yield reading.empty_batch(self.config.record_format), epoch, 0.0
+                    if self.num_workers == 1 or self.state.position.epoch > epoch:
+                        epoch += 1
+        finally:
+            del batches  # which ends reading, also where a traceback keeps the other variables
 
     def _data(self, start: Position) -> tf.data.Dataset:
         config = self.config
@@ -313,19 +322,29 @@ def _num_videos(config: TrainConfig, files: list[str]) -> int | None:
     return round(total / np.mean(sizes)) if sizes else None
 
 
-class _Sigterm:
-    """Notes a SIGTERM instead of dying of it, so that the loop can end after a whole step."""
+class _Signals:
+    """Notes a SIGTERM or Ctrl-C instead of dying of it, for the loop to end after a whole step.
+
+    A second Ctrl-C ends at once.
+    """
 
     def __enter__(self):
         self.received = False
-        self._main = threading.current_thread() is threading.main_thread()
-        if self._main:
-            self._before = signal.signal(signal.SIGTERM, self._note)
+        self.number = signal.SIGTERM
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
         return self
 
-    def _note(self, *_):
+    def _note(self, number, _):
+        if number == signal.SIGINT:
+            if self.received:
+                raise KeyboardInterrupt
+            print("\nEnding after this step. Ctrl-C again ends at once.", file=sys.stderr)
         self.received = True
+        self.number = signal.Signals(number)
 
     def __exit__(self, *_):
-        if self._main:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -524,16 +524,17 @@ def arguments(config) -> list[str]:
 
 
 @pytest.mark.slow
-def test_sigterm_ends_a_run_with_143_and_a_checkpoint(make_config, never_stopped, weights):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_with_a_checkpoint(make_config, never_stopped, weights, number):
     config = make_config(num_epochs=100_000)
     command = [sys.executable, "-m", "trainer.train", *arguments(config)[1:]]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         for line in process.stderr:
             if "training step" in line:
                 break
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         rest = process.stderr.read()
-        assert process.wait() == 143
+        assert process.wait() == 128 + number
     (step,) = steps_of(config.train_dir)
     assert f"after step {step}" in rest.splitlines()[-1]
     assert "Traceback" not in rest
