@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from benchmarks.data import data_flags
+from benchmarks.data import data_flags, training_shards
 from trainer import console
 from trainer.command_line import flag, parse
 from trainer.errors import without_traceback
@@ -29,7 +29,7 @@ def measure(frame_features: bool, batch_size: int, config: ReadingBenchmark) -> 
 
     model = "FrameLevelLogisticModel" if frame_features else "LogisticModel"
     train_config = TrainConfig(model=model, **data_flags(frame_features))
-    files = storage.glob(train_config.train_data_pattern)
+    files = training_shards(train_config)
     megabytes = sum(storage.size(file) for file in files) / 1e6
 
     def raw():

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.data import data_flags
+from benchmarks.data import data_flags, training_shards
 from trainer import console
 from trainer.command_line import flag, parse
 from trainer.errors import UserError, without_traceback
@@ -116,10 +116,10 @@ def _trainer(config):
 
 def _batches(config):
     """Batches without end, all of them full."""
-    from trainer import reading, storage
+    from trainer import reading
 
     batches = reading.training_batches(
-        storage.glob(config.train_data_pattern),
+        training_shards(config),
         config.record_format,
         config.batch_size,
         config.num_epochs,

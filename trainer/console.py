@@ -1,4 +1,4 @@
-"""What a command of ours writes to the console: its own lines, and none of its libraries' noise."""
+"""How a command of ours starts: what it writes to the console, and how it keeps its memory."""
 
 import contextlib
 import datetime
@@ -8,11 +8,13 @@ import os
 import sys
 import tempfile
 
+from trainer import memory
+
 NVIDIA_DRIVER = "/dev/nvidiactl"  # where there is one, what TensorFlow says of it matters
 
 
 def set_up(log_format: str = "text"):
-    """Sends our log lines to stderr and imports TensorFlow without its start-up chatter.
+    """Sends our log lines to stderr, and imports TensorFlow without its start-up chatter.
 
     Args:
         log_format: "text", or "json" for one object a line.
@@ -23,6 +25,7 @@ def set_up(log_format: str = "text"):
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for library in ("absl", "tensorflow"):
         logging.getLogger(library).setLevel(logging.ERROR)
+    memory.keep_for_reuse()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with contextlib.nullcontext() if os.path.exists(NVIDIA_DRIVER) else _stderr_kept_back():
         import tensorflow as tf

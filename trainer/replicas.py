@@ -5,6 +5,7 @@ their gradients, so the copies stay equal. With one device these functions do ne
 """
 
 import json
+import logging
 import os
 
 import tensorflow as tf
@@ -21,6 +22,9 @@ def strategy_for(config: TrainConfig) -> tf.distribute.Strategy:
     """
     gpus = tf.config.list_physical_devices("GPU")[: config.num_gpu]
     tf.config.set_visible_devices(gpus, "GPU")
+    if len(gpus) < config.num_gpu:
+        used = f"{len(gpus)} GPUs" if gpus else "the CPU"
+        logging.info("Training on %s; --num_gpu=%d, but no more are found.", used, config.num_gpu)
     if "cluster" in os.environ.get("TF_CONFIG", ""):
         return _several_machines()
     if len(gpus) > 1:

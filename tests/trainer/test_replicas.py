@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -231,7 +232,9 @@ def test_tf_config_without_a_cluster_is_one_machine(monkeypatch):
 
 
 @pytest.mark.parametrize("num_gpu", [0, 1, 99])
-def test_any_num_gpu_will_do_without_a_gpu(make_config, num_gpu):
+def test_any_num_gpu_will_do_without_a_gpu(make_config, num_gpu, caplog):
     from trainer.training import train
 
-    assert train(make_config(num_gpu=num_gpu, max_steps=1)) == 1
+    with caplog.at_level(logging.INFO):
+        assert train(make_config(num_gpu=num_gpu, max_steps=1)) == 1
+    assert ("Training on the CPU; --num_gpu" in caplog.text) == (num_gpu > 0)
