@@ -2,7 +2,8 @@
 
 keras leaves a layer's gradient to TensorFlow, which multiplies matrices anew for each frame. Here
 all that does not wait for the frame before, or after, is one product for all frames, and what must
-wait is multiplied by a matrix laid out for it once. On a GPU keras has cuDNN, which does as much.
+wait is multiplied by a matrix laid out for it once. On a GPU keras trains with cuDNN, which does as
+much, but would be in an exported model too, which then ran on GPUs only.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ class Lstm(keras.layers.LSTM):
     """
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
-        if _on_gpu():
+        if training and _on_gpu():
             return super().inner_loop(sequences, initial_state, mask, training)
         cell = self.cell
         biases = [cell.bias, tf.zeros_like(cell.bias)]
@@ -33,7 +34,7 @@ class Gru(keras.layers.GRU):
     """
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
-        if _on_gpu():
+        if training and _on_gpu():
             return super().inner_loop(sequences, initial_state, mask, training)
         cell = self.cell
         biases = tf.unstack(tf.convert_to_tensor(cell.bias))

@@ -154,14 +154,31 @@ def test_a_broken_exported_model_is_named(exported, tmp_path, damage):
         loading.load(str(folder))
 
 
+def functions_saved_in(folder: Path):
+    saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    return [f for graph in saved.meta_graphs for f in graph.graph_def.library.function]
+
+
 @pytest.mark.parametrize("mixed_precision", [False, True])
 def test_what_is_served_needs_no_xla(tmp_path, make_config, mixed_precision):
     flags = make_config(model="MoeModel").model_flags
     model = models.create(flags, mixed_precision)
     exporting.write(model, flags, 1, ["a", "b", "c", "d", "e"], f"{tmp_path}/exported", "here")
-    saved = saved_model_pb2.SavedModel.FromString(
-        (tmp_path / "exported/saved_model.pb").read_bytes()
-    )
-    for graph in saved.meta_graphs:
-        for function in graph.graph_def.library.function:
-            assert not function.attr["_XlaMustCompile"].b, function.signature.name
+    for function in functions_saved_in(tmp_path / "exported"):
+        assert not function.attr["_XlaMustCompile"].b, function.signature.name
+
+
+@pytest.mark.parametrize("name", ["LstmModel", "GruModel"])
+def test_what_is_served_needs_no_gpu(tmp_path, make_config, monkeypatch, name):
+    flags = make_config(model=name, frame_features=True, lstm_cells=3, gru_cells=3).model_flags
+    model = models.create(flags)
+    # Where there is a GPU, keras takes cuDNN's operations, which run nowhere else.
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda _: ["GPU:0"])
+    exporting.write(model, flags, 1, ["a", "b", "c", "d", "e"], f"{tmp_path}/exported", "here")
+    operations = {
+        node.op
+        for function in functions_saved_in(tmp_path / "exported")
+        for node in function.node_def
+    }
+    assert "MatMul" in operations
+    assert "CudnnRNNV3" not in operations
