@@ -159,6 +159,7 @@ class _Run:
         self.signals = signals
         self.state = self.start = self.saved = state
         self.saved_at = time.monotonic()
+        self.bad_records = _BadRecords()
         self.worker, self.num_workers = replicas.worker(trainer.strategy)
         self.videos_a_step = config.batch_size * replicas.num_local(trainer.strategy)
 
@@ -179,6 +180,7 @@ class _Run:
                     raise
                 self._lost_worker(error)
             self._save_unless_saved()
+            self.bad_records.finish()
             if self.signals.received:
                 name, step = self.signals.number.name, self.state.step
                 logging.warning("Asked to end (%s) after step %d; resumable.", name, step)
@@ -248,7 +250,7 @@ class _Run:
             config.num_readers,
             config.seed,
             start,
-            _warn_of_bad_record if config.skip_bad_records else None,
+            self.bad_records if config.skip_bad_records else None,
         )
 
     def _after(self, epoch: int) -> Position:
@@ -291,14 +293,20 @@ class _Run:
             logging.warning("%s The batch is left out.", what)
             return
         self._save_unless_saved()
-        reason = examples.first_error(self.files, self.config.record_format) or (
-            "No record holds NaN or infinity, so --base_learning_rate "
-            f"({self.config.base_learning_rate}) is likely too high."
-        )
         raise UserError(
-            f"{what} {reason} The weights of the step before are in a checkpoint. "
-            "--skip_bad_batches leaves such batches out."
+            f"{what} {self._why_not_finite(batch)} The weights of the step before are in a "
+            "checkpoint. --skip_bad_batches leaves such batches out."
         )
+
+    def _why_not_finite(self, batch: dict[str, tf.Tensor]) -> str:
+        # The record is looked for in the files, which takes long, only if there is one.
+        if np.isfinite(batch["features"]).all():
+            others = ", if those of the other workers are too" if self.num_workers > 1 else ""
+            return (
+                "Its features are finite, so --base_learning_rate "
+                f"({self.config.base_learning_rate}) is likely too high{others}."
+            )
+        return str(examples.first_error(self.files, self.config.record_format))
 
     def _lost_worker(self, error: tf.errors.OpError):
         self._save_unless_saved()
@@ -308,8 +316,26 @@ class _Run:
         ) from error
 
 
-def _warn_of_bad_record(reason: str):
-    logging.warning("Left out: %s", reason)
+class _BadRecords:
+    """Warns of records that are left out, and counts them. Called by the threads that read."""
+
+    def __init__(self):
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, reason: str):
+        with self._lock:
+            self.count += 1
+        logging.warning("Left out: %s", reason)
+
+    def finish(self):
+        """Says how many they were, in all epochs together."""
+        if self.count:
+            logging.warning(
+                "Left out %d bad records in all.",
+                self.count,
+                extra={"fields": {"bad_records": self.count}},
+            )
 
 
 def _num_videos(config: TrainConfig, files: list[str]) -> int | None:

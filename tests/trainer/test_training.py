@@ -445,6 +445,7 @@ def test_bad_records_can_be_left_out(make_config, tmp_path, caplog):
     assert steps == 1  # 8 of its 10 records
     assert f"Left out: {bad}, record 1: expected a tf.Example" in messages(caplog)
     assert f"Left out: {bad}, record 10: truncated" in messages(caplog)
+    assert "Left out 2 bad records in all." in messages(caplog)
 
 
 def test_shards_without_any_video_are_a_mistake(make_config, tmp_path):
@@ -470,6 +471,15 @@ def test_a_loss_that_is_not_finite_ends_training_before_it_is_saved(make_config,
         train(config)
     if steps_of(config.train_dir):
         assert all(np.isfinite(v).all() for v in weights(config.train_dir).values())
+
+
+def test_a_learning_rate_that_is_too_high_is_named(make_config, weights):
+    config = make_config(
+        optimizer="GradientDescentOptimizer", base_learning_rate=1e38, clip_gradient_norm=0.0
+    )
+    with pytest.raises(UserError, match=r"Its features are finite, so.*learning_rate \(1e\+38\)"):
+        train(config)
+    assert all(np.isfinite(v).all() for v in weights(config.train_dir).values())
 
 
 def test_batches_that_are_not_finite_can_be_left_out(make_config, weights, poisoned, caplog):
