@@ -16,18 +16,40 @@ def fused(function):
 
 
 class Dense(keras.layers.Dense):
-    """keras' Dense, float32 in and out; with mixed precision it trains in bfloat16."""
+    """keras' Dense, float32 in and out, faster to train; with mixed precision in bfloat16."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, autocast=False, **kwargs)
 
     def call(self, inputs, training=None):
-        if not training or self.compute_dtype != "bfloat16":
+        if not training:
             return super().call(inputs)
-        result = bfloat16_product(inputs, self.kernel.value)
-        if self.use_bias:
-            result = tf.nn.bias_add(result, self.bias.value)
-        return self.activation(result)
+        if self.compute_dtype == "bfloat16":
+            result = bfloat16_product(inputs, self.kernel.value)
+        else:
+            result = tf.tensordot(inputs, self.kernel.value, 1)
+        if not self.use_bias:
+            return self.activation(result)
+        if self.activation is keras.activations.sigmoid:
+            return sigmoid_of_sum(result, self.bias.value)
+        return self.activation(tf.nn.bias_add(result, self.bias.value))
+
+
+@tf.custom_gradient
+def sigmoid_of_sum(values, bias):
+    """sigmoid(values [..., n] + bias [n]), in one pass over memory."""
+    result = _sigmoid_of_sum(values, bias)
+
+    def gradient(upstream):
+        of_values = tf.raw_ops.SigmoidGrad(y=result, dy=upstream)
+        return of_values, tf.raw_ops.BiasAddGrad(out_backprop=of_values)
+
+    return result, gradient
+
+
+@fused
+def _sigmoid_of_sum(values, bias):
+    return tf.sigmoid(values + bias)
 
 
 @tf.custom_gradient

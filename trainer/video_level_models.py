@@ -27,10 +27,12 @@ class Logistic(keras.layers.Layer):
 
     def __init__(self, num_classes: int):
         super().__init__(autocast=False)
-        self.classes = Dense(num_classes, kernel_regularizer=L2, name="classes")
+        self.classes = Dense(
+            num_classes, activation="sigmoid", kernel_regularizer=L2, name="classes"
+        )
 
     def call(self, vector, training=False):
-        return tf.sigmoid(self.classes(vector))
+        return self.classes(vector)
 
 
 class Moe(keras.layers.Layer):
@@ -53,7 +55,9 @@ class Moe(keras.layers.Layer):
         self.gates = Dense(
             num_classes * (num_mixtures + 1), use_bias=False, kernel_regularizer=L2, name="gates"
         )
-        self.experts = Dense(num_classes * num_mixtures, kernel_regularizer=L2, name="experts")
+        self.experts = Dense(
+            num_classes * num_mixtures, activation="sigmoid", kernel_regularizer=L2, name="experts"
+        )
 
     def call(self, vector, training=False):
         gates, says = self.opinions(vector)
@@ -70,7 +74,7 @@ class Moe(keras.layers.Layer):
             [batch, num_mixtures, num_classes], the experts' probabilities.
         """
         gates = _by_expert(self.gates(vector), self.num_mixtures + 1)
-        return gates, tf.sigmoid(_by_expert(self.experts(vector), self.num_mixtures))
+        return gates, _by_expert(self.experts(vector), self.num_mixtures)
 
 
 def _by_expert(scores, num_experts):
