@@ -9,6 +9,7 @@ A batch is a dict:
 """
 
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -243,9 +244,15 @@ def _id_and_labels(parsed, record_format):
 
 @contextlib.contextmanager
 def explained(files: list[str], record_format: RecordFormat):
-    """Turns a failure to read `files` into a UserError that names file, record and reason."""
+    """Turns a failure to read `files` into a UserError that names file, record and reason.
+
+    Too little memory, which fails what is made of a batch too, is named without a look at them.
+    """
     try:
         yield
+    except tf.errors.ResourceExhaustedError as e:
+        wanted = re.search("OOM when.*|$", e.message)[0]  # amid lines of where and hints
+        raise UserError(f"Out of memory; a smaller --batch_size needs less. {wanted}") from e
     # UnicodeDecodeError: TensorFlow quotes bytes of the record in its message, which is no UTF-8.
     except (tf.errors.OpError, UnicodeDecodeError) as e:
         reason = examples.first_error(files, record_format)

@@ -435,3 +435,11 @@ def test_a_folder_among_the_shards_is_named(tmp_path, files):
 def test_a_fault_of_ours_is_not_explained_away(files):
     with pytest.raises(tf.errors.InvalidArgumentError), reading.explained(files, VIDEO):
         tf.reshape(tf.zeros([3]), [2])
+
+
+def test_too_little_memory_is_named():
+    with (
+        pytest.raises(UserError, match=r"Out of memory.*shape\[35184372088832\][^\n]*$"),
+        reading.explained(["/never/looked/at"], VIDEO),
+    ):
+        tf.zeros([2**45])
