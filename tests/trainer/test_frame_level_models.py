@@ -319,9 +319,12 @@ def test_a_video_without_frames_is_not_nan(model):
     assert np.isfinite(predict(model, video)).all()
 
 
-def test_one_feature_is_enough(model, videos):
-    flags = {"model": "NetVladModel", "feature_names": "audio", "feature_sizes": "5"}
-    assert predict(create(**flags), videos).shape == (5, 4)
+@pytest.mark.parametrize("name", sorted(models.FRAME_LEVEL_MODELS))
+def test_one_feature_is_enough(name, videos):
+    model = create(model=name, feature_names="audio", feature_sizes="5")
+    predictions = predict(model, videos)
+    assert predictions.shape == (len(NUM_FRAMES), 4)
+    assert len(np.unique(predictions, axis=0)) == len(NUM_FRAMES)
 
 
 @pytest.mark.parametrize("sample_random_frames", [True, False])

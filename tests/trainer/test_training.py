@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from trainer import evaluation, reading
 from trainer import train as command
-from trainer.config import TrainConfig
+from trainer.config import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS, TrainConfig
 from trainer.errors import UserError
 from trainer.examples import encode_example
 from trainer.tfrecord import read_records, write_records
@@ -117,6 +117,42 @@ def test_every_frame_level_model_learns(make_config, frame_shards, model, mixed_
     after = evaluation.evaluate(config.train_dir, frame_shards).metrics
     assert after["loss"] < 0.7 * before["loss"]
     assert after["hit_at_1"] > before["hit_at_1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", FRAME_LEVEL_MODELS)
+def test_every_frame_level_model_learns_from_audioset(make_config, real_data, model):
+    flags = FRAME_LEVEL | {
+        "model": model,
+        "train_data_pattern": f"{real_data}/audioset/bal_train/*00.tfrecord",
+        "feature_names": "audio_embedding",
+        "feature_sizes": "128",
+        "num_classes": 527,
+        "batch_size": 100,
+    }
+    config = make_config(**flags, base_learning_rate=0.05)
+    train(config)
+    metrics = evaluation.evaluate(config.train_dir, config.train_data_pattern).metrics
+    assert metrics["num_videos"] > 1000
+    assert metrics["loss"] < 100  # of 527 classes that know nothing yet: 365
+    assert metrics["gap"] > 0.05  # guessing gives 0.005
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", VIDEO_LEVEL_MODELS)
+def test_every_video_level_model_learns_from_real_means(make_config, real_data, model):
+    config = make_config(
+        model=model,
+        train_data_pattern=f"{real_data}/yt8m2018/video/validate000[0-3].tfrecord",
+        feature_names="mean_rgb,mean_audio",
+        feature_sizes="1024,128",
+        num_classes=3862,
+        batch_size=100,
+        num_epochs=2,
+    )
+    train(config)
+    others = f"{real_data}/yt8m2018/video/validate000[45].tfrecord"
+    assert evaluation.evaluate(config.train_dir, others).metrics["gap"] > 0.2
 
 
 # What a step does.
