@@ -1,6 +1,5 @@
 """What a record must hold to be trained on: read, checked and written without TensorFlow."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -8,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trainer import wire
-from trainer.records import ID_KEYS, LABELS_KEY, MAX_FRAMES, Feature, RecordFormat
+from trainer.records import ID_KEYS, LABELS_KEY, Feature, RecordFormat
 from trainer.tfrecord import BadRecord, scan_records
 
 
@@ -71,44 +70,6 @@ def good_records(
             on_bad_record(f"{path}, record {number}: {problems[0].reason}.")
         else:
             yield record
-
-
-def stack_frames(
-    records: Sequence[bytes], record_format: RecordFormat
-) -> tuple[np.ndarray, np.ndarray]:
-    """The frames of a batch of records, in a fraction of the time of TensorFlow's own parser.
-
-    Returns:
-        [batch, MAX_FRAMES, width] uint8, the first frames of each video, all features side by
-        side, and zeros after its last frame.
-        [batch] int32, how many frames of each video those are, by the first feature.
-
-    Raises:
-        ValueError: a record's frames cannot be trained on, for the reason that the message gives.
-    """
-    stacked = _aligned_zeros(len(records), MAX_FRAMES, record_format.width)
-    num_frames = np.empty(len(records), np.int32)
-    for number, record in enumerate(records):
-        problems: list[Problem] = []
-        features = _features(*wire.decode(record), record_format, problems)
-        if problems:
-            raise ValueError(problems[0].reason)
-        start = 0
-        for feature in record_format.features:
-            frames = features[feature.name][:MAX_FRAMES]
-            stacked[number, : len(frames), start : start + feature.size] = frames
-            start += feature.size
-        num_frames[number] = min(len(features[record_format.features[0].name]), MAX_FRAMES)
-    return stacked, num_frames
-
-
-def _aligned_zeros(*shape: int) -> np.ndarray:
-    """uint8 zeros that begin where TensorFlow can use them as they lie, without a copy."""
-    alignment = 64  # bytes
-    size = math.prod(shape)
-    room = np.zeros(size + alignment, np.uint8)
-    start = -room.ctypes.data % alignment
-    return room[start : start + size].reshape(shape)
 
 
 def encode_example(features: Mapping[str, wire.Values]) -> bytes:

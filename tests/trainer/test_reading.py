@@ -3,7 +3,6 @@
 import dataclasses
 import gzip
 import shutil
-import tempfile
 from collections import Counter
 from glob import glob
 from itertools import pairwise
@@ -12,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from trainer import reading
 from trainer.errors import UserError
@@ -265,39 +262,6 @@ def test_videos_of_different_lengths_share_a_batch():
     assert batch["num_frames"].tolist() == [2, 300, 1]
     assert batch["features"].shape == (3, MAX_FRAMES, 5)
     assert batch["features"][:, :3, 4].tolist() == [[100, 101, 0], [100, 101, 102], [100, 0, 0]]
-
-
-def assert_read_as_parsed(path, format_):
-    """Frames are stacked by NumPy where shards are read, and by TensorFlow where models serve."""
-    (read,) = reading.batches([path], format_, batch_size=1000)
-    parsed = reading.parse(tf.constant(list(read_records(path))), format_)
-    assert read.keys() == parsed.keys()
-    for name, tensor in parsed.items():
-        assert read[name].dtype == tensor.dtype
-        assert np.array_equal(read[name], tensor), name
-
-
-@given(st.lists(st.tuples(st.integers(1, 310), st.integers(1, 310)), min_size=1, max_size=4))
-@settings(max_examples=20, deadline=None)
-def test_frames_are_stacked_as_they_are_parsed(lengths):
-    records = [
-        frames(
-            rgb,
-            {"id": b"%d" % rgb, "labels": [rgb % 5, 0, audio % 5]},
-            audio=np.ones([audio, 2], np.uint8),
-        )
-        for rgb, audio in lengths
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        write_records(f"{folder}/shard", records)
-        assert_read_as_parsed(f"{folder}/shard", FRAME)
-
-
-def test_real_frames_are_stacked_as_they_are_parsed(real_data):
-    features = (Feature("rgb", 1024), Feature("audio", 128))
-    format_ = RecordFormat(features, frame_features=True)
-    for path in real_data.glob("yt8m2018/frame/*"):
-        assert_read_as_parsed(str(path), format_)
 
 
 def test_what_else_is_in_a_record_does_not_matter():
