@@ -172,7 +172,7 @@ class _Run:
         events_dir = os.path.join(self.folder.local, "events")
         with Progress(config, self.state, _num_videos(config, self.files), events_dir) as progress:
             try:
-                # Reading must have ended before Python does: its threads wait for Python for ever.
+                # Reading has to end before Python does, which its threads may call and wait for.
                 with contextlib.closing(self._batches()) as batches:
                     self._steps(batches, progress)
             except LOST_WORKER as error:
