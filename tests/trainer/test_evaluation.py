@@ -13,7 +13,9 @@ from trainer import exporting, loading, reading
 from trainer.errors import UserError
 from trainer.evaluation import evaluate
 from trainer.examples import encode_example
+from trainer.prediction import predict
 from trainer.tfrecord import read_records, write_records
+from trainer.training import train
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,6 +123,29 @@ def test_an_exported_model_gives_the_same_numbers(trained, video_shards, tmp_pat
     assert np.allclose(got.average_precision, expected.average_precision)
     assert (got.step, got.model_flags) == (expected.step, expected.model_flags)
     assert got.class_names == expected.class_names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["FrameLevelLogisticModel", "LstmModel", "GruModel"])
+def test_a_frame_level_model_is_measured_and_predicts_the_same_when_exported(
+    make_config, frame_shards, tmp_path, name
+):
+    flags = {"model": name, "frame_features": True, "train_data_pattern": frame_shards}
+    config = make_config(**flags, lstm_cells=3, gru_cells=3, max_steps=3)
+    train(config)
+    exporting.export(config.train_dir, f"{tmp_path}/exported")
+    expected, got = (evaluate(d, frame_shards) for d in (config.train_dir, f"{tmp_path}/exported"))
+    assert expected.metrics["num_videos"] == 14
+    assert got.metrics == pytest.approx(expected.metrics, rel=1e-6)
+
+    model, exported = loading.load(config.train_dir), loading.load(f"{tmp_path}/exported")
+    (batch,) = reading.batches(sorted(glob(frame_shards)), model.record_format, 100)
+    np.testing.assert_allclose(exported.predict(batch), model.predict(batch), rtol=1e-5)
+    predict(f"{tmp_path}/exported", frame_shards, f"{tmp_path}/predictions.csv", batch_size=4)
+    lines = (tmp_path / "predictions.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0].encode() for line in lines] == batch["id"].numpy().tolist()
+    best = model.predict(batch).numpy().max(axis=1)
+    assert [float(line.split()[1]) for line in lines] == pytest.approx(best.tolist(), rel=1e-4)
 
 
 def test_videos_without_any_label_cannot_be_measured_on(trained, write_videos, tmp_path):

@@ -74,6 +74,24 @@ def test_2_devices_with_batches_of_4_train_as_1_with_batches_of_8(
     assert_close(weights(config.train_dir), on_one_device)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["LstmModel", "GruModel"])
+def test_recurrent_models_train_on_2_devices_as_on_1(
+    make_config, weights, frame_shards, tmp_path, model
+):
+    # The last batch of an epoch has 2 videos: both for the one, none for the other.
+    flags = FLAGS | {"model": model, "frame_features": True, "train_data_pattern": frame_shards}
+    flags |= {"lstm_cells": 3, "gru_cells": 3}
+    config = make_config(batch_size=2, **flags)
+    command = [sys.executable, "-c", TRAIN_ON_DEVICES, "2", *arguments(config)]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    one = make_config(batch_size=4, train_dir=str(tmp_path / "one"), **flags)
+    from trainer.training import train
+
+    assert train(one) == 8
+    assert_close(weights(config.train_dir), weights(one.train_dir))
+
+
 def free_ports(number: int) -> list[int]:
     sockets = [socket.socket() for _ in range(number)]
     for each in sockets:

@@ -310,6 +310,22 @@ def test_the_same_command_twice_gives_the_same_weights(make_config, never_stoppe
     assert_same(weights(make_config().train_dir), never_stopped(**flags))
 
 
+def test_files_are_read_one_by_one_or_in_turns(make_config, write_videos, tmp_path, weights):
+    rng = np.random.default_rng(4)
+    for shard in "ab":  # 16 videos of each in turn
+        features = [{"rgb": rng.normal(size=3), "audio": rng.normal(size=2)} for _ in range(20)]
+        videos = [(f"{shard}{i}", [i % 5], each) for i, each in enumerate(features)]
+        write_videos(tmp_path / f"{shard}.tfrecord", videos)
+    flags = {"train_data_pattern": f"{tmp_path}/*.tfrecord", "max_steps": 1}
+    after_a_step = []
+    for num_readers in (1, 2):
+        config = make_config(**flags, num_readers=num_readers, start_new_model=True)
+        train(config)
+        values = weights(config.train_dir).items()
+        after_a_step.append(b"".join(v.tobytes() for _, v in values if v.dtype == np.float32))
+    assert after_a_step[0] != after_a_step[1]
+
+
 def test_another_seed_gives_other_weights(make_config, never_stopped, weights):
     train(make_config(seed=1))
     expected = never_stopped()
@@ -326,7 +342,9 @@ def test_stopped_and_resumed_equals_never_stopped(make_config, never_stopped, we
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["DbofModel", "LstmModel", "NetVladModel"])
+@pytest.mark.parametrize(
+    "model", ["DbofModel", "FrameLevelLogisticModel", "GruModel", "LstmModel", "NetVladModel"]
+)
 def test_a_frame_level_run_goes_on_with_its_random_numbers(
     make_config, never_stopped, weights, frame_shards, model
 ):
