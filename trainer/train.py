@@ -1,11 +1,12 @@
 """The trainer's command: python -m trainer.train --train_data_pattern=... --train_dir=..."""
 
+import logging
 import sys
 
 from trainer import console
 from trainer.command_line import parse
 from trainer.config import TrainConfig
-from trainer.errors import without_traceback
+from trainer.errors import UserError, without_traceback
 
 
 def main(argv: list[str]):
@@ -15,7 +16,13 @@ def main(argv: list[str]):
         console.set_up(config.log_format)
         from trainer import training
 
-        training.train(config)
+        try:
+            training.train(config)
+        except UserError as error:
+            if config.log_format == "text":
+                raise
+            logging.error(error)
+            raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

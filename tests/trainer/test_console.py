@@ -88,3 +88,12 @@ def test_a_users_mistake_is_one_line(command):
         "error: --label_loss must be one of ['CrossEntropyLoss', 'HingeLoss', 'SoftmaxLoss']; got "
         "'Crossentropy'."
     ]
+
+
+def test_a_users_mistake_is_json_where_all_lines_are(command):
+    command = [*command, "--log_format=json", "--train_data_pattern=/not/there*", "--num_gpu=0"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert line["level"] == "ERROR"
+    assert "/not/there*" in line["message"]

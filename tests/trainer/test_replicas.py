@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from trainer import mirror, replicas
 from trainer.config import TrainConfig
@@ -247,6 +248,17 @@ def test_tf_config_without_a_cluster_is_one_machine(monkeypatch):
     strategy = replicas.strategy_for(TrainConfig())
     assert replicas.worker(strategy) == (0, 1)
     assert strategy.num_replicas_in_sync == 1
+
+
+@pytest.mark.parametrize("num_gpu, used", [(0, ""), (1, "a"), (2, "ab"), (3, "abc"), (4, "abc")])
+def test_the_first_num_gpu_gpus_are_used(monkeypatch, num_gpu, used):
+    made_visible = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: list("abc"))
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda gpus, _: made_visible.extend(gpus))
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: "mirrored")
+    strategy = replicas.strategy_for(TrainConfig(num_gpu=num_gpu))
+    assert "".join(made_visible) == used
+    assert (strategy == "mirrored") == (num_gpu > 1)
 
 
 @pytest.mark.parametrize("num_gpu", [0, 1, 99])
