@@ -21,7 +21,7 @@ class Lstm(keras.layers.LSTM):
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         if training and _on_gpu():
-            return super().inner_loop(sequences, initial_state, mask, training)
+            return _never_empty(super().inner_loop, sequences, initial_state, mask)
         cell = self.cell
         biases = [cell.bias, tf.zeros_like(cell.bias)]
         return _inner_loop(LSTM, sequences, mask, [cell.kernel, cell.recurrent_kernel], biases)
@@ -35,7 +35,7 @@ class Gru(keras.layers.GRU):
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         if training and _on_gpu():
-            return super().inner_loop(sequences, initial_state, mask, training)
+            return _never_empty(super().inner_loop, sequences, initial_state, mask)
         cell = self.cell
         biases = tf.unstack(tf.convert_to_tensor(cell.bias))
         return _inner_loop(GRU, sequences, mask, [cell.kernel, cell.recurrent_kernel], biases)
@@ -43,6 +43,25 @@ class Gru(keras.layers.GRU):
 
 def _on_gpu() -> bool:
     return bool(tf.config.list_logical_devices("GPU"))
+
+
+def _never_empty(inner_loop, sequences, initial_state, mask):
+    """Keras' `inner_loop`, in training, with a sequence of zeros where there is none.
+
+    cuDNN needs one, and an epoch's last batch may leave nothing to one of several GPUs.
+    """
+    num_sequences = tf.shape(sequences)[0]
+    more = tf.cast(num_sequences == 0, tf.int32)
+
+    def padded(tensor, value=0):
+        paddings = [[0, more]] + [[0, 0]] * (len(tensor.shape) - 1)
+        result = tf.pad(tensor, paddings, constant_values=value)
+        return tf.ensure_shape(result, [None, *tensor.shape[1:]])
+
+    last, outputs, states = inner_loop(
+        padded(sequences), [padded(state) for state in initial_state], padded(mask, True), True
+    )
+    return last[:num_sequences], outputs[:num_sequences], [s[:num_sequences] for s in states]
 
 
 def _inner_loop(cell, sequences, mask, kernels, biases):

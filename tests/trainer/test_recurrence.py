@@ -69,3 +69,28 @@ def test_mixed_precision_is_close_to_float32(layer):
     )
     for got, expected in zip(close, exact, strict=True):
         np.testing.assert_allclose(got, expected, atol=0.03 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("ours, theirs", LAYERS)
+@pytest.mark.parametrize("num_videos", [0, 3])
+def test_keras_layer_on_a_gpu_never_gets_an_empty_batch(ours, theirs, num_videos, monkeypatch):
+    seen = []
+    inner_loop = theirs.inner_loop
+
+    def seeing(self, sequences, *others, **named):
+        seen.append(len(sequences))
+        return inner_loop(self, sequences, *others, **named)
+
+    monkeypatch.setattr(theirs, "inner_loop", seeing)
+    monkeypatch.setattr(recurrence, "_on_gpu", lambda: True)
+    weights = weights_of(theirs)
+    frames, mask = FRAMES[:num_videos], tf.sequence_mask(LENGTHS[:num_videos], 7)
+    layers = ours(5, return_sequences=True), theirs(5, return_sequences=True)
+    for layer in layers:
+        layer.build(frames.shape)
+        layer.set_weights(weights)
+    got = layers[0](frames, mask=mask, training=True)
+    assert seen == [max(num_videos, 1)]
+    assert got.shape == (num_videos, 7, 5)
+    if num_videos:
+        np.testing.assert_allclose(got, layers[1](frames, mask=mask), rtol=1e-5, atol=1e-6)
