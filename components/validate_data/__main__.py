@@ -37,7 +37,13 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--input", action="append", required=True, metavar="NAME=GLOB", help="A split's files.")
+    add(
+        "--input",
+        action="append",
+        required=True,
+        metavar="NAME=GLOB",
+        help="A split's files; once a split.",
+    )
     add("--output_dir", required=True, help="Where to write; local or gs://.")
     add("--feature_names", default="mean_rgb,mean_audio", help="Default: %(default)s.")
     add("--feature_sizes", default="1024,128", help="Default: %(default)s.")

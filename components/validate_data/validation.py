@@ -7,7 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from components.validate_data.beam_options import complete, workers_find_our_packages
+from components.validate_data.beam_options import (
+    LOCAL_RUNNER,
+    complete,
+    workers_find_our_packages,
+)
 from components.validate_data.findings import Example
 from components.validate_data.output import ANOMALIES, REPORT, STATISTICS, write
 from components.validate_data.references import Settings, read
@@ -47,8 +51,9 @@ def validate(
 
     Raises:
         UserError: a pattern matches no file, a file of the settings cannot be read, output_dir
-            cannot be written, or the data has findings that settings.fail_on does not let pass;
-            the message names file and record of each kind's first.
+            cannot be written, the runner of beam_args fails, or the data has findings that
+            settings.fail_on does not let pass; the message names file and record of each kind's
+            first.
     """
     shards = [
         Shard(split, path) for split, pattern in inputs.items() for path in storage.glob(pattern)
@@ -115,13 +120,27 @@ def _run(
 
     from components.validate_data.pipeline import Validate
 
-    with workers_find_our_packages(), pipeline:
+    with _in_the_runners_words(pipeline), workers_find_our_packages(), pipeline:
         _ = (
             pipeline
             | "Files" >> beam.Create(shards, reshuffle=False)
             | "Validate" >> Validate(record_format, num_buckets)
             | "Write" >> beam.Map(write_result)
         )
+
+
+@contextlib.contextmanager
+def _in_the_runners_words(pipeline):
+    """Tells what went wrong in a runner that was asked for: no Java, no cluster, a failed job."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # each runner has kinds of its own
+        runner = type(pipeline.runner).__name__
+        if runner == LOCAL_RUNNER:
+            raise
+        raise UserError(f"Beam's {runner} failed: {error}") from error
 
 
 @contextlib.contextmanager

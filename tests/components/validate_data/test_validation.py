@@ -250,6 +250,12 @@ def test_a_wrong_command_is_told(data, flags, words):
     assert not (data / "out").exists()
 
 
+def test_a_runner_that_cannot_start_is_told(data):
+    flags = [f"--input=train={data}/train*", f"--output_dir={data}/out"]
+    with pytest.raises(SystemExit, match=r"^error: Beam's FlinkRunner failed: .*/no\.jar"):
+        main([*flags, "--runner=FlinkRunner", "--flink_job_server_jar=/no.jar"])
+
+
 def test_help_loads_no_beam():
     code = "import sys, components.validate_data.__main__; print('apache_beam' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
