@@ -45,7 +45,7 @@ def evaluate(
         UserError: a model or a record cannot be read, or no video has a label.
     """
     champion = read_champion(publish_dir)
-    logging.info("The new model, of %s:", train_dir)
+    logging.info("Measuring the new model, of %s.", train_dir)
     new = evaluation.evaluate(train_dir, eval_data, batch_size, vocabulary_file=vocabulary)
     old = _evaluate_champion(champion, eval_data, batch_size) if champion else None
     metrics = {
@@ -66,7 +66,7 @@ def evaluate(
 
 
 def _evaluate_champion(champion: Champion, eval_data: str, batch_size: int) -> Evaluation:
-    logging.info("The published model, %s:", champion.path)
+    logging.info("Measuring the published model, %s.", champion.path)
     try:
         return evaluation.evaluate(champion.path, eval_data, batch_size)
     except UserError as error:

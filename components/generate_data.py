@@ -334,7 +334,7 @@ def class_name(index: int) -> str:
 
 def main(argv: list[str]):
     """The command `python -m components.generate_data`."""
-    data_set = parse(DataSet, ["components.generate_data", *argv[1:]])
+    data_set = parse(DataSet, argv)
     generate(**asdict(data_set))
     print(f"The data set is in {data_set.directory}: train*.tfrecord, eval*.tfrecord.")
 
