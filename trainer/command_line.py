@@ -34,7 +34,7 @@ def parse(config_class, argv: list[str]):
     try:
         rest = values([_program(argv), *argv[1:]])[1:]
     except flags.Error as error:
-        raise UserError(f"{error} Try --help.") from None
+        raise UserError(f"{_sentence(error)} Try --help.") from None
     except OSError as error:
         raise UserError(f"--flagfile cannot be read: {error}.") from None
     if rest:
@@ -42,6 +42,12 @@ def parse(config_class, argv: list[str]):
     return config_class(
         **{field.name: values[field.name].value for field in dataclasses.fields(config_class)}
     )
+
+
+def _sentence(error: flags.Error) -> str:
+    """What absl says, with its last mark where it belongs."""
+    text = str(error).replace(" ?", "?")
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def _program(argv: list[str]) -> str:
@@ -75,12 +81,12 @@ def help_text(config_class, program: str) -> str:
     """What --help prints: the docstring's first line, then the flags by group."""
     lines = [f"usage: {program} [--flag=value ...] [--flagfile=FILE]"]
     lines += ["", config_class.__doc__.splitlines()[0]]
-    group = None
-    for field in dataclasses.fields(config_class):
-        if field.metadata["group"] != group:
-            group = field.metadata["group"]
-            lines += ["", f"{group}:"]
-        lines += _flag_help(field)
+    fields = dataclasses.fields(config_class)
+    for group in dict.fromkeys(field.metadata["group"] for field in fields):
+        lines += ["", f"{group}:"]
+        for field in fields:
+            if field.metadata["group"] == group:
+                lines += _flag_help(field)
     return "\n".join(lines)
 
 
@@ -89,6 +95,6 @@ def _flag_help(field) -> list[str]:
         head = f"  --[no]{field.name}"
     else:
         head = f"  --{field.name}={TYPE_NAMES[_type(field)]}"
-    default = "none" if field.default is None else field.default
+    default = "none" if field.default in (None, "") else field.default
     body = f"{field.metadata['help']} (default: {default})"
     return [head, *textwrap.wrap(body, 92, initial_indent=" " * 6, subsequent_indent=" " * 6)]

@@ -22,9 +22,10 @@ def strategy_for(config: TrainConfig) -> tf.distribute.Strategy:
     """
     gpus = tf.config.list_physical_devices("GPU")[: config.num_gpu]
     tf.config.set_visible_devices(gpus, "GPU")
-    if len(gpus) < config.num_gpu:
-        used = f"{len(gpus)} GPUs" if gpus else "the CPU"
-        logging.info("Training on %s; --num_gpu=%d, but no more are found.", used, config.num_gpu)
+    if not gpus and config.num_gpu:
+        logging.info("Training on the CPU: no GPU was found.")
+    elif len(gpus) < config.num_gpu:
+        logging.info("Training on %d of --num_gpu=%d GPUs.", len(gpus), config.num_gpu)
     if "cluster" in os.environ.get("TF_CONFIG", ""):
         return _several_machines()
     if len(gpus) > 1:

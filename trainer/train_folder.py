@@ -285,9 +285,9 @@ def _locked(path: Path, train_dir: str) -> Iterator[dict]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
+        file = path.open("ab", buffering=0)  # else a full disk is told of by close, too
     except OSError as error:
-        raise UserError(f"--train_dir={train_dir} cannot be written to: {error}.") from error
+        raise _unusable(train_dir, error) from error
     with file:
         before = _read_json(path)
         try:
@@ -309,10 +309,16 @@ def _locked(path: Path, train_dir: str) -> Iterator[dict]:
             "since": datetime.now(UTC).isoformat(" ", "seconds"),
             "lock": before.get("lock") or uuid.uuid4().hex,
         }
-        file.truncate(0)
-        file.write(json.dumps(trainer))
-        file.flush()
+        try:
+            file.truncate(0)
+            file.write(json.dumps(trainer).encode())
+        except OSError as error:
+            raise _unusable(train_dir, error) from error
         yield trainer
+
+
+def _unusable(train_dir: str, error: OSError) -> UserError:
+    return UserError(f"--train_dir={train_dir} cannot be written to: {error.strerror}.")
 
 
 def _read_json(path: Path) -> dict:

@@ -78,6 +78,8 @@ class Terminated(SystemExit):
 def _files(config: TrainConfig) -> list[str]:
     if not config.train_data_pattern:
         raise UserError("--train_data_pattern must be given: a glob of the training shards.")
+    if not config.train_dir:
+        raise UserError("--train_dir must be given: the folder to save the model files in.")
     return storage.glob(config.train_data_pattern)
 
 

@@ -118,6 +118,29 @@ def test_help_names_every_flag_with_group_type_meaning_and_default(capsys):
     )
 
 
+def test_a_mistyped_flag_is_told_in_whole_sentences():
+    with pytest.raises(UserError) as raised:
+        parsed("--gram=1")
+    assert str(raised.value) == (
+        "Unknown command line flag 'gram'. Did you mean: grams? Try --help."
+    )
+
+
+def test_help_shows_each_group_once():
+    @dataclass
+    class Scattered:
+        """Bakes."""
+
+        flour: str = flag("", "What of.", "Dough")
+        heat: int = flag(220, "How hot.", "Oven")
+        eggs: int = flag(2, "How many.", "Dough")
+
+    text = help_text(Scattered, "p")
+    assert text.count("Dough:") == text.count("Oven:") == 1
+    assert text.index("--eggs") < text.index("--heat")
+    assert "What of. (default: none)" in text
+
+
 def test_help_wins_over_a_mistake_beside_it(capsys):
     with pytest.raises(SystemExit) as ended:
         parsed("--flower=rye", "--help")

@@ -267,4 +267,4 @@ def test_any_num_gpu_will_do_without_a_gpu(make_config, num_gpu, caplog):
 
     with caplog.at_level(logging.INFO):
         assert train(make_config(num_gpu=num_gpu, max_steps=1)) == 1
-    assert ("Training on the CPU; --num_gpu" in caplog.text) == (num_gpu > 0)
+    assert ("Training on the CPU: no GPU was found." in caplog.text) == (num_gpu > 0)

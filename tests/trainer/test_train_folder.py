@@ -135,6 +135,12 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         train_folder.hold(folder, 3).__enter__()
 
 
+def test_a_folder_on_a_full_disk(tmp_path):
+    (tmp_path / train_folder.LOCK_FILE).symlink_to("/dev/full")
+    with pytest.raises(UserError, match=f"--train_dir={tmp_path} cannot be written to"):
+        train_folder.hold(str(tmp_path), 3).__enter__()
+
+
 def test_a_lock_file_written_by_halves(tmp_path):
     (tmp_path / train_folder.LOCK_FILE).write_text('{"host": ')
     with train_folder.hold(str(tmp_path), 3):

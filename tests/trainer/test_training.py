@@ -425,6 +425,7 @@ def test_changed_files_start_the_epoch_again_with_a_warning(
 MISTAKES = [
     ({"train_data_pattern": None}, r"--train_data_pattern must be given"),
     ({"train_data_pattern": ""}, r"--train_data_pattern must be given"),
+    ({"train_dir": ""}, r"--train_dir must be given"),
     ({"train_data_pattern": "/no/such/folder/*.tfrecord"}, r"/no/such/folder/\*\.tfrecord"),
     ({"label_loss": "Crossentropy"}, r"--label_loss must be one of .*'Crossentropy'"),
     ({"optimizer": "Adam"}, r"--optimizer must be one of .*'Adam'"),
