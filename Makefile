@@ -95,7 +95,7 @@ bench: install ## Measure training, reading and validation, beside the bare work
 	@$(RUN) -m benchmarks.validation
 
 tensorboard: install ## Show how training goes: TRAIN_DIR=..., or all trained below build/
-	@$(VENV)/bin/tensorboard --logdir "$${TRAIN_DIR:-build}"
+	@TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/tensorboard --logdir "$${TRAIN_DIR:-build}"
 
 clean: ## Remove what was compiled and cached; keep .venv, the generated data and trained models
 	@rm -rf build/*.yaml build/kfp build/local build/lock .pytest_cache .hypothesis .ruff_cache
