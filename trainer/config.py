@@ -266,7 +266,8 @@ class TrainConfig:
         if self.frame_features != frame_level:
             raise UserError(
                 f"--model={self.model} takes {'frame' if frame_level else 'video'}-level features; "
-                f"got --{'' if self.frame_features else 'no'}frame_features. Choose one of "
+                f"got --{'' if self.frame_features else 'no'}frame_features. Say "
+                f"--{'' if frame_level else 'no'}frame_features, or choose one of "
                 f"{sorted(FRAME_LEVEL_MODELS if self.frame_features else VIDEO_LEVEL_MODELS)}."
             )
         if self.max_steps is not None and self.max_steps < 0:

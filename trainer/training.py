@@ -198,6 +198,8 @@ class _Run:
     def _steps(self, batches: Iterator, progress: Progress):
         """Goes through `_batches`, to the last epoch's end, --max_steps or a signal."""
         for batch, epoch, waited in batches:
+            if self.state.step == self.start.step:
+                _warn_without_labels(batch)
             result = self.trainer.step(batch, self.signals.received)
             if not result["videos"]:
                 self.state = replace(self.state, position=Position(epoch + 1))
@@ -338,6 +340,12 @@ class _BadRecords:
                 self.count,
                 extra={"fields": {"bad_records": self.count}},
             )
+
+
+def _warn_without_labels(batch: dict[str, tf.Tensor]):
+    """Warns of what test shards, of which the labels are kept secret, would be trained to."""
+    if len(batch["labels"]) and not tf.reduce_any(batch["labels"] >= 0):
+        logging.warning("No video of the first batch has a label: are these the training shards?")
 
 
 def _num_videos(config: TrainConfig, files: list[str]) -> int | None:

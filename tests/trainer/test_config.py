@@ -118,8 +118,8 @@ def test_a_video_level_model_takes_no_frames(name):
     with pytest.raises(UserError) as raised:
         parsed(f"--model={name}", "--frame_features")
     assert str(raised.value) == (
-        f"--model={name} takes video-level features; got --frame_features. Choose one of "
-        f"{FRAME_LEVEL_MODELS}."
+        f"--model={name} takes video-level features; got --frame_features. Say "
+        f"--noframe_features, or choose one of {FRAME_LEVEL_MODELS}."
     )
 
 
@@ -129,8 +129,8 @@ def test_a_frame_level_model_takes_nothing_but_frames(name):
     with pytest.raises(UserError) as raised:
         parsed(f"--model={name}")
     assert str(raised.value) == (
-        f"--model={name} takes frame-level features; got --noframe_features. Choose one of "
-        "['LogisticModel', 'MoeModel']."
+        f"--model={name} takes frame-level features; got --noframe_features. Say "
+        "--frame_features, or choose one of ['LogisticModel', 'MoeModel']."
     )
 
 

@@ -548,6 +548,17 @@ def test_batches_that_are_not_finite_can_be_left_out(make_config, weights, poiso
     assert all(np.isfinite(v).all() for v in weights(config.train_dir).values())
 
 
+def test_shards_without_labels_are_told_of(make_config, write_videos, tmp_path, caplog):
+    features = {"rgb": np.ones(3), "audio": np.ones(2)}
+    path = write_videos(tmp_path / "test.tfrecord", [("a", [], features), ("b", [], features)])
+    with caplog.at_level(logging.WARNING):
+        train(make_config(train_data_pattern=str(path), num_epochs=1))
+    assert messages(caplog).count("No video of the first batch has a label") == 1
+    caplog.clear()
+    train(make_config(train_dir=str(tmp_path / "other"), num_epochs=1))
+    assert "No video of the first batch" not in messages(caplog)
+
+
 # What a run tells beside its log lines.
 
 
