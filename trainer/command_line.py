@@ -11,6 +11,11 @@ from absl import flags
 from trainer.errors import UserError
 
 TYPE_NAMES = {str: "TEXT", int: "INTEGER", float: "NUMBER"}
+# What Python says of a value of the wrong type, and what a user is told.
+PLAIN_WORDS = {
+    "invalid literal for int() with base 10: ": "expected an integer, got ",
+    "could not convert string to float: ": "expected a number, got ",
+}
 
 
 def flag(default, help: str, group: str):
@@ -45,8 +50,10 @@ def parse(config_class, argv: list[str]):
 
 
 def _sentence(error: flags.Error) -> str:
-    """What absl says, with its last mark where it belongs."""
+    """What absl says, in plain words, with its last mark where it belongs."""
     text = str(error).replace(" ?", "?")
+    for words, plain in PLAIN_WORDS.items():
+        text = text.replace(words, plain)
     return text if text.endswith((".", "?")) else f"{text}."
 
 

@@ -93,6 +93,19 @@ def test_a_mistake_is_one_message_that_points_to_help(argv, message):
     assert str(raised.value).endswith("Try --help.")
 
 
+@pytest.mark.parametrize(
+    "argument, expected",
+    [
+        ("--grams=many", "flag --grams=many: expected an integer, got 'many'. Try --help."),
+        ("--heat=hot", "flag --heat=hot: expected a number, got 'hot'. Try --help."),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named_in_plain_words(argument, expected):
+    with pytest.raises(UserError) as raised:
+        parsed(argument)
+    assert str(raised.value) == expected
+
+
 def test_help_names_every_flag_with_group_type_meaning_and_default(capsys):
     with pytest.raises(SystemExit) as ended:
         parsed("--help")
