@@ -206,12 +206,14 @@ def container(
             _stop(created)
             raise
     finally:
+        # It may be gone already, and what ended the command counts more than what it leaves.
         with contextlib.suppress(APIError):
             created.remove(force=True, v=True)
 
 
 def _stop(container: Container):
     """Asks all that runs in a container to end, and gives it time for that."""
+    # What cannot be asked has ended meanwhile; whatever else it is, it is removed by force next.
     with contextlib.suppress(APIError):
         # The first process, which may be a shell that does not pass it on; and all others.
         container.kill("TERM")

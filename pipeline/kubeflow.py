@@ -154,11 +154,10 @@ def _reason_of_status(connection: ConnectionConfig, error: ApiException) -> str:
 def _message(error: ApiException) -> str:
     """What the server said beside the status: its first words, of an error that may be long."""
     body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body
-    try:
+    # A proxy's answer may be no JSON, or no object: it is shown as it is.
+    with contextlib.suppress(ValueError, AttributeError):
         answer = json.loads(body or "{}")
         body = answer.get("message") or answer.get("error") or ""
-    except (ValueError, AttributeError):
-        pass
     text = " ".join(str(body).split())
     return f"\n  {text[:400]}{'...' if len(text) > 400 else ''}" if text else ""
 

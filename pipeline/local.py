@@ -205,7 +205,7 @@ def process(command: list[str], environment: dict[str, str]) -> Iterator[subproc
 def _stop(process: subprocess.Popen):
     """Ends a process and its children, of which none keeps the output open then."""
     for signal_number, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, None)):
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(subprocess.TimeoutExpired):  # then by force
             os.killpg(process.pid, signal_number)
             process.communicate(timeout=seconds)
             return

@@ -160,6 +160,7 @@ def run(arguments: dict, runner: str = "subprocess"):
         run_pipeline(pipeline, arguments, BUILD / "kfp")
     except local.StepFailed as failed:
         # Again, with the words of the step that failed, which kfp does not hand to the summary.
+        # Where it cannot be written, that step's error still is the one to tell.
         with contextlib.suppress(UserError):
             print(f"\n{_links(folder, summarise(folder, 'FAILED', failed.reason))}", flush=True)
         raise UserError(f"{failed.step} failed: {failed.reason}") from None

@@ -316,7 +316,7 @@ def _read(train_dir: str) -> tuple[bytes | None, dict | None]:
     if not storage.exists(path):
         return None, None
     data = storage.read_bytes(path)
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError):  # no JSON: told below, as is any other content
         record = json.loads(data)
         if isinstance(record, dict) and {"id", "snapshots", "trainer", "turn"} <= record.keys():
             return data, record

@@ -101,7 +101,7 @@ def read_json(path: str, *keys: str) -> dict:
         UserError: the file cannot be read, holds no JSON object, or lacks one of the `keys`.
     """
     text = read_text(path)
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError):  # no JSON: told below, as is any other value
         value = json.loads(text)
         if isinstance(value, dict) and all(key in value for key in keys):
             return value
@@ -241,7 +241,7 @@ def _write_local(path: str, source: BinaryIO) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the first error is the one to tell
             os.remove(temporary)
         raise
     _sync_folder(folder or ".")
