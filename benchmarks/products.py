@@ -60,8 +60,8 @@ def alone(products: Counter[Product]) -> Callable[[], None]:
 def _tally(graph, times: int, iterations: int) -> Counter[Product]:
     tally = Counter()
     for operation in _needed(graph):
-        if operation.type in PRODUCTS:
-            tally[_product(operation)] += times
+        if operation.type in PRODUCTS and 1 not in (product := _product(operation)).left:
+            tally[product] += times  # a row times a matrix is a sum
         for table, factor in ((CALLS, 1), (LOOPS, iterations), (CHOICES, 1)):
             if operation.type in table:
                 name = operation.get_attr(table[operation.type]).name

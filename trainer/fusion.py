@@ -24,46 +24,62 @@ class Dense(keras.layers.Dense):
     def call(self, inputs, training=None):
         if not training:
             return super().call(inputs)
+        product = self.product(inputs)
+        if self.use_bias and self.activation is keras.activations.sigmoid:
+            return sigmoid_of_sum(product, self.bias.value)
+        result = float32(product)
+        return self.activation(tf.nn.bias_add(result, self.bias.value) if self.use_bias else result)
+
+    def product(self, inputs):
+        """In training, inputs times kernel, in the type that they are multiplied in."""
         if self.compute_dtype == "bfloat16":
-            result = bfloat16_product(inputs, self.kernel.value)
-        else:
-            result = tf.tensordot(inputs, self.kernel.value, 1)
-        if not self.use_bias:
-            return self.activation(result)
-        if self.activation is keras.activations.sigmoid:
-            return sigmoid_of_sum(result, self.bias.value)
-        return self.activation(tf.nn.bias_add(result, self.bias.value))
+            return bfloat16_product(inputs, self.kernel.value)
+        return tf.tensordot(inputs, self.kernel.value, 1)
 
 
 @tf.custom_gradient
 def sigmoid_of_sum(values, bias):
-    """sigmoid(values [..., n] + bias [n]), in one pass over memory."""
+    """sigmoid(values [..., n] + bias [n]), float32, in few passes over memory.
+
+    Args:
+        values: float32 or bfloat16; so are the gradients then.
+        bias: float32.
+    """
     result = _sigmoid_of_sum(values, bias)
 
     def gradient(upstream):
-        of_values = tf.raw_ops.SigmoidGrad(y=result, dy=upstream)
-        return of_values, tf.raw_ops.BiasAddGrad(out_backprop=of_values)
+        of_values = _sigmoid_gradient(result, upstream, values)
+        rows = tf.reshape(of_values, [-1, bias.shape[0]])
+        # As a product, the sum of the rows is faster than TensorFlow's own.
+        of_bias = tf.matmul(tf.ones([1, tf.shape(rows)[0]], rows.dtype), rows)[0]
+        return of_values, of_bias
 
     return result, gradient
 
 
 @fused
 def _sigmoid_of_sum(values, bias):
-    return tf.sigmoid(values + bias)
+    return tf.sigmoid(float32(values) + bias)
+
+
+@fused
+def _sigmoid_gradient(sigmoid, upstream, values):
+    return like(upstream * sigmoid * (1 - sigmoid), values)
 
 
 @tf.custom_gradient
 def bfloat16_product(values, weights):
-    """values [..., n] times weights [n, m], multiplied in bfloat16: [..., m] float32.
+    """values [..., n] times weights [n, m], float32 both, multiplied in bfloat16: [..., m].
 
-    The gradient of `weights` is left in bfloat16, for whoever reads it next to convert on the way.
+    The result and the gradient of `weights` are left in bfloat16, for whoever reads them next to
+    convert on the way.
     """
     rows = _bfloat16(tf.reshape(values, [-1, weights.shape[0]]))
     columns = _bfloat16(weights)
-    result = _float32(tf.matmul(rows, columns))
+    result = tf.matmul(rows, columns)
 
     def gradient(upstream):
-        upstream = _bfloat16(tf.reshape(upstream, [-1, weights.shape[1]]))
+        upstream = tf.reshape(upstream, [-1, weights.shape[1]])
         of_values = _float32(tf.matmul(upstream, columns, transpose_b=True))
         # Transposed on its own, the product is a third faster than with transpose_a.
         of_weights = tf.matmul(_transposed(rows), upstream)
@@ -72,6 +88,18 @@ def bfloat16_product(values, weights):
     shape = tf.concat([tf.shape(values)[:-1], [weights.shape[1]]], axis=0)
     result = tf.reshape(result, shape)
     return tf.ensure_shape(result, [*values.shape[:-1], weights.shape[1]]), gradient
+
+
+@tf.custom_gradient
+def float32(values):
+    """float32 values of float32 or bfloat16 ones."""
+    result = _float32(values) if values.dtype == tf.bfloat16 else tf.identity(values)
+    return result, lambda upstream: like(upstream, values)
+
+
+def like(gradient, values):
+    """A float32 gradient in the type of `values`, float32 or bfloat16."""
+    return _bfloat16(gradient) if values.dtype == tf.bfloat16 else gradient
 
 
 @fused

@@ -8,7 +8,7 @@ Definitions: video_level_models.py of google/youtube-8m.
 import keras
 import tensorflow as tf
 
-from trainer.fusion import Dense, fused
+from trainer.fusion import Dense, float32, fused, like
 
 # The original's 1e-8 * sum(w^2) / 2; keras leaves out the half.
 L2 = keras.regularizers.L2(0.5e-8)
@@ -60,9 +60,11 @@ class Moe(keras.layers.Layer):
         )
 
     def call(self, vector, training=False):
-        gates, says = self.opinions(vector)
         if training:
+            gates = _by_expert(self.gates.product(vector), self.num_mixtures + 1)
+            says = _by_expert(self.experts(vector, training=True), self.num_mixtures)
             return mixture(gates, says)
+        gates, says = self.opinions(vector)
         return tf.reduce_sum(tf.nn.softmax(gates, axis=1)[:, :-1] * says, axis=1)
 
     def opinions(self, vector):
@@ -90,8 +92,8 @@ def mixture(gates, says):
     """Probabilities [batch, num_classes], and their gradient, in few passes over memory.
 
     Args:
-        gates: [batch, num_mixtures + 1, num_classes], the gates' scores.
-        says: [batch, num_mixtures, num_classes], the experts' probabilities.
+        gates: [batch, num_mixtures + 1, num_classes], the gates' scores, float32 or bfloat16.
+        says: [batch, num_mixtures, num_classes], the experts' probabilities, float32.
     """
     # The softmax relative to the last expert, who always says no: of e^(a - a_last).
     ratios = _ratios(gates)
@@ -99,13 +101,15 @@ def mixture(gates, says):
 
     def gradient(upstream):
         scaled = last_trust * upstream
-        return _gates_gradient(ratios, says, predictions, scaled), _says_gradient(ratios, scaled)
+        of_gates = _gates_gradient(gates, ratios, says, predictions, scaled)
+        return of_gates, _says_gradient(ratios, scaled)
 
     return predictions, gradient
 
 
 @fused
 def _ratios(gates):
+    gates = float32(gates)
     return tf.exp(tf.minimum(gates[:, :-1] - gates[:, -1:], 80.0))  # e^80 is finite, in a sum too
 
 
@@ -116,10 +120,10 @@ def _predictions(ratios, says):
 
 
 @fused
-def _gates_gradient(ratios, says, predictions, scaled):
+def _gates_gradient(gates, ratios, says, predictions, scaled):
     ratios = tf.concat([ratios, tf.ones_like(ratios[:, :1])], axis=1)
     says = tf.concat([says, tf.zeros_like(says[:, :1])], axis=1)
-    return scaled[:, None] * ratios * (says - predictions[:, None])
+    return like(scaled[:, None] * ratios * (says - predictions[:, None]), gates)
 
 
 @fused

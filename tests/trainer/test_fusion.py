@@ -55,7 +55,7 @@ def test_a_bfloat16_product_and_its_gradients(shape):
             result = product(values, weights.value())
         return result, *tape.gradient(result, [values, weights], upstream)
 
-    got = result_and_gradients(fusion.bfloat16_product)
+    got = result_and_gradients(lambda v, w: fusion.float32(fusion.bfloat16_product(v, w)))
     expected = result_and_gradients(lambda v, w: tf.tensordot(v, w, 1))
     for value, expected_value in zip(got, expected, strict=True):
         assert np.array_equal(tf.cast(value, tf.float32), expected_value)
@@ -76,3 +76,24 @@ def test_fused_functions_are_the_plain_ones():
 
     a, b = tf.random.stateless_normal([2, 7, 5], [0, 0])
     np.testing.assert_allclose(fusion.fused(plain)(a, b), plain(a, b), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(tf.float32, 1e-6), (tf.bfloat16, 0.01)])
+def test_a_sigmoid_of_a_sum_and_its_gradients(dtype, tolerance):
+    values = tf.cast(tf.random.stateless_normal([3, 4, 5], [0, 0]), dtype)
+    bias = tf.random.stateless_normal([5], [0, 1])
+    upstream = tf.random.stateless_normal([3, 4, 5], [0, 2])
+
+    def result_and_gradients(function):
+        with tf.GradientTape() as tape:
+            tape.watch([values, bias])
+            result = function(values, bias)
+        return result, *tape.gradient(result, [values, bias], upstream)
+
+    got = result_and_gradients(fusion.sigmoid_of_sum)
+    expected = result_and_gradients(lambda v, b: tf.sigmoid(tf.cast(v, tf.float32) + b))
+    assert [value.dtype for value in got] == [tf.float32, dtype, dtype]
+    for value, expected_value in zip(got, expected, strict=True):
+        np.testing.assert_allclose(
+            tf.cast(value, tf.float32), tf.cast(expected_value, tf.float32), atol=tolerance
+        )
