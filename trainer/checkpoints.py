@@ -11,6 +11,7 @@ train_dir/
 import json
 import logging
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -191,4 +192,5 @@ def _reason(error: Exception) -> str:
     """The first line of an error's text."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]", "", str(error)).strip()  # TensorFlow's node and kernel
+    return text.splitlines()[0] if text else type(error).__name__

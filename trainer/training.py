@@ -121,7 +121,8 @@ def _start(config: TrainConfig, train_dir: str, trainer: Trainer, order: str, fi
             "New %s of %s weights in %s.", config.model, f"{num_weights:,}", config.train_dir
         )
         return State(0, Position(), order, flags)
-    logging.info("Resuming at step %d, epoch %d.", state.step, state.position.epoch + 1)
+    if not _max_steps_done(config, state) and state.position.epoch < config.num_epochs:
+        logging.info("Resuming at step %d, epoch %d.", state.step, state.position.epoch + 1)
     for name, value in flags.items():
         if state.flags.get(name, value) != value and name != "start_new_model":
             logging.info("--%s was %s, is now %s.", name, state.flags[name], value)
@@ -134,6 +135,10 @@ def _start(config: TrainConfig, train_dir: str, trainer: Trainer, order: str, fi
         )
         position = Position(position.epoch, 0)
     return State(state.step, position, order, flags)
+
+
+def _max_steps_done(config: TrainConfig, state: State) -> bool:
+    return bool(config.max_steps) and state.step >= config.max_steps
 
 
 def _order(config: TrainConfig, files: list[str], num_workers: int) -> str:
@@ -168,7 +173,7 @@ class _Run:
     def run(self) -> int:
         """Trains. Returns the number of steps done, over the whole run."""
         config = self.config
-        if config.max_steps and self.state.step >= config.max_steps:
+        if _max_steps_done(config, self.state):
             logging.info("--max_steps=%d are done already; nothing to train.", config.max_steps)
             return self.state.step
         events_dir = os.path.join(self.folder.local, "events")
@@ -190,7 +195,11 @@ class _Run:
             if self.state.step == 0:
                 raise UserError(f"The training files hold no videos: {self.files[0]} ...")
             if self.state.step == self.start.step:
-                logging.info("All %d epochs are done already.", config.num_epochs)
+                logging.info(
+                    "All %d epochs are done already, in %d steps; nothing to train.",
+                    config.num_epochs,
+                    self.state.step,
+                )
             elif self.worker == 0:
                 progress.finish(self.state)
         return self.state.step
@@ -336,8 +345,8 @@ class _BadRecords:
         """Says how many they were, in all epochs together."""
         if self.count:
             logging.warning(
-                "Left out %d bad records in all.",
-                self.count,
+                "Left out %s in all.",
+                "1 bad record" if self.count == 1 else f"{self.count} bad records",
                 extra={"fields": {"bad_records": self.count}},
             )
 
