@@ -11,7 +11,6 @@ train_dir/
 import json
 import logging
 import os
-import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from trainer.config import TrainConfig
-from trainer.errors import UserError
+from trainer.errors import UserError, reason
 from trainer.reading import Position
 
 MODEL_FLAGS_FILE = "model_flags.json"
@@ -69,9 +68,10 @@ def save(train_dir: str, variables: tf.train.Checkpoint, state: State, keep: int
         _sync(folder)
     except (OSError, tf.errors.OpError) as error:
         shutil.rmtree(partial, ignore_errors=True)
+        earlier = " Earlier checkpoints there are whole." if _whole(train_dir) else ""
         raise UserError(
             f"The checkpoint of step {state.step} cannot be written to {folder}: "
-            f"{_reason(error)}. Earlier checkpoints there are whole."
+            f"{reason(error)}.{earlier}"
         ) from error
     for old in _whole(train_dir)[:-keep]:
         shutil.rmtree(old)
@@ -96,7 +96,7 @@ def restore(train_dir: str, variables: tf.train.Checkpoint) -> State | None:
             logging.warning(
                 "Checkpoint %s cannot be read (%s); trying the one before it.",
                 folder,
-                _reason(error),
+                reason(error),
             )
     if folders:
         raise UserError(
@@ -150,7 +150,7 @@ def keep_model_flags(train_dir: str, model_flags: dict):
         temporary.write_text(json.dumps(model_flags, indent=1) + "\n")
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"--train_dir cannot be written to: {_reason(error)}.") from error
+        raise UserError(f"--train_dir cannot be written to: {reason(error)}.") from error
 
 
 def read_model_flags(train_dir: str) -> dict | None:
@@ -162,7 +162,7 @@ def read_model_flags(train_dir: str) -> dict | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read: {_reason(error)}.") from error
+        raise UserError(f"{path} cannot be read: {reason(error)}.") from error
 
 
 def _folder(train_dir: str) -> Path:
@@ -186,11 +186,3 @@ def _sync(path: Path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error's text."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]", "", str(error)).strip()  # TensorFlow's node and kernel
-    return text.splitlines()[0] if text else type(error).__name__

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from trainer import experts, loading, models, reading, vocabulary
 from trainer.config import record_format
-from trainer.errors import UserError
+from trainer.errors import UserError, reason
 from trainer.metrics import TOP_K
 
 
@@ -70,7 +70,9 @@ def write(
         partial.rename(final)
     except (OSError, tf.errors.OpError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(f"The model cannot be exported to {output_dir}: {error}.") from error
+        raise UserError(
+            f"The model cannot be exported to {output_dir}: {reason(error)}."
+        ) from error
     return manifest
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from trainer import checkpoints, experts, mirror, models, reading, storage, vocabulary
 from trainer.config import record_format
-from trainer.errors import UserError
+from trainer.errors import UserError, reason
 from trainer.records import RecordFormat
 
 # Beside the SavedModel in an exported model's folder.
@@ -91,7 +91,9 @@ def _load_exported(model_dir: str) -> TrainedModel:
         try:
             module = tf.saved_model.load(local if model_dir.startswith("gs://") else model_dir)
         except (OSError, ValueError, tf.errors.OpError) as error:
-            raise UserError(f"The exported model {model_dir} cannot be read: {error}") from error
+            raise UserError(
+                f"The exported model {model_dir} cannot be read: {reason(error)}."
+            ) from error
     # Through the module: its function alone would not keep the module's variables alive.
     predict = _of_batch(lambda inputs: module.predict(inputs))
     trust = _of_batch(lambda inputs: module.predict_and_trust(inputs))
