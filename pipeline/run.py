@@ -50,7 +50,10 @@ def main(argv: list[str]):
         try:
             run(arguments, runner)
         except KeyboardInterrupt:
-            print("\nInterrupted. The same command goes on with the training.", file=sys.stderr)
+            print(
+                "\nInterrupted. The same command runs it anew, and goes on with what was trained.",
+                file=sys.stderr,
+            )
             sys.exit(130)
 
 

@@ -126,3 +126,14 @@ def test_an_accepted_model_that_was_not_published_is_an_error(data, tmp_path, mo
     arguments = {"train_data": f"{data}/train*", "eval_data": f"{data}/eval*"}
     with pytest.raises(UserError, match="without a result"):
         run.run({**arguments, "output_dir": str(tmp_path), "run_name": "test"})
+
+
+def test_ctrl_c_ends_it_without_a_traceback(data, monkeypatch, capsys):
+    def interrupted(arguments, runner):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run", interrupted)
+    with pytest.raises(SystemExit) as raised:
+        run.main(["run", f"train_data={data}/train*", f"eval_data={data}/eval*"])
+    assert raised.value.code == 130
+    assert capsys.readouterr().err.startswith("\nInterrupted. The same command runs it anew")
