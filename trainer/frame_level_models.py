@@ -2,6 +2,7 @@
 
 Each is called with
     features: [batch, frames, width] uint8, quantised as records.py says, zeros after a video's end;
+        or a tuple of its parts, a feature's frames each;
     num_frames: [batch] int32, how many of a video's frames are real;
 and returns probabilities, [batch, num_classes] float32. DbofModel, FrameLevelLogisticModel and
 LstmModel are those of google/youtube-8m, frame_level_models.py; the others came after it.
@@ -154,8 +155,11 @@ class DbofModel(VideoModel):
         self.built = True  # as far as it can be, before its layers see their inputs
 
     def vector(self, features, num_frames, training):
-        chosen = tf.gather(features, self._chosen(num_frames, training), axis=1, batch_dims=1)
-        vectors = frames.vectors(chosen, tf.minimum(num_frames, 1) * self.iterations, training)
+        numbers = self._chosen(num_frames, training)
+        chosen = [tf.gather(part, numbers, axis=1, batch_dims=1) for part in frames.parts(features)]
+        vectors = frames.vectors(
+            tuple(chosen), tf.minimum(num_frames, 1) * self.iterations, training
+        )
         vectors = self.input_norm(vectors, training=training)
         clusters = self.activation(self.cluster(vectors, training=training))
         pooled = self.pooling(clusters, axis=1)

@@ -4,7 +4,8 @@ A batch is a dict:
 
     "id":         [batch] string
     "labels":     [batch, LABEL_SLOTS or a multiple] int32, distinct class ids, then -1
-    "features":   video level [batch, width] float32; frame level [batch, MAX_FRAMES, width] uint8
+    "features":   video level [batch, width] float32;
+                  frame level a tuple, of each feature [batch, MAX_FRAMES, size] uint8
     "num_frames": [batch] int32, frame level only
 """
 
@@ -104,9 +105,20 @@ def batches(
     )
 
 
-def model_inputs(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """What a model needs of a batch to predict."""
+def training_inputs(batch: dict) -> dict:
+    """What a model needs of a batch in training: frame-level features apart, as they were read.
+
+    To join them is a pass over memory, which not every model needs.
+    """
     return {name: batch[name] for name in ("features", "num_frames") if name in batch}
+
+
+def model_inputs(batch: dict) -> dict[str, tf.Tensor]:
+    """What a model needs of a batch to predict, its features in one tensor [..., width]."""
+    inputs = training_inputs(batch)
+    if isinstance(inputs["features"], tuple):
+        inputs["features"] = tf.concat(inputs["features"], axis=-1)
+    return inputs
 
 
 def model_input_spec(record_format: RecordFormat) -> dict[str, tf.TensorSpec]:
@@ -120,13 +132,17 @@ def model_input_spec(record_format: RecordFormat) -> dict[str, tf.TensorSpec]:
     return {"features": tf.TensorSpec([None, record_format.width], tf.float32)}
 
 
-def empty_batch(record_format: RecordFormat) -> dict[str, tf.Tensor]:
+def empty_batch(record_format: RecordFormat) -> dict:
     """A batch of no videos."""
-    inputs = {
-        name: tf.zeros([0, *spec.shape[1:]], spec.dtype)
-        for name, spec in model_input_spec(record_format).items()
+    batch = {"id": tf.zeros([0], tf.string), "labels": tf.zeros([0, LABEL_SLOTS], tf.int32)}
+    if not record_format.frame_features:
+        return batch | {"features": tf.zeros([0, record_format.width])}
+    return batch | {
+        "features": tuple(
+            tf.zeros([0, MAX_FRAMES, feature.size], tf.uint8) for feature in record_format.features
+        ),
+        "num_frames": tf.zeros([0], tf.int32),
     }
-    return {"id": tf.zeros([0], tf.string), "labels": tf.zeros([0, LABEL_SLOTS], tf.int32)} | inputs
 
 
 def _read(file):
@@ -184,17 +200,14 @@ def _parse_video_level(records, record_format):
 
 
 def _parse_frame_level(records, record_format):
-    spec = {
-        f.name: tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64)
-        for f in record_format.features
-    }
+    features = record_format.features
+    spec = {f.name: tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64) for f in features}
     context, frames, _ = tf.io.parse_sequence_example(records, _IDS_AND_LABELS, spec)
-    features = [_frame_matrix(frames[f.name], f.size) for f in record_format.features]
-    num_frames = frames[record_format.features[0].name].row_lengths()
-    for feature in record_format.features:  # a feature that is missing has no frames
+    num_frames = frames[features[0].name].row_lengths()
+    for feature in features:  # a feature that is missing has no frames
         tf.debugging.assert_positive(frames[feature.name].row_lengths())
     return _id_and_labels(context, record_format) | {
-        "features": tf.concat(features, axis=2),
+        "features": tuple(_frame_matrix(frames[f.name], f.size) for f in features),
         "num_frames": tf.cast(tf.minimum(num_frames, MAX_FRAMES), tf.int32),
     }
 

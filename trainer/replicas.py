@@ -72,7 +72,7 @@ def split(strategy: tf.distribute.Strategy, batch: dict, batch_size: int) -> dic
     def part(context):
         number = context.replica_id_in_sync_group - first
         rows = slice(number * batch_size, (number + 1) * batch_size)
-        return {name: values[rows] for name, values in batch.items()}
+        return tf.nest.map_structure(lambda values: values[rows], batch)
 
     return strategy.experimental_distribute_values_from_function(part)
 

@@ -69,7 +69,7 @@ class Trainer:
         labels = batch["labels"]
         videos, stop = replicas.total([tf.cast(tf.shape(labels)[0], tf.float32), tf.identity(stop)])
         with tf.GradientTape() as tape:
-            inputs = reading.model_inputs(batch)
+            inputs = reading.training_inputs(batch)
             predictions = models.predict(self.model, inputs, training=True)
             label_loss = tf.reduce_sum(self.loss(predictions, labels)) / tf.maximum(videos, 1)
         gradients = tape.gradient(label_loss, self.weights)

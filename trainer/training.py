@@ -313,7 +313,7 @@ class _Run:
 
     def _why_not_finite(self, batch: dict[str, tf.Tensor]) -> str:
         # The record is looked for in the files, which takes long, only if there is one.
-        if np.isfinite(batch["features"]).all():
+        if all(np.isfinite(values).all() for values in tf.nest.flatten(batch["features"])):
             others = ", if those of the other workers are too" if self.num_workers > 1 else ""
             return (
                 "Its features are finite, so --base_learning_rate "

@@ -54,7 +54,7 @@ def videos() -> dict[str, np.ndarray]:
 
 
 def predict(model, videos, training=False) -> np.ndarray:
-    inputs = {name: tf.constant(value) for name, value in videos.items()}
+    inputs = tf.nest.map_structure(tf.constant, videos)
     return models.predict(model, inputs, training).numpy()
 
 
@@ -280,6 +280,18 @@ def test_predicting_changes_nothing_and_repeats(model, videos):
     once, again = predict(model, videos), predict(model, videos)
     assert np.array_equal(once, again)
     assert all((v.numpy() == b).all() for v, b in zip(model.variables, before, strict=True))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_features_may_come_in_parts(model, videos, training):
+    parts = tuple(np.split(videos["features"], [SIZES[0]], axis=2))
+    got = []
+    before = [variable.numpy() for variable in model.variables]
+    for features in (videos["features"], parts):
+        for variable, value in zip(model.variables, before, strict=True):
+            variable.assign(value)  # what training draws and averages, too
+        got.append(predict(model, videos | {"features": features}, training))
+    np.testing.assert_allclose(got[0], got[1], rtol=1e-5)
 
 
 def test_every_weight_is_trained(model, videos):

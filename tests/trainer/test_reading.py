@@ -161,6 +161,7 @@ def test_as_many_files_are_read_at_once_as_there_are_readers(tmp_path, readers):
 
 def parse(*records: bytes, format_=VIDEO) -> dict[str, np.ndarray]:
     batch = reading.parse(tf.constant(list(records)), format_)
+    batch |= reading.model_inputs(batch)  # its features in one
     return {name: value.numpy() for name, value in batch.items()}
 
 
@@ -278,6 +279,15 @@ def test_what_a_model_is_given_fits_its_specification(format_):
     inputs, spec = reading.model_inputs(batch), reading.model_input_spec(format_)
     assert inputs.keys() == spec.keys()
     assert all(spec[name].is_compatible_with(inputs[name]) for name in spec)
+
+
+@pytest.mark.parametrize("format_", [VIDEO, FRAME], ids=["video level", "frame level"])
+def test_a_batch_of_no_videos_is_like_any_other(format_):
+    batch = reading.parse(tf.constant([frames(3) if format_ is FRAME else video()]), format_)
+    empty = reading.empty_batch(format_)
+    tf.nest.assert_same_structure(batch, empty)
+    for some, none in zip(tf.nest.flatten(batch), tf.nest.flatten(empty), strict=True):
+        assert (none.dtype, none.shape) == (some.dtype, [0, *some.shape[1:]])
 
 
 # What cannot be read is named: file, record and reason.
