@@ -7,7 +7,7 @@ from components.generate_data import generate
 
 FOLDER = Path(__file__).resolve().parents[1] / ".cache"
 
-# Enough to fill the buffer that training shuffles in more than once an epoch.
+# Enough for the buffer that training shuffles in to be filled a small part of the time.
 NUM_VIDEOS, NUM_FRAME_LEVEL_VIDEOS = 50_000, 1000  # about 235 and 180 MB, a fifth not read
 
 VIDEO_LEVEL = {"feature_names": "mean_rgb,mean_audio", "feature_sizes": "1024,128"}
@@ -15,11 +15,11 @@ FRAME_LEVEL = {"feature_names": "rgb,audio", "feature_sizes": "1024,128", "frame
 
 
 def training_shards(config) -> list[str]:
-    """The shards of a TrainConfig; frame-level ones several times, for the same reason."""
+    """The shards of a TrainConfig; frame-level ones many times, for the same reason."""
     from trainer import storage
 
     files = storage.glob(config.train_data_pattern)
-    return files * 8 if config.record_format.frame_features else files
+    return files * 32 if config.record_format.frame_features else files
 
 
 def data_flags(frame_features: bool) -> dict:

@@ -16,8 +16,8 @@ from trainer.records import QUANTISED_ZERO, QUANTUM
 
 # XLA is fast at sums over an inner axis, if what it goes through for each lies in the processor's
 # nearest cache, and if the last axis is as long as a few of the processor's vectors.
-SUMMED_FRAMES = 10
-LANES = 64
+SUMMED_FRAMES = 20
+LANES = 32
 
 
 def parts(features) -> tuple:

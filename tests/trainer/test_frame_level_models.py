@@ -2,6 +2,7 @@
 
 import re
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -30,6 +31,7 @@ NUM_FRAMES = [1, 2, 5, 11, 12]
 
 
 def create(**flags):
+    keras.utils.set_random_seed(0)
     return models.create(TrainConfig(**SMALL | flags).model_flags)
 
 
@@ -334,6 +336,7 @@ def test_a_video_without_frames_is_not_nan(model):
 @pytest.mark.parametrize("name", sorted(models.FRAME_LEVEL_MODELS))
 def test_one_feature_is_enough(name, videos):
     model = create(model=name, feature_names="audio", feature_sizes="5")
+    randomise(model)
     predictions = predict(model, videos)
     assert predictions.shape == (len(NUM_FRAMES), 4)
     assert len(np.unique(predictions, axis=0)) == len(NUM_FRAMES)
