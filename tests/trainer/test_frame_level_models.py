@@ -31,7 +31,7 @@ NUM_FRAMES = [1, 2, 5, 11, 12]
 
 
 def create(**flags):
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(1)
     return models.create(TrainConfig(**SMALL | flags).model_flags)
 
 
