@@ -48,7 +48,7 @@ def sigmoid_of_sum(values, bias):
     result = _sigmoid_of_sum(values, bias)
 
     def gradient(upstream):
-        of_values = _sigmoid_gradient(result, upstream, values)
+        of_values = _sigmoid_gradient(result, upstream, values.dtype)
         rows = tf.reshape(of_values, [-1, bias.shape[0]])
         # As a product, the sum of the rows is faster than TensorFlow's own.
         of_bias = tf.matmul(tf.ones([1, tf.shape(rows)[0]], rows.dtype), rows)[0]
@@ -63,8 +63,8 @@ def _sigmoid_of_sum(values, bias):
 
 
 @fused
-def _sigmoid_gradient(sigmoid, upstream, values):
-    return like(upstream * sigmoid * (1 - sigmoid), values)
+def _sigmoid_gradient(sigmoid, upstream, dtype):
+    return in_type(upstream * sigmoid * (1 - sigmoid), dtype)
 
 
 @tf.custom_gradient
@@ -94,12 +94,12 @@ def bfloat16_product(values, weights):
 def float32(values):
     """float32 values of float32 or bfloat16 ones."""
     result = _float32(values) if values.dtype == tf.bfloat16 else tf.identity(values)
-    return result, lambda upstream: like(upstream, values)
+    return result, lambda upstream: in_type(upstream, values.dtype)
 
 
-def like(gradient, values):
-    """A float32 gradient in the type of `values`, float32 or bfloat16."""
-    return _bfloat16(gradient) if values.dtype == tf.bfloat16 else gradient
+def in_type(gradient, dtype):
+    """A float32 gradient in the type of what it is of, float32 or bfloat16."""
+    return _bfloat16(gradient) if dtype == tf.bfloat16 else gradient
 
 
 @fused

@@ -8,7 +8,7 @@ Definitions: video_level_models.py of google/youtube-8m.
 import keras
 import tensorflow as tf
 
-from trainer.fusion import Dense, float32, fused, like
+from trainer.fusion import Dense, float32, fused, in_type
 
 # The original's 1e-8 * sum(w^2) / 2; keras leaves out the half.
 L2 = keras.regularizers.L2(0.5e-8)
@@ -101,7 +101,7 @@ def mixture(gates, says):
 
     def gradient(upstream):
         scaled = last_trust * upstream
-        of_gates = _gates_gradient(gates, ratios, says, predictions, scaled)
+        of_gates = _gates_gradient(ratios, says, predictions, scaled, gates.dtype)
         return of_gates, _says_gradient(ratios, scaled)
 
     return predictions, gradient
@@ -120,10 +120,10 @@ def _predictions(ratios, says):
 
 
 @fused
-def _gates_gradient(gates, ratios, says, predictions, scaled):
+def _gates_gradient(ratios, says, predictions, scaled, dtype):
     ratios = tf.concat([ratios, tf.ones_like(ratios[:, :1])], axis=1)
     says = tf.concat([says, tf.zeros_like(says[:, :1])], axis=1)
-    return like(scaled[:, None] * ratios * (says - predictions[:, None]), gates)
+    return in_type(scaled[:, None] * ratios * (says - predictions[:, None]), dtype)
 
 
 @fused
