@@ -1,5 +1,7 @@
 """Mathematics of large tensors, arranged for speed; benchmarks/ measures what each part brings."""
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -24,47 +26,45 @@ class Dense(keras.layers.Dense):
     def call(self, inputs, training=None):
         if not training:
             return super().call(inputs)
-        product = self.product(inputs)
-        if self.use_bias and self.activation is keras.activations.sigmoid:
-            return sigmoid_of_sum(product, self.bias.value)
-        result = float32(product)
+        result = float32(self.product(inputs))
         return self.activation(tf.nn.bias_add(result, self.bias.value) if self.use_bias else result)
 
-    def product(self, inputs):
-        """In training, inputs times kernel, in the type that they are multiplied in."""
+    def product(self, inputs, kernel=None):
+        """In training, inputs times kernel, in the type that they are multiplied in.
+
+        Args:
+            kernel: the layer's own, of `in_turn`.
+        """
+        kernel = self.kernel.value if kernel is None else kernel
         if self.compute_dtype == "bfloat16":
-            return bfloat16_product(inputs, self.kernel.value)
-        return tf.tensordot(inputs, self.kernel.value, 1)
+            return bfloat16_product(inputs, kernel)
+        return tf.tensordot(inputs, kernel, 1)
 
 
 @tf.custom_gradient
-def sigmoid_of_sum(values, bias):
-    """sigmoid(values [..., n] + bias [n]), float32, in few passes over memory.
+def in_turn(first, kernel):
+    """A product and the kernel of the next one, unchanged, for the two to be done one by one.
 
-    Args:
-        values: float32 or bfloat16; so are the gradients then.
-        bias: float32.
+    So are their kernels' gradients, in reverse order. Side by side they hinder each other.
     """
-    result = _sigmoid_of_sum(values, bias)
+    with tf.control_dependencies([first]):
+        results = tf.identity(first), tf.identity(kernel)
 
-    def gradient(upstream):
-        of_values = _sigmoid_gradient(result, upstream, values.dtype)
-        rows = tf.reshape(of_values, [-1, bias.shape[0]])
-        # As a product, the sum of the rows is faster than TensorFlow's own.
-        of_bias = tf.matmul(tf.ones([1, tf.shape(rows)[0]], rows.dtype), rows)[0]
-        return of_values, of_bias
+    def gradient(of_first, of_kernel):
+        with tf.control_dependencies([of_kernel]):
+            return tf.identity(of_first), of_kernel
 
-    return result, gradient
+    return results, gradient
 
 
-@fused
-def _sigmoid_of_sum(values, bias):
-    return tf.sigmoid(float32(values) + bias)
+def sum_of_rows(values):
+    """[..., n] float32: the sum over the first axis of float32 or bfloat16 values.
 
-
-@fused
-def _sigmoid_gradient(sigmoid, upstream, dtype):
-    return in_type(upstream * sigmoid * (1 - sigmoid), dtype)
+    A product, which is faster than TensorFlow's sum.
+    """
+    rows = tf.reshape(values, [-1, math.prod(values.shape[1:])])
+    sums = tf.matmul(tf.ones([1, tf.shape(rows)[0]], rows.dtype), rows)
+    return tf.cast(tf.reshape(sums, values.shape[1:]), tf.float32)
 
 
 @tf.custom_gradient

@@ -1,46 +1,57 @@
 """What a model is trained to make small. Definitions: losses.py of google/youtube-8m.
 
-Every loss takes
-    predictions: [batch, num_classes] float32 in [0, 1], the model's probabilities;
-    labels: [batch, n] int32, a row's distinct true classes, then -1;
-and returns [batch] float32, a video's loss summed over the classes.
+Arguments:
+    predictions: [batch, num_classes] float32 in [0, 1], the model's probabilities.
+    labels: [batch, n] int32, a row's distinct true classes, then -1.
 """
 
-import tensorflow as tf
+from collections.abc import Callable
+from typing import NamedTuple
 
-from trainer.fusion import fused
+import tensorflow as tf
 
 EPSILON = 1e-5  # the original's, inside both logarithms
 
 
-@tf.custom_gradient
-def cross_entropy(predictions, labels):
-    """-sum(y log(p + e) + (1 - y) log(1 - p + e)), e being EPSILON.
+class Loss(NamedTuple):
+    """A loss, and its gradient, which a step computes alone: for some, the loss takes longer.
 
-    Its gradient is written out because it needs no logarithm. A step that asks for the gradient
-    alone never computes the loss, which takes longer.
+    values: of predictions and labels, [batch] float32: a video's loss summed over the classes.
+    slopes: of predictions and labels, how a video's loss changes with each prediction: by the class
+        where it is no label, [batch, num_classes] or less, to broadcast; at the labels, [batch, n].
     """
 
-    def gradient(upstream):
-        return _cross_entropy_gradient(predictions, labels, upstream), None
+    values: Callable
+    slopes: Callable
 
+    def gradient(self, predictions, labels, factor):
+        """[batch, num_classes] float32: the gradient by the predictions, times `factor`.
+
+        Args:
+            factor: [batch, num_classes] float32.
+        """
+        absent, present = self.slopes(predictions, labels)
+        # A place where there is no label lies outside, and is left out.
+        classes = tf.where(labels < 0, predictions.shape[1], labels)
+        videos = tf.broadcast_to(tf.range(predictions.shape[0])[:, None], labels.shape)
+        return tf.tensor_scatter_nd_update(
+            absent * factor,
+            tf.stack([videos, classes], axis=2),
+            present * _at_labels(factor, labels),
+        )
+
+
+def cross_entropy(predictions, labels):
+    """-sum(y log(p + e) + (1 - y) log(1 - p + e)), e being EPSILON."""
     all_absent = -tf.reduce_sum(tf.math.log(1 - predictions + EPSILON), axis=1)
     p = _at_labels(predictions, labels)
     present = tf.math.log(1 - p + EPSILON) - tf.math.log(p + EPSILON)
-    return all_absent + tf.reduce_sum(_true(labels) * present, axis=1), gradient
+    return all_absent + tf.reduce_sum(_true(labels) * present, axis=1)
 
 
-@fused
-def _cross_entropy_gradient(predictions, labels, upstream):
-    """[batch, num_classes]: 1 / (1 - p + e), and at the labels -1 / (p + e); times upstream."""
-    batch, num_classes = predictions.shape
+def _cross_entropy_slopes(predictions, labels):
     p = _at_labels(predictions, labels)
-    # A place where there is no label lies outside, and is left out.
-    classes = tf.where(labels < 0, num_classes, labels)
-    videos = tf.broadcast_to(tf.range(batch)[:, None], labels.shape)
-    absent = upstream[:, None] / (1 - predictions + EPSILON)
-    present = -upstream[:, None] / (p + EPSILON)
-    return tf.tensor_scatter_nd_update(absent, tf.stack([videos, classes], axis=2), present)
+    return 1 / (1 - predictions + EPSILON), -1 / (p + EPSILON)
 
 
 def hinge(predictions, labels):
@@ -50,12 +61,25 @@ def hinge(predictions, labels):
     return all_absent - tf.reduce_sum(_true(labels) * 2 * p, axis=1)
 
 
+def _hinge_slopes(predictions, labels):
+    return 1.0, -tf.ones_like(labels, tf.float32)
+
+
 def softmax(predictions, labels):
     """-sum(y log softmax(p)) / max(sum(y), 1e-7): 0 for a video without labels."""
     log_p = _at_labels(tf.nn.log_softmax(predictions), labels)
-    true = _true(labels)
-    num_labels = tf.maximum(tf.reduce_sum(true, axis=1), 1e-7)
-    return -tf.reduce_sum(true * log_p, axis=1) / num_labels
+    return -tf.reduce_sum(_true(labels) * log_p, axis=1) / _num_labels(labels)
+
+
+def _softmax_slopes(predictions, labels):
+    num_labels = _num_labels(labels)[:, None]
+    some = tf.reduce_sum(_true(labels), axis=1, keepdims=True) / num_labels  # 0 without labels
+    absent = some * tf.nn.softmax(predictions)
+    return absent, _at_labels(absent, labels) - 1 / num_labels
+
+
+def _num_labels(labels):
+    return tf.maximum(tf.reduce_sum(_true(labels), axis=1), 1e-7)
 
 
 def _true(labels):
@@ -69,7 +93,7 @@ def _at_labels(values, labels):
 
 # Every loss that --label_loss can name; config.py lists the names.
 LOSSES = {
-    "CrossEntropyLoss": cross_entropy,
-    "HingeLoss": hinge,
-    "SoftmaxLoss": softmax,
+    "CrossEntropyLoss": Loss(cross_entropy, _cross_entropy_slopes),
+    "HingeLoss": Loss(hinge, _hinge_slopes),
+    "SoftmaxLoss": Loss(softmax, _softmax_slopes),
 }

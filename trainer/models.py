@@ -127,9 +127,9 @@ def _one_video(model_flags):
     }
 
 
-def predict(model: keras.Model, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+def predict(model: keras.Model, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
     """Probabilities [batch, num_classes], from reading.model_inputs of a batch."""
-    return model(*inputs.values(), training=training)
+    return model(*inputs.values())
 
 
 def variables(model: keras.Model) -> list[tf.Variable]:

@@ -69,10 +69,10 @@ class Trainer:
         labels = batch["labels"]
         videos, stop = replicas.total([tf.cast(tf.shape(labels)[0], tf.float32), tf.identity(stop)])
         with tf.GradientTape() as tape:
-            inputs = reading.training_inputs(batch)
-            predictions = models.predict(self.model, inputs, training=True)
-            label_loss = tf.reduce_sum(self.loss(predictions, labels)) / tf.maximum(videos, 1)
-        gradients = tape.gradient(label_loss, self.weights)
+            scores = self.model.scores(**reading.training_inputs(batch))
+        weight = 1 / tf.maximum(videos, 1)
+        predictions, of_scores = self.model.classifier.learn(scores, labels, self.loss, weight)
+        gradients = tape.gradient(scores, self.weights, of_scores)
         if self.strategy.num_replicas_in_sync > 1:
             gradients = replicas.total([tf.cast(gradient, tf.float32) for gradient in gradients])
         gradients = optimizers.with_decay(gradients, self.weights, self.decays)
@@ -99,7 +99,7 @@ class Trainer:
 
         Apart from the step, which needs their gradients only.
         """
-        label_loss = tf.reduce_mean(self.loss(predictions, labels))
+        label_loss = tf.reduce_mean(self.loss.values(predictions, labels))
         squares = [
             decay * tf.nn.l2_loss(weight)
             for weight, decay in zip(self.weights, self.decays, strict=True)

@@ -3,12 +3,16 @@
 A video-level model is called with features [batch, width] float32. A classifier is called with any
 vector, [batch, size] float32. Both return probabilities, [batch, num_classes] float32.
 Definitions: video_level_models.py of google/youtube-8m.
+
+In training a classifier is not called: the step differentiates its `scores`, the matrix products,
+alone; what comes after them is `learn`, with the loss' gradient in it, in few passes over memory.
 """
 
 import keras
 import tensorflow as tf
 
-from trainer.fusion import Dense, float32, fused, in_type
+from trainer.fusion import Dense, float32, fused, in_turn, in_type, sum_of_rows
+from trainer.losses import Loss
 
 # The original's 1e-8 * sum(w^2) / 2; keras leaves out the half.
 L2 = keras.regularizers.L2(0.5e-8)
@@ -31,8 +35,30 @@ class Logistic(keras.layers.Layer):
             num_classes, activation="sigmoid", kernel_regularizer=L2, name="classes"
         )
 
-    def call(self, vector, training=False):
+    def call(self, vector):
         return self.classes(vector)
+
+    def scores(self, vector) -> list[tf.Tensor]:
+        """The product [batch, num_classes], float32 or bfloat16; the bias [num_classes]."""
+        return [self.classes.product(vector), tf.identity(self.classes.bias.value)]
+
+    def learn(self, scores, labels, loss: Loss, weight) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Probabilities, and the gradients of the videos' losses, times `weight`, by `scores`."""
+        product, bias = scores
+        predictions = _sigmoid_of_sum(product, bias)
+        of_product = _logistic_gradient(predictions, labels, loss, weight, product.dtype)
+        return predictions, [of_product, sum_of_rows(of_product)]
+
+
+@fused
+def _sigmoid_of_sum(values, bias):
+    return tf.sigmoid(float32(values) + bias)
+
+
+@fused
+def _logistic_gradient(predictions, labels, loss, weight, dtype):
+    factor = weight * predictions * (1 - predictions)
+    return in_type(loss.gradient(predictions, labels, factor), dtype)
 
 
 class Moe(keras.layers.Layer):
@@ -59,11 +85,7 @@ class Moe(keras.layers.Layer):
             num_classes * num_mixtures, activation="sigmoid", kernel_regularizer=L2, name="experts"
         )
 
-    def call(self, vector, training=False):
-        if training:
-            gates = _by_expert(self.gates.product(vector), self.num_mixtures + 1)
-            says = _by_expert(self.experts(vector, training=True), self.num_mixtures)
-            return mixture(gates, says)
+    def call(self, vector):
         gates, says = self.opinions(vector)
         return tf.reduce_sum(tf.nn.softmax(gates, axis=1)[:, :-1] * says, axis=1)
 
@@ -78,6 +100,29 @@ class Moe(keras.layers.Layer):
         gates = _by_expert(self.gates(vector), self.num_mixtures + 1)
         return gates, _by_expert(self.experts(vector), self.num_mixtures)
 
+    def scores(self, vector) -> list[tf.Tensor]:
+        """The gates' product [batch, num_mixtures + 1, num_classes], float32 or bfloat16; the
+        experts' one [batch, num_mixtures, num_classes]; their bias [num_mixtures, num_classes]."""
+        gates = self.gates.product(vector)
+        gates, kernel = in_turn(gates, self.experts.kernel.value)
+        experts = self.experts.product(vector, kernel)
+        shape = (self.num_mixtures, self.num_classes)
+        return [
+            _by_expert(gates, self.num_mixtures + 1),
+            _by_expert(experts, self.num_mixtures),
+            tf.reshape(self.experts.bias.value, shape),
+        ]
+
+    def learn(self, scores, labels, loss: Loss, weight) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Probabilities, and the gradients of the videos' losses, times `weight`, by `scores`."""
+        gates, experts, bias = scores
+        ratios, says = _ratios(gates), _sigmoid_of_sum(experts, bias)
+        predictions, last_trust = _predictions(ratios, says)
+        scaled = _scaled_gradient(predictions, last_trust, labels, loss, weight)
+        of_gates = _gates_gradient(ratios, says, predictions, scaled, gates.dtype)
+        of_experts = _experts_gradient(ratios, says, scaled, experts.dtype)
+        return predictions, [of_gates, of_experts, sum_of_rows(of_experts)]
+
 
 def _by_expert(scores, num_experts):
     """[batch, num_experts, num_classes].
@@ -87,28 +132,9 @@ def _by_expert(scores, num_experts):
     return tf.reshape(scores, [-1, num_experts, scores.shape[1] // num_experts])
 
 
-@tf.custom_gradient
-def mixture(gates, says):
-    """Probabilities [batch, num_classes], and their gradient, in few passes over memory.
-
-    Args:
-        gates: [batch, num_mixtures + 1, num_classes], the gates' scores, float32 or bfloat16.
-        says: [batch, num_mixtures, num_classes], the experts' probabilities, float32.
-    """
-    # The softmax relative to the last expert, who always says no: of e^(a - a_last).
-    ratios = _ratios(gates)
-    predictions, last_trust = _predictions(ratios, says)
-
-    def gradient(upstream):
-        scaled = last_trust * upstream
-        of_gates = _gates_gradient(ratios, says, predictions, scaled, gates.dtype)
-        return of_gates, _says_gradient(ratios, scaled)
-
-    return predictions, gradient
-
-
 @fused
 def _ratios(gates):
+    """The softmax relative to the last expert, who always says no: of e^(a - a_last)."""
     gates = float32(gates)
     return tf.exp(tf.minimum(gates[:, :-1] - gates[:, -1:], 80.0))  # e^80 is finite, in a sum too
 
@@ -120,6 +146,11 @@ def _predictions(ratios, says):
 
 
 @fused
+def _scaled_gradient(predictions, last_trust, labels, loss, weight):
+    return loss.gradient(predictions, labels, weight * last_trust)
+
+
+@fused
 def _gates_gradient(ratios, says, predictions, scaled, dtype):
     ratios = tf.concat([ratios, tf.ones_like(ratios[:, :1])], axis=1)
     says = tf.concat([says, tf.zeros_like(says[:, :1])], axis=1)
@@ -127,8 +158,8 @@ def _gates_gradient(ratios, says, predictions, scaled, dtype):
 
 
 @fused
-def _says_gradient(ratios, scaled):
-    return scaled[:, None] * ratios
+def _experts_gradient(ratios, says, scaled, dtype):
+    return in_type(scaled[:, None] * ratios * says * (1 - says), dtype)
 
 
 class VideoModel(keras.Model):
@@ -138,9 +169,12 @@ class VideoModel(keras.Model):
         super().__init__(autocast=False)
         self.classifier = classifier
 
-    def call(self, features, num_frames=None, training=False):
-        vector = self.vector(features, num_frames, training)
-        return self.classifier(vector, training=training)
+    def call(self, features, num_frames=None):
+        return self.classifier(self.vector(features, num_frames, training=False))
+
+    def scores(self, features, num_frames=None) -> list[tf.Tensor]:
+        """In training, what `classifier.learn` learns from."""
+        return self.classifier.scores(self.vector(features, num_frames, training=True))
 
 
 class VideoLevelModel(VideoModel):

@@ -10,6 +10,7 @@ import tensorflow as tf
 from trainer import models
 from trainer.config import TrainConfig
 from trainer.frame_level_models import BatchNorm
+from trainer.losses import LOSSES
 
 SIZES = (3, 2)
 SMALL = {
@@ -55,9 +56,14 @@ def videos() -> dict[str, np.ndarray]:
     return {"features": features, "num_frames": np.array(NUM_FRAMES, np.int32)}
 
 
-def predict(model, videos, training=False) -> np.ndarray:
+def predict(model, videos) -> np.ndarray:
+    return models.predict(model, tf.nest.map_structure(tf.constant, videos)).numpy()
+
+
+def vector(model, videos, training=True) -> np.ndarray:
+    """What a model makes of each video and then classifies, in training."""
     inputs = tf.nest.map_structure(tf.constant, videos)
-    return models.predict(model, inputs, training).numpy()
+    return model.vector(**inputs, training=training).numpy()
 
 
 # The definitions, in float64, of one video: frames [num_frames, 5].
@@ -292,7 +298,7 @@ def test_features_may_come_in_parts(model, videos, training):
     for features in (videos["features"], parts):
         for variable, value in zip(model.variables, before, strict=True):
             variable.assign(value)  # what training draws and averages, too
-        got.append(predict(model, videos | {"features": features}, training))
+        got.append(vector(model, videos | {"features": features}, training))
     np.testing.assert_allclose(got[0], got[1], rtol=1e-5)
 
 
@@ -300,10 +306,11 @@ def test_every_weight_is_trained(model, videos):
     inputs = {name: tf.constant(value) for name, value in videos.items()}
     weights = [variable.value for variable in model.trainable_variables]
     with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(models.predict(model, inputs, training=True) ** 2)
-    for variable, gradient in zip(
-        model.trainable_variables, tape.gradient(loss, weights), strict=True
-    ):
+        scores = model.scores(**inputs)
+    labels, loss = tf.constant([[0]] * len(NUM_FRAMES)), LOSSES["CrossEntropyLoss"]
+    _, of_scores = model.classifier.learn(scores, labels, loss, 1.0)
+    gradients = tape.gradient(scores, weights, of_scores)
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
         assert np.isfinite(gradient).all(), variable.path
         assert np.any(gradient), variable.path
 
@@ -348,7 +355,7 @@ def test_frames_are_drawn_at_random_in_training(videos, sample_random_frames):
         model="DbofModel", sample_random_frames=sample_random_frames, dbof_add_batch_norm=False
     )
     randomise(model)
-    draws = [predict(model, videos, training=True) for _ in range(8)]
+    draws = [vector(model, videos) for _ in range(8)]
     assert len({draw[NUM_FRAMES.index(12)].tobytes() for draw in draws}) > 2
     assert len({draw[NUM_FRAMES.index(1)].tobytes() for draw in draws}) == 1  # it has one frame
 
@@ -365,9 +372,7 @@ def test_dropout_is_for_training_alone(videos):
     for variable, same in zip(without.variables, model.variables, strict=True):
         variable.assign(same)
     assert np.array_equal(predict(model, videos), predict(without, videos))
-    assert not np.allclose(
-        predict(model, videos, training=True), predict(without, videos, training=True)
-    )
+    assert not np.allclose(vector(model, videos), vector(without, videos))
 
 
 def test_lstm_starts_with_a_forget_bias_of_1():

@@ -1,5 +1,7 @@
 """The arrangements for speed: they change no number but by rounding."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -78,22 +80,46 @@ def test_fused_functions_are_the_plain_ones():
     np.testing.assert_allclose(fusion.fused(plain)(a, b), plain(a, b), rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(tf.float32, 1e-6), (tf.bfloat16, 0.01)])
-def test_a_sigmoid_of_a_sum_and_its_gradients(dtype, tolerance):
-    values = tf.cast(tf.random.stateless_normal([3, 4, 5], [0, 0]), dtype)
-    bias = tf.random.stateless_normal([5], [0, 1])
-    upstream = tf.random.stateless_normal([3, 4, 5], [0, 2])
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
+def test_a_sum_of_rows(dtype):
+    rng = np.random.default_rng(0)
+    values = rng.integers(-3, 4, [4, 2, 5])  # exact in bfloat16, as their sums are
+    got = fusion.sum_of_rows(tf.constant(values, dtype))
+    assert got.dtype == tf.float32
+    assert np.array_equal(got, values.sum(axis=0))
 
-    def result_and_gradients(function):
+
+def needed_by(operation) -> set:
+    """What must be done before an operation."""
+    waiting, seen = [operation], set()
+    while waiting:
+        operation = waiting.pop()
+        before = [tensor.op for tensor in operation.inputs] + operation.control_inputs
+        waiting += [one for one in before if one not in seen]
+        seen.update(before)
+    return seen
+
+
+def test_products_in_turn_are_the_products_and_so_are_their_gradients():
+    values, one, other = tf.unstack(tf.random.stateless_normal([3, 4, 4], [0, 0]))
+    one, other = tf.Variable(one), tf.Variable(other)
+
+    def result_and_gradients(in_turn):
         with tf.GradientTape() as tape:
-            tape.watch([values, bias])
-            result = function(values, bias)
-        return result, *tape.gradient(result, [values, bias], upstream)
+            first, kernel = in_turn(values @ one, other)
+            result = tf.exp(first) + tf.sin(values @ kernel)
+        return result, *tape.gradient(result, [one, other])
 
-    got = result_and_gradients(fusion.sigmoid_of_sum)
-    expected = result_and_gradients(lambda v, b: tf.sigmoid(tf.cast(v, tf.float32) + b))
-    assert [value.dtype for value in got] == [tf.float32, dtype, dtype]
+    in_turn = tf.function(lambda: result_and_gradients(fusion.in_turn))
+    products = [
+        operation
+        for operation in in_turn.get_concrete_function().graph.get_operations()
+        if operation.type == "MatMul"
+    ]
+    assert len(products) == 4
+    for before, after in itertools.pairwise(products):
+        assert before in needed_by(after)
+    got = in_turn()
+    expected = result_and_gradients(lambda first, kernel: (first, kernel.value()))
     for value, expected_value in zip(got, expected, strict=True):
-        np.testing.assert_allclose(
-            tf.cast(value, tf.float32), tf.cast(expected_value, tf.float32), atol=tolerance
-        )
+        np.testing.assert_allclose(value, expected_value, rtol=1e-6)

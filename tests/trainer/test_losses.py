@@ -8,12 +8,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from trainer import config, losses
+from trainer.fusion import fused
 
 
 def loss(name, predictions, labels):
     """[batch] losses, float64."""
     predictions, labels = tf.constant(predictions, tf.float32), tf.constant(labels, tf.int32)
-    return losses.LOSSES[name](predictions, labels).numpy().astype(np.float64)
+    return losses.LOSSES[name].values(predictions, labels).numpy().astype(np.float64)
+
+
+@fused  # as in the step: elsewhere a place outside would be an error
+def gradient_of(name, predictions, labels, factor):
+    return losses.LOSSES[name].gradient(predictions, labels, factor)
 
 
 @pytest.mark.parametrize(
@@ -108,24 +114,23 @@ def padded(dense):
 def test_equals_the_dense_definition_and_so_does_its_gradient(name, batch):
     p, y = batch
     p32, p64 = tf.constant(p), tf.constant(p, tf.float64)
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch([p32, p64])
-        got = losses.LOSSES[name](p32, padded(y))
+    factor = np.linspace(0.5, 2, p.size, dtype=np.float32).reshape(p.shape)
+    with tf.GradientTape() as tape:
+        tape.watch(p64)
         expected = DENSE[name](p64, tf.constant(y, tf.float64))
+    got = losses.LOSSES[name].values(p32, padded(y))
     assert got.shape == (len(p),)
     np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-5)
-    np.testing.assert_allclose(
-        tape.gradient(got, p32), tape.gradient(expected, p64), rtol=2e-3, atol=2e-4
-    )
+    gradient = gradient_of(name, p32, padded(y), tf.constant(factor))
+    expected = tape.gradient(expected, p64) * factor
+    np.testing.assert_allclose(gradient, expected, rtol=2e-3, atol=4e-4)
 
 
 @pytest.mark.parametrize("name", sorted(DENSE))
 def test_gradients_stay_finite_for_predictions_of_exactly_0_and_1(name):
     predictions = tf.constant([[0.0, 1.0, 0.0, 1.0]])
-    with tf.GradientTape() as tape:
-        tape.watch(predictions)
-        got = losses.LOSSES[name](predictions, tf.constant([[1, 0]]))
-    assert np.isfinite(tape.gradient(got, predictions)).all()
+    gradient = gradient_of(name, predictions, tf.constant([[1, 0]]), tf.ones([1, 4]))
+    assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("name", sorted(DENSE))
@@ -134,8 +139,14 @@ def test_gradients_stay_finite_for_predictions_of_exactly_0_and_1(name):
 )
 def test_a_batch_without_any_label(name, labels):
     predictions = np.float32([[0.25, 0.5, 0.75], [0.5, 0.5, 0.5]])
-    expected = DENSE[name](tf.constant(predictions, tf.float64), tf.zeros([2, 3], tf.float64))
+    p = tf.constant(predictions, tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(p)
+        expected = DENSE[name](p, tf.zeros([2, 3], tf.float64))
     assert loss(name, predictions, labels) == pytest.approx(expected.numpy(), rel=1e-5)
+    labels = tf.constant(labels, tf.int32)
+    gradient = gradient_of(name, tf.constant(predictions), labels, tf.ones([2, 3]))
+    np.testing.assert_allclose(gradient, tape.gradient(expected, p), rtol=1e-4)
 
 
 def test_every_loss_that_the_flags_allow_is_there():

@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from trainer import models
 from trainer.config import TrainConfig
-from trainer.video_level_models import mixture
+from trainer.losses import LOSSES
+from trainer.video_level_models import Logistic, Moe
 
 
 def flags(**changes) -> dict:
@@ -170,47 +171,78 @@ def test_predictions_are_probabilities_of_any_batch(name):
     assert predict(model, features[:0]).shape == (0, 3)
 
 
-def moe_of(gates, says):
-    """The mixture's plain formula: gates [batch, M + 1, C], says [batch, M, C]."""
-    return tf.reduce_sum(tf.nn.softmax(gates, axis=1)[:, :-1] * says, axis=1)
+def logistic_of(product, bias):
+    """The plain formula of what Logistic.scores says, in float64."""
+    return tf.sigmoid(product + bias)
 
 
-@pytest.mark.parametrize("num_mixtures", [1, 2, 5])
-@pytest.mark.parametrize("scale", [1.0, 30.0])
-def test_the_mixture_and_its_gradient_in_training_are_the_plain_formulas(num_mixtures, scale):
-    rng = np.random.default_rng(num_mixtures)
-    gates = tf.constant(scale * rng.normal(size=[4, num_mixtures + 1, 3]), tf.float32)
-    says = tf.constant(rng.uniform(size=[4, num_mixtures, 3]), tf.float32)
-    upstream = tf.constant(rng.normal(size=[4, 3]), tf.float32)
-
-    def result_and_gradients(formula):
-        with tf.GradientTape() as tape:
-            tape.watch([gates, says])
-            result = formula(gates, says)
-        return result, *tape.gradient(result, [gates, says], upstream)
-
-    got, expected = result_and_gradients(mixture), result_and_gradients(moe_of)
-    for value, expected_value in zip(got, expected, strict=True):
-        np.testing.assert_allclose(value, expected_value, rtol=1e-4, atol=1e-6)
+def moe_of(gates, experts, bias):
+    """The plain formula of what Moe.scores says, in float64."""
+    return tf.reduce_sum(tf.nn.softmax(gates, axis=1)[:, :-1] * tf.sigmoid(experts + bias), axis=1)
 
 
-@pytest.mark.parametrize("gate", [-1000.0, -100.0, 100.0, 1000.0])
-def test_the_mixture_stays_finite_whatever_the_gates_say(gate):
-    gates = tf.constant([[[gate], [0.0], [0.0]]])
-    says = tf.constant([[[0.75], [0.25]]])
+LABELS = tf.constant([[2, 0], [1, -1], [-1, -1], [2, 1]])
+# The classifier, its plain formula, and the shapes of its scores, for the 4 videos of LABELS.
+CLASSIFIERS = {
+    "logistic": (Logistic(3), logistic_of, [[4, 3], [3]]),
+    "1 expert": (Moe(3, 1), moe_of, [[4, 2, 3], [4, 1, 3], [1, 3]]),
+    "2 experts": (Moe(3, 2), moe_of, [[4, 3, 3], [4, 2, 3], [2, 3]]),
+    "5 experts": (Moe(3, 5), moe_of, [[4, 6, 3], [4, 5, 3], [5, 3]]),
+}
+
+
+def assert_learns_as_the_plain_formula(name, loss, scores, tolerance):
+    classifier, formula, _ = CLASSIFIERS[name]
+    exact = [tf.cast(score, tf.float64) for score in scores]
     with tf.GradientTape() as tape:
-        tape.watch([gates, says])
-        result = mixture(gates, says)
-    assert result.numpy() == pytest.approx(moe_of(gates, says).numpy(), rel=1e-5)
-    assert all(np.isfinite(gradient).all() for gradient in tape.gradient(result, [gates, says]))
+        tape.watch(exact)
+        expected = formula(*exact)
+        total = 0.25 * tf.reduce_sum(LOSSES[loss].values(tf.cast(expected, tf.float32), LABELS))
+    predictions, gradients = classifier.learn(scores, LABELS, LOSSES[loss], 0.25)
+    np.testing.assert_allclose(predictions, expected, rtol=1e-5)
+    of_products = [gradient.dtype for gradient in gradients[:-1]]
+    assert of_products == [score.dtype for score in scores[:-1]]
+    for got, expected in zip(gradients, tape.gradient(total, exact), strict=True):
+        assert np.isfinite(tf.cast(got, tf.float32)).all()
+        np.testing.assert_allclose(tf.cast(got, tf.float64), expected, tolerance, tolerance / 10)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_what_a_classifier_learns_is_the_gradient_of_the_plain_formula(name, loss):
+    shapes = CLASSIFIERS[name][2]
+    scores = [tf.random.stateless_normal(shape, [0, n]) for n, shape in enumerate(shapes)]
+    assert_learns_as_the_plain_formula(name, loss, scores, 1e-4)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_classifier_learns_in_the_type_of_its_products(name):
+    *products, bias = CLASSIFIERS[name][2]
+    scores = [
+        tf.cast(tf.random.stateless_normal(shape, [0, n]), tf.bfloat16)
+        for n, shape in enumerate(products)
+    ]
+    scores.append(tf.random.stateless_normal(bias, [0, 9]))
+    assert_learns_as_the_plain_formula(name, "CrossEntropyLoss", scores, 0.02)
+
+
+@pytest.mark.parametrize("gate", [-1000.0, -100.0, -30.0, 30.0, 100.0, 1000.0])
+def test_the_mixture_stays_finite_whatever_the_gates_say(gate):
+    gates = tf.constant(gate, shape=[4, 1, 3])
+    gates = tf.concat([gates, tf.zeros([4, 2, 3])], axis=1)
+    experts = tf.random.stateless_normal([4, 2, 3], [0, 0])
+    scores = [gates, experts, tf.zeros([2, 3])]
+    assert_learns_as_the_plain_formula("2 experts", "CrossEntropyLoss", scores, 1e-3)
 
 
 @pytest.mark.parametrize("name", ["LogisticModel", "MoeModel"])
 def test_a_model_says_the_same_in_training(name):
     model = models.create(flags(model=name))
-    inputs = {"features": tf.random.stateless_normal([5, 2], [0, 0])}
-    in_training = models.predict(model, inputs, training=True)
-    np.testing.assert_allclose(in_training, models.predict(model, inputs), rtol=1e-5)
+    features = tf.random.stateless_normal([4, 2], [0, 0])
+    in_training, _ = model.classifier.learn(
+        model.scores(features), LABELS, LOSSES["CrossEntropyLoss"], 1.0
+    )
+    np.testing.assert_allclose(in_training, predict(model, features), rtol=1e-5)
 
 
 def test_a_class_trusts_its_experts_to_1_in_all():
