@@ -45,20 +45,15 @@ class Logistic(keras.layers.Layer):
     def learn(self, scores, labels, loss: Loss, weight) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Probabilities, and the gradients of the videos' losses, times `weight`, by `scores`."""
         product, bias = scores
-        predictions = _sigmoid_of_sum(product, bias)
-        of_product = _logistic_gradient(predictions, labels, loss, weight, product.dtype)
+        predictions, of_product = _learn_logistic(product, bias, labels, loss, weight)
         return predictions, [of_product, sum_of_rows(of_product)]
 
 
 @fused
-def _sigmoid_of_sum(values, bias):
-    return tf.sigmoid(float32(values) + bias)
-
-
-@fused
-def _logistic_gradient(predictions, labels, loss, weight, dtype):
+def _learn_logistic(product, bias, labels, loss, weight):
+    predictions = tf.sigmoid(float32(product) + bias)
     factor = weight * predictions * (1 - predictions)
-    return in_type(loss.gradient(predictions, labels, factor), dtype)
+    return predictions, in_type(loss.gradient(predictions, labels, factor), product.dtype)
 
 
 class Moe(keras.layers.Layer):
@@ -101,8 +96,12 @@ class Moe(keras.layers.Layer):
         return gates, _by_expert(self.experts(vector), self.num_mixtures)
 
     def scores(self, vector) -> list[tf.Tensor]:
-        """The gates' product [batch, num_mixtures + 1, num_classes], float32 or bfloat16; the
-        experts' one [batch, num_mixtures, num_classes]; their bias [num_mixtures, num_classes]."""
+        """The gates' product, the experts' product, and the experts' bias.
+
+        Returns:
+            [batch, num_mixtures + 1, num_classes] and [batch, num_mixtures, num_classes], float32
+            or bfloat16; [num_mixtures, num_classes] float32.
+        """
         gates = self.gates.product(vector)
         gates, kernel = in_turn(gates, self.experts.kernel.value)
         experts = self.experts.product(vector, kernel)
@@ -116,7 +115,7 @@ class Moe(keras.layers.Layer):
     def learn(self, scores, labels, loss: Loss, weight) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """Probabilities, and the gradients of the videos' losses, times `weight`, by `scores`."""
         gates, experts, bias = scores
-        ratios, says = _ratios(gates), _sigmoid_of_sum(experts, bias)
+        ratios, says = _ratios(gates), _says(experts, bias)
         predictions, last_trust = _predictions(ratios, says)
         scaled = _scaled_gradient(predictions, last_trust, labels, loss, weight)
         of_gates = _gates_gradient(ratios, says, predictions, scaled, gates.dtype)
@@ -137,6 +136,11 @@ def _ratios(gates):
     """The softmax relative to the last expert, who always says no: of e^(a - a_last)."""
     gates = float32(gates)
     return tf.exp(tf.minimum(gates[:, :-1] - gates[:, -1:], 80.0))  # e^80 is finite, in a sum too
+
+
+@fused
+def _says(experts, bias):
+    return tf.sigmoid(float32(experts) + bias)
 
 
 @fused
