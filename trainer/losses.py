@@ -27,11 +27,13 @@ class Loss(NamedTuple):
     def gradient(self, predictions, labels, factor):
         """[batch, num_classes] float32: the gradient by the predictions, times `factor`.
 
+        To be called in what is `fusion.fused`.
+
         Args:
             factor: [batch, num_classes] float32.
         """
         absent, present = self.slopes(predictions, labels)
-        # A place where there is no label lies outside, and is left out.
+        # A place where there is no label lies outside: XLA leaves it out, plain TensorFlow fails.
         classes = tf.where(labels < 0, predictions.shape[1], labels)
         videos = tf.broadcast_to(tf.range(predictions.shape[0])[:, None], labels.shape)
         return tf.tensor_scatter_nd_update(

@@ -5,7 +5,11 @@ vector, [batch, size] float32. Both return probabilities, [batch, num_classes] f
 Definitions: video_level_models.py of google/youtube-8m.
 
 In training a classifier is not called: the step differentiates its `scores`, the matrix products,
-alone; what comes after them is `learn`, with the loss' gradient in it, in few passes over memory.
+alone; what comes after them is `learn`, with the loss' gradient in it, in few passes over memory:
+
+    learn(scores, labels, loss, weight) -> probabilities, gradients of weight * sum(loss) by scores
+
+with labels and loss as in losses.py, and a scalar weight.
 """
 
 import keras
@@ -43,7 +47,6 @@ class Logistic(keras.layers.Layer):
         return [self.classes.product(vector), tf.identity(self.classes.bias.value)]
 
     def learn(self, scores, labels, loss: Loss, weight) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Probabilities, and the gradients of the videos' losses, times `weight`, by `scores`."""
         product, bias = scores
         predictions, of_product = _learn_logistic(product, bias, labels, loss, weight)
         return predictions, [of_product, sum_of_rows(of_product)]
@@ -113,7 +116,6 @@ class Moe(keras.layers.Layer):
         ]
 
     def learn(self, scores, labels, loss: Loss, weight) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Probabilities, and the gradients of the videos' losses, times `weight`, by `scores`."""
         gates, experts, bias = scores
         ratios, says = _ratios(gates), _says(experts, bias)
         predictions, last_trust = _predictions(ratios, says)
