@@ -86,7 +86,17 @@ def frames(feature_list: bytes) -> np.ndarray | list:
         rows = np.frombuffer(feature_list, np.uint8).reshape(-1, size)
         if (rows[:, : len(header)] == rows[0, : len(header)]).all():  # all have the same layout
             return rows[:, len(header) :]
-    return [_values(feature) for feature in _MESSAGES.FeatureList.FromString(feature_list).feature]
+    found = [_values(feature) for feature in _MESSAGES.FeatureList.FromString(feature_list).feature]
+    rows = _rows(found)
+    return found if rows is None else rows
+
+
+def _rows(frames: list) -> np.ndarray | None:
+    """The same frames in one array; None where they are not byte strings of the same length."""
+    strings = [frame[0] for frame in frames if isinstance(frame, list) and len(frame) == 1]
+    if len(strings) < len(frames) or len({len(string) for string in strings}) != 1:
+        return None
+    return np.frombuffer(b"".join(strings), np.uint8).reshape(len(strings), len(strings[0]))
 
 
 def encode(

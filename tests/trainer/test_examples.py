@@ -142,6 +142,15 @@ def test_damaged_bytes_never_crash(junk, at, record_format):
     inspect(record[:at] + junk + record[at + len(junk) :], record_format)
 
 
+def test_frames_in_another_layout_are_the_same_frames():
+    one = b"\x0a\x07\x0a\x05\x0a\x03"  # a feature of 7 bytes, a list of 5, a string of 3
+    unknown = b"\x10\x01"  # a field that nobody declared
+    got = wire.frames(one + b"abc" + one + b"def" + unknown)
+    assert got.tolist() == [[97, 98, 99], [100, 101, 102]]
+    assert wire.frames(b"\x0a\x04\x0a\x02\x0a\x00" + unknown).shape == (1, 0)
+    assert wire.frames(unknown) == []
+
+
 def test_frames_of_different_lengths_are_left_as_they_are():
     got = parse(frames(audio=AUDIO[:1]), FRAME)
     assert len(got.features["rgb"]) == 2
