@@ -2,7 +2,7 @@
 
 Arguments:
     predictions: [batch, num_classes] float32 in [0, 1], the model's probabilities.
-    labels: [batch, n] int32, a row's distinct true classes, then -1.
+    present: [batch, num_classes] bool, whether a class is a label of the video, of `dense`.
 """
 
 from collections.abc import Callable
@@ -16,81 +16,65 @@ EPSILON = 1e-5  # the original's, inside both logarithms
 class Loss(NamedTuple):
     """A loss, and its gradient, which a step computes alone: for some, the loss takes longer.
 
-    values: of predictions and labels, [batch] float32: a video's loss summed over the classes.
-    slopes: of predictions and labels, how a video's loss changes with each prediction: by the class
-        where it is no label, [batch, num_classes] or less, to broadcast; at the labels, [batch, n].
+    values: of predictions and present, [batch] float32: a video's loss summed over the classes.
+    slopes: of predictions and present, how a video's loss changes with each prediction:
+        [batch, num_classes] float32.
     """
 
     values: Callable
     slopes: Callable
 
-    def gradient(self, predictions, labels, factor):
-        """[batch, num_classes] float32: the gradient by the predictions, times `factor`.
 
-        To be called in what is `fusion.fused`.
+def dense(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
+    """[batch, num_classes] bool: whether a class is a label of the video.
 
-        Args:
-            factor: [batch, num_classes] float32.
-        """
-        absent, present = self.slopes(predictions, labels)
-        # A place where there is no label lies outside: XLA leaves it out, plain TensorFlow fails.
-        classes = tf.where(labels < 0, predictions.shape[1], labels)
-        videos = tf.broadcast_to(tf.range(predictions.shape[0])[:, None], labels.shape)
-        return tf.tensor_scatter_nd_update(
-            absent * factor,
-            tf.stack([videos, classes], axis=2),
-            present * _at_labels(factor, labels),
-        )
+    Args:
+        labels: [batch, n] int32, a row's classes, then -1.
+    """
+    videos = tf.broadcast_to(tf.range(tf.shape(labels)[0])[:, None], tf.shape(labels))
+    # A column more, for where there is no label.
+    classes = tf.where(labels < 0, num_classes, labels)
+    present = tf.tensor_scatter_nd_update(
+        tf.zeros([tf.shape(labels)[0], num_classes + 1], tf.bool),
+        tf.stack([videos, classes], axis=2),
+        tf.ones_like(labels, tf.bool),
+    )
+    return present[:, :num_classes]
 
 
-def cross_entropy(predictions, labels):
+def cross_entropy(predictions, present):
     """-sum(y log(p + e) + (1 - y) log(1 - p + e)), e being EPSILON."""
-    all_absent = -tf.reduce_sum(tf.math.log(1 - predictions + EPSILON), axis=1)
-    p = _at_labels(predictions, labels)
-    present = tf.math.log(1 - p + EPSILON) - tf.math.log(p + EPSILON)
-    return all_absent + tf.reduce_sum(_true(labels) * present, axis=1)
+    of_truth = tf.where(present, predictions, 1 - predictions)
+    return -tf.reduce_sum(tf.math.log(of_truth + EPSILON), axis=1)
 
 
-def _cross_entropy_slopes(predictions, labels):
-    p = _at_labels(predictions, labels)
-    return 1 / (1 - predictions + EPSILON), -1 / (p + EPSILON)
+def _cross_entropy_slopes(predictions, present):
+    return 1 / tf.where(present, -(predictions + EPSILON), 1 - predictions + EPSILON)
 
 
-def hinge(predictions, labels):
+def hinge(predictions, present):
     """sum(max(0, 1 - (2y - 1) p)): a margin of 1 on the probabilities themselves."""
-    p = _at_labels(predictions, labels)
-    all_absent = tf.reduce_sum(1 + predictions, axis=1)
-    return all_absent - tf.reduce_sum(_true(labels) * 2 * p, axis=1)
+    return tf.reduce_sum(1 + _hinge_slopes(predictions, present) * predictions, axis=1)
 
 
-def _hinge_slopes(predictions, labels):
-    return 1.0, -tf.ones_like(labels, tf.float32)
+def _hinge_slopes(predictions, present):
+    return tf.where(present, -1.0, 1.0)
 
 
-def softmax(predictions, labels):
+def softmax(predictions, present):
     """-sum(y log softmax(p)) / max(sum(y), 1e-7): 0 for a video without labels."""
-    log_p = _at_labels(tf.nn.log_softmax(predictions), labels)
-    return -tf.reduce_sum(_true(labels) * log_p, axis=1) / _num_labels(labels)
+    return -tf.reduce_sum(_shares(present) * tf.nn.log_softmax(predictions), axis=1)
 
 
-def _softmax_slopes(predictions, labels):
-    num_labels = _num_labels(labels)[:, None]
-    some = tf.reduce_sum(_true(labels), axis=1, keepdims=True) / num_labels  # 0 without labels
-    absent = some * tf.nn.softmax(predictions)
-    return absent, _at_labels(absent, labels) - 1 / num_labels
+def _softmax_slopes(predictions, present):
+    shares = _shares(present)
+    some = tf.reduce_sum(shares, axis=1, keepdims=True)  # 0 without labels, else 1
+    return some * tf.nn.softmax(predictions) - shares
 
 
-def _num_labels(labels):
-    return tf.maximum(tf.reduce_sum(_true(labels), axis=1), 1e-7)
-
-
-def _true(labels):
-    return tf.cast(labels >= 0, tf.float32)
-
-
-def _at_labels(values, labels):
-    """[batch, n]: the values at the labels, those of class 0 where there is no label."""
-    return tf.gather(values, tf.maximum(labels, 0), axis=1, batch_dims=1)
+def _shares(present):
+    true = tf.cast(present, tf.float32)
+    return true / tf.maximum(tf.reduce_sum(true, axis=1, keepdims=True), 1e-7)
 
 
 # Every loss that --label_loss can name; config.py lists the names.

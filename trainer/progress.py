@@ -59,7 +59,7 @@ class Progress:
         state: State,
         result: dict,
         labels: tf.Tensor,
-        losses: Callable,
+        report: Callable,
         waited: float,
         last: bool = False,
     ):
@@ -69,7 +69,7 @@ class Progress:
             state: after the step.
             result: what Trainer.step returned.
             labels: the batch's.
-            losses: Trainer.losses.
+            report: Trainer.report.
             waited: seconds that the step waited for its batch.
             last: whether training ends after this step.
         """
@@ -84,12 +84,12 @@ class Progress:
         seconds = time.monotonic() - self.line_time
         if seconds < SECONDS_BETWEEN_LINES and not last and state.step > self.first_step + 1:
             return
-        labels = labels[: result["predictions"].shape[0]]  # of several replicas, the first's part
-        loss, regularization_loss = losses(result["predictions"], labels)
+        predictions, loss, regularization_loss = report(result["scores"], labels)
+        labels = labels[: predictions.shape[0]]  # of several replicas, the first's part
         numbers = {
             "loss": float(loss),
             "examples_per_sec": self.line_videos / seconds,
-            **_batch_metrics(result["predictions"], labels),
+            **_batch_metrics(predictions, labels),
             "regularization_loss": float(regularization_loss),
             "learning_rate": float(result["learning_rate"]),
             "gradient_norm": float(result["gradient_norm"]),

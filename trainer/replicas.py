@@ -77,6 +77,15 @@ def split(strategy: tf.distribute.Strategy, batch: dict, batch_size: int) -> dic
     return strategy.experimental_distribute_values_from_function(part)
 
 
+def first(strategy: tf.distribute.Strategy, results):
+    """What this process' first replica says, of what `strategy.run` returned."""
+    if strategy.num_replicas_in_sync == 1:
+        return results
+    return tf.nest.map_structure(
+        lambda result: strategy.experimental_local_results(result)[0], results
+    )
+
+
 def total(values):
     """The sum over the replicas of a tensor, or of each in a list. Inside a step."""
     context = tf.distribute.get_replica_context()

@@ -41,14 +41,10 @@ class Trainer:
             Scalars of before the update: "gradient_norm" (over all weights, before clipping),
             "learning_rate", "videos" (of all replicas), "finite" (0 when the update was left out)
             and "stop" (not 0 when a process was asked to end).
-            "predictions": [batch, num_classes] of this process' first replica.
+            "scores": of the batch of this process' first replica, for `report`.
         """
         parts = replicas.split(self.strategy, batch, self.config.batch_size)
-        results = self._step(parts, tf.constant(float(stop)))
-        return {
-            name: self.strategy.experimental_local_results(result)[0]
-            for name, result in results.items()
-        }
+        return replicas.first(self.strategy, self._step(parts, tf.constant(float(stop))))
 
     @tf.function
     def started_together(self) -> tf.Tensor:
@@ -71,7 +67,7 @@ class Trainer:
         with tf.GradientTape() as tape:
             scores = self.model.scores(**reading.training_inputs(batch))
         weight = 1 / tf.maximum(videos, 1)
-        predictions, of_scores = self.model.classifier.learn(scores, labels, self.loss, weight)
+        of_scores = self.model.classifier.learn(scores, labels, self.loss, weight)
         gradients = tape.gradient(scores, self.weights, of_scores)
         if self.strategy.num_replicas_in_sync > 1:
             gradients = replicas.total([tf.cast(gradient, tf.float32) for gradient in gradients])
@@ -90,21 +86,29 @@ class Trainer:
             "videos": videos,
             "finite": finite,
             "stop": stop,
-            "predictions": predictions,
+            "scores": scores,
         }
 
     @tf.function(reduce_retracing=True)
-    def losses(self, predictions: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The mean label loss of a batch, and the regularization loss of the weights.
+    def report(self, scores: list[tf.Tensor], labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """What a step says of its batch, apart from the step, which has no need of it.
 
-        Apart from the step, which needs their gradients only.
+        Args:
+            scores: of `step`.
+            labels: [batch, n] of this process; those of the first replica come first.
+
+        Returns:
+            The predictions, [batch, num_classes] of the first replica; their mean label loss; and
+            the regularization loss of the weights.
         """
-        label_loss = tf.reduce_mean(self.loss.values(predictions, labels))
+        predictions = self.model.classifier.predictions(scores)
+        present = losses.dense(labels[: tf.shape(predictions)[0]], predictions.shape[1])
+        label_loss = tf.reduce_mean(self.loss.values(predictions, present))
         squares = [
             decay * tf.nn.l2_loss(weight)
             for weight, decay in zip(self.weights, self.decays, strict=True)
         ]
-        return label_loss, tf.add_n(squares)
+        return predictions, label_loss, tf.add_n(squares)
 
     @property
     def _videos_a_step(self) -> int:

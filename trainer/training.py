@@ -222,8 +222,8 @@ class _Run:
             self.signals.received |= bool(result["stop"])
             last = self.state.step == self.config.max_steps or self.signals.received
             if self.worker == 0:  # one voice is enough
-                losses = self.trainer.losses
-                progress.add(self.state, result, batch["labels"], losses, waited, last)
+                report = self.trainer.report
+                progress.add(self.state, result, batch["labels"], report, waited, last)
             self._save_when_due()
             if last:
                 return

@@ -7,16 +7,17 @@ Definitions: video_level_models.py of google/youtube-8m.
 In training a classifier is not called: the step differentiates its `scores`, the matrix products,
 alone; what comes after them is `learn`, with the loss' gradient in it, in few passes over memory:
 
-    learn(scores, labels, loss, weight) -> probabilities, gradients of weight * sum(loss) by scores
+    learn(scores, labels, loss, weight) -> gradients of weight * sum(loss) by the scores
 
-with labels and loss as in losses.py, and a scalar weight.
+with loss as in losses.py, labels [batch, n] int32, a row's classes, then -1, and a scalar weight.
+Its probabilities, which are looked at now and then, are `predictions` of the scores.
 """
 
 import keras
 import tensorflow as tf
 
 from trainer.fusion import Dense, float32, fused, in_turn, in_type, sum_of_rows
-from trainer.losses import Loss
+from trainer.losses import Loss, dense
 
 # The original's 1e-8 * sum(w^2) / 2; keras leaves out the half.
 L2 = keras.regularizers.L2(0.5e-8)
@@ -46,17 +47,21 @@ class Logistic(keras.layers.Layer):
         """The product [batch, num_classes], float32 or bfloat16; the bias [num_classes]."""
         return [self.classes.product(vector), tf.identity(self.classes.bias.value)]
 
-    def learn(self, scores, labels, loss: Loss, weight) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def predictions(self, scores) -> tf.Tensor:
         product, bias = scores
-        predictions, of_product = _learn_logistic(product, bias, labels, loss, weight)
-        return predictions, [of_product, sum_of_rows(of_product)]
+        return tf.sigmoid(float32(product) + bias)
+
+    def learn(self, scores, labels, loss: Loss, weight) -> list[tf.Tensor]:
+        product, bias = scores
+        of_product = _learn_logistic(product, bias, labels, loss, weight)
+        return [of_product, sum_of_rows(of_product)]
 
 
 @fused
 def _learn_logistic(product, bias, labels, loss, weight):
     predictions = tf.sigmoid(float32(product) + bias)
-    factor = weight * predictions * (1 - predictions)
-    return predictions, in_type(loss.gradient(predictions, labels, factor), product.dtype)
+    slopes = loss.slopes(predictions, dense(labels, predictions.shape[1]))
+    return in_type(weight * slopes * predictions * (1 - predictions), product.dtype)
 
 
 class Moe(keras.layers.Layer):
@@ -84,8 +89,7 @@ class Moe(keras.layers.Layer):
         )
 
     def call(self, vector):
-        gates, says = self.opinions(vector)
-        return tf.reduce_sum(tf.nn.softmax(gates, axis=1)[:, :-1] * says, axis=1)
+        return _mixture(*self.opinions(vector))
 
     def opinions(self, vector):
         """What gates and experts say of each class.
@@ -115,14 +119,22 @@ class Moe(keras.layers.Layer):
             tf.reshape(self.experts.bias.value, shape),
         ]
 
-    def learn(self, scores, labels, loss: Loss, weight) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def predictions(self, scores) -> tf.Tensor:
         gates, experts, bias = scores
-        ratios, says = _ratios(gates), _says(experts, bias)
-        predictions, last_trust = _predictions(ratios, says)
-        scaled = _scaled_gradient(predictions, last_trust, labels, loss, weight)
-        of_gates = _gates_gradient(ratios, says, predictions, scaled, gates.dtype)
-        of_experts = _experts_gradient(ratios, says, scaled, experts.dtype)
-        return predictions, [of_gates, of_experts, sum_of_rows(of_experts)]
+        return _mixture(float32(gates), _says(experts, bias))
+
+    def learn(self, scores, labels, loss: Loss, weight) -> list[tf.Tensor]:
+        gates, experts, bias = scores
+        # What is cheap to compute again is not kept: memory is what this waits for.
+        ratios, predictions = _ratios_and_predictions(gates, experts, bias)
+        scaled = _scaled_slopes(ratios, predictions, labels, loss, weight)
+        of_gates = _gates_gradient(ratios, experts, bias, predictions, scaled, gates.dtype)
+        of_experts = _experts_gradient(ratios, experts, bias, scaled)
+        return [of_gates, of_experts, sum_of_rows(of_experts)]
+
+
+def _mixture(gates, says):
+    return tf.reduce_sum(tf.nn.softmax(gates, axis=1)[:, :-1] * says, axis=1)
 
 
 def _by_expert(scores, num_experts):
@@ -133,39 +145,42 @@ def _by_expert(scores, num_experts):
     return tf.reshape(scores, [-1, num_experts, scores.shape[1] // num_experts])
 
 
-@fused
-def _ratios(gates):
-    """The softmax relative to the last expert, who always says no: of e^(a - a_last)."""
-    gates = float32(gates)
-    return tf.exp(tf.minimum(gates[:, :-1] - gates[:, -1:], 80.0))  # e^80 is finite, in a sum too
-
-
-@fused
 def _says(experts, bias):
     return tf.sigmoid(float32(experts) + bias)
 
 
-@fused
-def _predictions(ratios, says):
-    last_trust = 1 / (1 + tf.add_n(tf.unstack(ratios, axis=1)))
-    return last_trust * tf.add_n(tf.unstack(ratios * says, axis=1)), last_trust
+def _last_trust(ratios):
+    """How far the last expert is trusted."""
+    return 1 / (1 + tf.add_n(tf.unstack(ratios, axis=1)))
 
 
 @fused
-def _scaled_gradient(predictions, last_trust, labels, loss, weight):
-    return loss.gradient(predictions, labels, weight * last_trust)
+def _ratios_and_predictions(gates, experts, bias):
+    """The softmax relative to the last expert, who always says no, e^(a - a_last); the mixture."""
+    gates = float32(gates)
+    ratios = tf.exp(tf.minimum(gates[:, :-1] - gates[:, -1:], 80.0))  # finite, in a sum too
+    opinions = tf.unstack(ratios * _says(experts, bias), axis=1)
+    return ratios, _last_trust(ratios) * tf.add_n(opinions)
 
 
 @fused
-def _gates_gradient(ratios, says, predictions, scaled, dtype):
+def _scaled_slopes(ratios, predictions, labels, loss, weight):
+    slopes = loss.slopes(predictions, dense(labels, predictions.shape[1]))
+    return weight * slopes * _last_trust(ratios)
+
+
+@fused
+def _gates_gradient(ratios, experts, bias, predictions, scaled, dtype):
+    says = _says(experts, bias)
     ratios = tf.concat([ratios, tf.ones_like(ratios[:, :1])], axis=1)
     says = tf.concat([says, tf.zeros_like(says[:, :1])], axis=1)
     return in_type(scaled[:, None] * ratios * (says - predictions[:, None]), dtype)
 
 
 @fused
-def _experts_gradient(ratios, says, scaled, dtype):
-    return in_type(scaled[:, None] * ratios * says * (1 - says), dtype)
+def _experts_gradient(ratios, experts, bias, scaled):
+    says = _says(experts, bias)
+    return in_type(scaled[:, None] * ratios * says * (1 - says), experts.dtype)
 
 
 class VideoModel(keras.Model):

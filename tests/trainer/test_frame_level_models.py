@@ -308,7 +308,7 @@ def test_every_weight_is_trained(model, videos):
     with tf.GradientTape() as tape:
         scores = model.scores(**inputs)
     labels, loss = tf.constant([[0]] * len(NUM_FRAMES)), LOSSES["CrossEntropyLoss"]
-    _, of_scores = model.classifier.learn(scores, labels, loss, 1.0)
+    of_scores = model.classifier.learn(scores, labels, loss, 1.0)
     gradients = tape.gradient(scores, weights, of_scores)
     for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
         assert np.isfinite(gradient).all(), variable.path

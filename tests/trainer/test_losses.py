@@ -1,4 +1,4 @@
-"""The losses: by hand, and against google/youtube-8m's dense definitions in float64."""
+"""The losses: by hand, and against google/youtube-8m's definitions in float64."""
 
 import numpy as np
 import pytest
@@ -8,18 +8,27 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from trainer import config, losses
-from trainer.fusion import fused
 
 
 def loss(name, predictions, labels):
     """[batch] losses, float64."""
-    predictions, labels = tf.constant(predictions, tf.float32), tf.constant(labels, tf.int32)
-    return losses.LOSSES[name].values(predictions, labels).numpy().astype(np.float64)
+    predictions = tf.constant(predictions, tf.float32)
+    present = losses.dense(tf.constant(labels, tf.int32), predictions.shape[1])
+    return losses.LOSSES[name].values(predictions, present).numpy().astype(np.float64)
 
 
-@fused  # as in the step: elsewhere a place outside would be an error
-def gradient_of(name, predictions, labels, factor):
-    return losses.LOSSES[name].gradient(predictions, labels, factor)
+@pytest.mark.parametrize(
+    "labels, expected",
+    [
+        ([[2, 0, -1], [1, -1, -1]], [[True, False, True], [False, True, False]]),
+        ([[0, 1, 2], [-1, -1, -1]], [[True, True, True], [False, False, False]]),
+        ([[-1, 2], [-1, -1]], [[False, False, True], [False, False, False]]),
+        (np.zeros([2, 0]), [[False, False, False], [False, False, False]]),
+        (np.zeros([0, 4]), np.zeros([0, 3], bool)),
+    ],
+)
+def test_labels_as_a_column_a_class(labels, expected):
+    assert np.array_equal(losses.dense(tf.constant(labels, tf.int32), 3), expected)
 
 
 @pytest.mark.parametrize(
@@ -71,82 +80,70 @@ def test_softmax_by_hand(predictions, labels, expected):
     assert loss("SoftmaxLoss", predictions, labels) == pytest.approx(expected, rel=1e-5)
 
 
-# The definitions, over dense labels y [batch, num_classes] and probabilities p.
+# The definitions, over labels y [batch, num_classes] of 0 and 1 and probabilities p.
 
 
-def dense_cross_entropy(p, y):
+def original_cross_entropy(p, y):
     return -tf.reduce_sum(y * tf.math.log(p + 1e-5) + (1 - y) * tf.math.log(1 - p + 1e-5), axis=1)
 
 
-def dense_hinge(p, y):
+def original_hinge(p, y):
     return tf.reduce_sum(tf.maximum(0.0, 1 - (2 * y - 1) * p), axis=1)
 
 
-def dense_softmax(p, y):
+def original_softmax(p, y):
     share = y / tf.maximum(tf.reduce_sum(y, axis=1, keepdims=True), 10e-8)
     return -tf.reduce_sum(share * tf.math.log(tf.nn.softmax(p)), axis=1)
 
 
-DENSE = {
-    "CrossEntropyLoss": dense_cross_entropy,
-    "HingeLoss": dense_hinge,
-    "SoftmaxLoss": dense_softmax,
+ORIGINAL = {
+    "CrossEntropyLoss": original_cross_entropy,
+    "HingeLoss": original_hinge,
+    "SoftmaxLoss": original_softmax,
 }
 
 
 @st.composite
 def batches(draw):
-    """Probabilities [batch, num_classes] and dense labels of the same shape."""
-    shape = draw(st.sampled_from([(1, 1), (4, 7), (3, 2)]))  # few: XLA compiles for each
+    """Probabilities [batch, num_classes], and whether each class is a label."""
+    shape = draw(st.tuples(st.integers(1, 4), st.integers(1, 7)))
     p = draw(npst.arrays(np.float32, shape, elements=st.floats(2**-10, 1 - 2**-10, width=32)))
     return p, draw(npst.arrays(bool, shape))
 
 
-def padded(dense):
-    """Dense labels as class ids, in a row's falling order, then -1."""
-    ids = [np.flatnonzero(row)[::-1].tolist() for row in dense]
-    return tf.constant([row + [-1] * (8 - len(row)) for row in ids], tf.int32)
-
-
-@pytest.mark.parametrize("name", sorted(DENSE))
+@pytest.mark.parametrize("name", sorted(ORIGINAL))
 @settings(max_examples=40, deadline=None)
 @given(batch=batches())
-def test_equals_the_dense_definition_and_so_does_its_gradient(name, batch):
-    p, y = batch
-    p32, p64 = tf.constant(p), tf.constant(p, tf.float64)
-    factor = np.linspace(0.5, 2, p.size, dtype=np.float32).reshape(p.shape)
+def test_equals_the_originals_definition_and_so_does_its_slope(name, batch):
+    p, present = batch
+    p64 = tf.constant(p, tf.float64)
     with tf.GradientTape() as tape:
         tape.watch(p64)
-        expected = DENSE[name](p64, tf.constant(y, tf.float64))
-    got = losses.LOSSES[name].values(p32, padded(y))
+        expected = ORIGINAL[name](p64, tf.constant(present, tf.float64))
+    got = losses.LOSSES[name].values(tf.constant(p), tf.constant(present))
     assert got.shape == (len(p),)
     np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-5)
-    gradient = gradient_of(name, p32, padded(y), tf.constant(factor))
-    expected = tape.gradient(expected, p64) * factor
-    np.testing.assert_allclose(gradient, expected, rtol=2e-3, atol=4e-4)
+    slopes = losses.LOSSES[name].slopes(tf.constant(p), tf.constant(present))
+    assert slopes.shape == p.shape
+    np.testing.assert_allclose(slopes, tape.gradient(expected, p64), rtol=1e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", sorted(DENSE))
-def test_gradients_stay_finite_for_predictions_of_exactly_0_and_1(name):
-    predictions = tf.constant([[0.0, 1.0, 0.0, 1.0]])
-    gradient = gradient_of(name, predictions, tf.constant([[1, 0]]), tf.ones([1, 4]))
-    assert np.isfinite(gradient).all()
+@pytest.mark.parametrize("name", sorted(ORIGINAL))
+def test_slopes_stay_finite_for_predictions_of_exactly_0_and_1(name):
+    predictions, present = tf.constant([[0.0, 1.0, 0.0, 1.0]]), [[True, True, False, False]]
+    assert np.isfinite(losses.LOSSES[name].slopes(predictions, tf.constant(present))).all()
 
 
-@pytest.mark.parametrize("name", sorted(DENSE))
-@pytest.mark.parametrize(
-    "labels", [np.zeros([2, 0]), [[-1, -1], [-1, -1]]], ids=["no column", "padding only"]
-)
-def test_a_batch_without_any_label(name, labels):
+@pytest.mark.parametrize("name", sorted(ORIGINAL))
+def test_a_batch_without_any_label(name):
     predictions = np.float32([[0.25, 0.5, 0.75], [0.5, 0.5, 0.5]])
     p = tf.constant(predictions, tf.float64)
     with tf.GradientTape() as tape:
         tape.watch(p)
-        expected = DENSE[name](p, tf.zeros([2, 3], tf.float64))
-    assert loss(name, predictions, labels) == pytest.approx(expected.numpy(), rel=1e-5)
-    labels = tf.constant(labels, tf.int32)
-    gradient = gradient_of(name, tf.constant(predictions), labels, tf.ones([2, 3]))
-    np.testing.assert_allclose(gradient, tape.gradient(expected, p), rtol=1e-4)
+        expected = ORIGINAL[name](p, tf.zeros([2, 3], tf.float64))
+    assert loss(name, predictions, [[-1], [-1]]) == pytest.approx(expected.numpy(), rel=1e-5)
+    slopes = losses.LOSSES[name].slopes(tf.constant(predictions), tf.zeros([2, 3], tf.bool))
+    np.testing.assert_allclose(slopes, tape.gradient(expected, p), rtol=1e-4)
 
 
 def test_every_loss_that_the_flags_allow_is_there():

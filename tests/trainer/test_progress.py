@@ -21,11 +21,11 @@ def clock(monkeypatch):
     return clock
 
 
-RESULT = {"predictions": tf.constant([[0.9, 0.2]] * 8), "learning_rate": 0.01, "gradient_norm": 2.0}
+RESULT = {"scores": [tf.constant([[2.0, -1.5]] * 8)], "learning_rate": 0.01, "gradient_norm": 2.0}
 
 
-def losses(predictions, labels):
-    return tf.constant(1.5), tf.constant(0.25)
+def report(scores, labels):
+    return tf.sigmoid(scores[0]), tf.constant(1.5), tf.constant(0.25)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def told(make_config, tmp_path, clock, caplog):
                 clock.now += seconds
                 epoch, number = divmod(step, 10)
                 state = State(step, Position(epoch, 8 * number), "", {})
-                bar.add(state, RESULT, tf.constant([[0, -1]] * 8), losses, waited)
+                bar.add(state, RESULT, tf.constant([[0, -1]] * 8), report, waited)
         return [record for record in caplog.records if "training step" in record.getMessage()]
 
     return run

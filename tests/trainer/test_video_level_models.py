@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from trainer import models
 from trainer.config import TrainConfig
-from trainer.losses import LOSSES
+from trainer.losses import LOSSES, dense
 from trainer.video_level_models import Logistic, Moe
 
 
@@ -197,9 +197,10 @@ def assert_learns_as_the_plain_formula(name, loss, scores, tolerance):
     with tf.GradientTape() as tape:
         tape.watch(exact)
         expected = formula(*exact)
-        total = 0.25 * tf.reduce_sum(LOSSES[loss].values(tf.cast(expected, tf.float32), LABELS))
-    predictions, gradients = classifier.learn(scores, LABELS, LOSSES[loss], 0.25)
-    np.testing.assert_allclose(predictions, expected, rtol=1e-5)
+        losses = LOSSES[loss].values(tf.cast(expected, tf.float32), dense(LABELS, 3))
+        total = 0.25 * tf.reduce_sum(losses)
+    np.testing.assert_allclose(classifier.predictions(scores), expected, rtol=1e-5)
+    gradients = classifier.learn(scores, LABELS, LOSSES[loss], 0.25)
     of_products = [gradient.dtype for gradient in gradients[:-1]]
     assert of_products == [score.dtype for score in scores[:-1]]
     for got, expected in zip(gradients, tape.gradient(total, exact), strict=True):
@@ -239,9 +240,7 @@ def test_the_mixture_stays_finite_whatever_the_gates_say(gate):
 def test_a_model_says_the_same_in_training(name):
     model = models.create(flags(model=name))
     features = tf.random.stateless_normal([4, 2], [0, 0])
-    in_training, _ = model.classifier.learn(
-        model.scores(features), LABELS, LOSSES["CrossEntropyLoss"], 1.0
-    )
+    in_training = model.classifier.predictions(model.scores(features))
     np.testing.assert_allclose(in_training, predict(model, features), rtol=1e-5)
 
 
