@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from trainer.fusion import fused
-
 ops = tf.raw_ops
 MOMENTUM = 0.9  # MomentumOptimizer's, whose class has no default
 WEIGHT_DECAY = 0.004  # AdamWOptimizer's, as Keras' AdamW
@@ -176,21 +174,6 @@ def learning_rate(config, step: tf.Tensor, batch_size: int) -> tf.Tensor:
     stairs = tf.floor(examples / config.learning_rate_decay_examples)
     decay = tf.pow(tf.constant(config.learning_rate_decay, tf.float64), stairs)
     return tf.cast(config.base_learning_rate * decay, tf.float32)
-
-
-def with_decay(
-    gradients: list[tf.Tensor], variables: list[tf.Variable], decays: list[float]
-) -> list[tf.Tensor]:
-    """Each gradient with that of decay * sum(variable^2) / 2 added, float32."""
-    return [
-        _add_scaled(gradient, variable, decay) if decay else tf.cast(gradient, tf.float32)
-        for gradient, variable, decay in zip(gradients, variables, decays, strict=True)
-    ]
-
-
-@fused
-def _add_scaled(gradient, variable, decay):
-    return tf.cast(gradient, tf.float32) + decay * variable
 
 
 def norm(gradient: tf.Tensor) -> tf.Tensor:

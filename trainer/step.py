@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from trainer import losses, models, optimizers, reading, replicas
 from trainer.config import TrainConfig
+from trainer.regularization import Regularization
 
 
 class Trainer:
@@ -19,13 +20,14 @@ class Trainer:
         with strategy.scope():
             self.model = models.create(config.model_flags, config.mixed_precision)
             self.weights = [weight.value for weight in self.model.trainable_variables]
-            # Of each weight, how strongly the regularization loss pulls at it.
-            self.decays = [
+            decays = [
                 config.regularization_penalty * models.l2(weight)
                 for weight in self.model.trainable_variables
             ]
+            self.regularization = Regularization(self.weights, decays)
             self.optimizer = optimizers.Optimizer(config.optimizer, self.weights)
             self.steps = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._traces = {}
         self.variables = tf.train.Checkpoint(
             model=models.variables(self.model), optimizer=self.optimizer.slots, steps=self.steps
         )
@@ -44,7 +46,18 @@ class Trainer:
             "scores": of the batch of this process' first replica, for `report`.
         """
         parts = replicas.split(self.strategy, batch, self.config.batch_size)
-        return replicas.first(self.strategy, self._step(parts, tf.constant(float(stop))))
+        arguments = parts, tf.constant(float(stop))
+        return replicas.first(self.strategy, self._traced(batch, arguments)(*arguments))
+
+    def _traced(self, batch, arguments):
+        """What tf.function makes of `_step` for a batch of these shapes.
+
+        Looked up here, because tf.function takes as long as a fiftieth of a small model's step.
+        """
+        shapes = tuple(tuple(values.shape) for values in tf.nest.flatten(batch))
+        if shapes not in self._traces:
+            self._traces[shapes] = self._step.get_concrete_function(*arguments)
+        return self._traces[shapes]
 
     @tf.function
     def started_together(self) -> tf.Tensor:
@@ -71,7 +84,7 @@ class Trainer:
         gradients = tape.gradient(scores, self.weights, of_scores)
         if self.strategy.num_replicas_in_sync > 1:
             gradients = replicas.total([tf.cast(gradient, tf.float32) for gradient in gradients])
-        gradients = optimizers.with_decay(gradients, self.weights, self.decays)
+        gradients = self.regularization.added_to(gradients)
         norms = [optimizers.norm(gradient) for gradient in gradients]
         finite = tf.reduce_all(tf.math.is_finite(norms))
         rate = optimizers.learning_rate(self.config, self.steps, self._videos_a_step)
@@ -104,11 +117,7 @@ class Trainer:
         predictions = self.model.classifier.predictions(scores)
         present = losses.dense(labels[: tf.shape(predictions)[0]], predictions.shape[1])
         label_loss = tf.reduce_mean(self.loss.values(predictions, present))
-        squares = [
-            decay * tf.nn.l2_loss(weight)
-            for weight, decay in zip(self.weights, self.decays, strict=True)
-        ]
-        return predictions, label_loss, tf.add_n(squares)
+        return predictions, label_loss, self.regularization.loss()
 
     @property
     def _videos_a_step(self) -> int:
