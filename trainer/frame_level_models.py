@@ -57,14 +57,15 @@ class BatchNorm(keras.layers.Layer):
 
     def build(self, shape):
         size = (shape[-1],)
-        self.gamma = self.add_weight(shape=size, initializer="ones", name="gamma")
-        self.beta = self.add_weight(shape=size, initializer="zeros", name="beta")
-        self.mean = self.add_weight(shape=size, initializer="zeros", trainable=False, name="mean")
-        self.variance = self.add_weight(
-            shape=size, initializer="ones", trainable=False, name="variance"
-        )
-        self.updates = self.add_weight(
-            shape=(), initializer="zeros", trainable=False, name="updates"
+        self.gamma = self._weight("gamma", size, "ones")
+        self.beta = self._weight("beta", size, "zeros")
+        self.mean = self._weight("mean", size, "zeros", trainable=False)
+        self.variance = self._weight("variance", size, "ones", trainable=False)
+        self.updates = self._weight("updates", (), "zeros", trainable=False)
+
+    def _weight(self, name, shape, initializer, trainable=True):
+        return self.add_weight(
+            shape=shape, initializer=initializer, name=name, trainable=trainable, autocast=False
         )
 
     def call(self, values, training=False):
@@ -257,6 +258,7 @@ class Vlad(keras.layers.Layer):
             shape=(vectors_shape[-1], share_shape[-1]),
             initializer=keras.initializers.RandomNormal(stddev=vectors_shape[-1] ** -0.5),
             name="centres",
+            autocast=False,
         )
 
     def call(self, vectors, share):

@@ -23,6 +23,10 @@ class Dense(keras.layers.Dense):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, autocast=False, **kwargs)
 
+    def add_weight(self, *args, **kwargs):
+        # Of the layer too: Keras casts weights in spite of it where no other layer is around.
+        return super().add_weight(*args, autocast=False, **kwargs)
+
     def call(self, inputs, training=None):
         if not training:
             return super().call(inputs)

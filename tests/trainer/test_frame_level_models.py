@@ -31,9 +31,9 @@ SMALL = {
 NUM_FRAMES = [1, 2, 5, 11, 12]
 
 
-def create(**flags):
+def create(mixed_precision=False, **flags):
     keras.utils.set_random_seed(1)
-    return models.create(TrainConfig(**SMALL | flags).model_flags)
+    return models.create(TrainConfig(**SMALL | flags).model_flags, mixed_precision)
 
 
 def randomise(model):
@@ -302,17 +302,37 @@ def test_features_may_come_in_parts(model, videos, training):
     np.testing.assert_allclose(got[0], got[1], rtol=1e-5)
 
 
-def test_every_weight_is_trained(model, videos):
+def scores_and_gradients(model, videos):
+    """What a model's classifier learns from, and the gradients of all weights."""
     inputs = {name: tf.constant(value) for name, value in videos.items()}
     weights = [variable.value for variable in model.trainable_variables]
     with tf.GradientTape() as tape:
         scores = model.scores(**inputs)
     labels, loss = tf.constant([[0]] * len(NUM_FRAMES)), LOSSES["CrossEntropyLoss"]
     of_scores = model.classifier.learn(scores, labels, loss, 1.0)
-    gradients = tape.gradient(scores, weights, of_scores)
+    return scores, tape.gradient(scores, weights, of_scores)
+
+
+def test_every_weight_is_trained(model, videos):
+    _, gradients = scores_and_gradients(model, videos)
     for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
         assert np.isfinite(gradient).all(), variable.path
         assert np.any(gradient), variable.path
+
+
+@pytest.mark.parametrize("name", models.FRAME_LEVEL_MODELS)
+def test_mixed_precision_is_close_to_float32(name, videos):
+    exact, mixed = create(model=name), create(model=name, mixed_precision=True)
+    mixed.set_weights(exact.get_weights())
+    (scores, *_), expected = scores_and_gradients(exact, videos)
+    (rounded, *_), gradients = scores_and_gradients(mixed, videos)
+    error = np.abs(tf.cast(rounded, tf.float32) - scores)
+    assert 0 < error.max() < 0.1 * np.abs(scores).max()
+    got, wanted = (
+        np.concatenate([tf.cast(gradient, tf.float32).numpy().ravel() for gradient in gradients])
+        for gradients in (gradients, expected)
+    )
+    assert np.linalg.norm(got - wanted) < 0.1 * np.linalg.norm(wanted)
 
 
 def test_the_penalty_is_on_the_kernels_that_classify(model):

@@ -101,7 +101,7 @@ FRAME_LEVEL = {
     "model, mixed_precision",
     [
         ("FrameLevelLogisticModel", False),
-        ("DbofModel", False),
+        ("DbofModel", True),
         ("AttentionModel", False),
         ("GruModel", False),
         ("LstmModel", True),
