@@ -17,7 +17,7 @@ import keras
 import tensorflow as tf
 
 from trainer import frames, replicas
-from trainer.fusion import Dense
+from trainer.fusion import Dense, Float32Weights
 from trainer.recurrence import Gru, Lstm
 from trainer.video_level_models import VideoModel, normalized
 
@@ -39,7 +39,7 @@ class FrameLevelLogisticModel(VideoModel):
         return total / tf.cast(tf.maximum(num_frames, 1), tf.float32)[:, None]
 
 
-class BatchNorm(keras.layers.Layer):
+class BatchNorm(Float32Weights, keras.layers.Layer):
     """Batch normalisation whose moving averages are right after a few steps.
 
     A moving average with decay 0.999, as the original has it, needs thousands of steps to forget
@@ -57,15 +57,14 @@ class BatchNorm(keras.layers.Layer):
 
     def build(self, shape):
         size = (shape[-1],)
-        self.gamma = self._weight("gamma", size, "ones")
-        self.beta = self._weight("beta", size, "zeros")
-        self.mean = self._weight("mean", size, "zeros", trainable=False)
-        self.variance = self._weight("variance", size, "ones", trainable=False)
-        self.updates = self._weight("updates", (), "zeros", trainable=False)
-
-    def _weight(self, name, shape, initializer, trainable=True):
-        return self.add_weight(
-            shape=shape, initializer=initializer, name=name, trainable=trainable, autocast=False
+        self.gamma = self.add_weight(shape=size, initializer="ones", name="gamma")
+        self.beta = self.add_weight(shape=size, initializer="zeros", name="beta")
+        self.mean = self.add_weight(shape=size, initializer="zeros", trainable=False, name="mean")
+        self.variance = self.add_weight(
+            shape=size, initializer="ones", trainable=False, name="variance"
+        )
+        self.updates = self.add_weight(
+            shape=(), initializer="zeros", trainable=False, name="updates"
         )
 
     def call(self, values, training=False):
@@ -241,7 +240,7 @@ class ContextGating(keras.layers.Layer):
         return vector * tf.sigmoid(self.norm(self.projection(vector), training=training))
 
 
-class Vlad(keras.layers.Layer):
+class Vlad(Float32Weights, keras.layers.Layer):
     """How vectors differ from learnt cluster centres, summed a cluster.
 
     Call: vectors [batch, n, size] and share [batch, n, clusters], how much of a vector belongs to
@@ -258,7 +257,6 @@ class Vlad(keras.layers.Layer):
             shape=(vectors_shape[-1], share_shape[-1]),
             initializer=keras.initializers.RandomNormal(stddev=vectors_shape[-1] ** -0.5),
             name="centres",
-            autocast=False,
         )
 
     def call(self, vectors, share):

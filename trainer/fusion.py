@@ -17,15 +17,21 @@ def fused(function):
     return tf.function(function, jit_compile=True, autograph=False)
 
 
-class Dense(keras.layers.Dense):
+class Float32Weights:
+    """For a Keras layer: its weights stay float32 to it, in mixed precision too.
+
+    Keras casts them, in spite of the layer's autocast=False, where no other layer is being called.
+    """
+
+    def add_weight(self, *args, **kwargs):
+        return super().add_weight(*args, autocast=False, **kwargs)
+
+
+class Dense(Float32Weights, keras.layers.Dense):
     """keras' Dense, float32 in and out, faster to train; with mixed precision in bfloat16."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, autocast=False, **kwargs)
-
-    def add_weight(self, *args, **kwargs):
-        # Of the layer too: Keras casts weights in spite of it where no other layer is around.
-        return super().add_weight(*args, autocast=False, **kwargs)
 
     def call(self, inputs, training=None):
         if not training:
