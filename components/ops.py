@@ -110,14 +110,16 @@ def train(
     learning_rate_decay_examples: float,
     clip_gradient_norm: float,
     export_model_steps: int,
-    num_gpu: int,
+    num_gpu: str,
     trainer_flags: str,
 ) -> NamedTuple("Trained", [("train_dir", str)]):
-    from components.train import train
+    from components.train import parse_accelerator_count, train
     from trainer import console
     from trainer.errors import without_traceback
 
     console.set_up()
+    with without_traceback():
+        num_gpus = parse_accelerator_count(num_gpu)
     flags = dict(
         feature_names=feature_names,
         feature_sizes=feature_sizes,
@@ -136,7 +138,8 @@ def train(
         learning_rate_decay_examples=learning_rate_decay_examples,
         clip_gradient_norm=clip_gradient_norm,
         export_model_steps=export_model_steps,
-        num_gpu=num_gpu,
+        num_gpu=num_gpus,
+        require_gpu=num_gpus > 0,
     )
     with without_traceback():
         return (train(train_data, output_dir, data_fingerprint, flags, trainer_flags),)

@@ -47,6 +47,20 @@ def train(
     return train_dir
 
 
+def parse_accelerator_count(count: str) -> int:
+    """Return the number of accelerators that the pipeline parameter `accelerator_count` requests.
+
+    The parameter is a string because Kubeflow's driver ignores an accelerator count of any other
+    type and then schedules the pod without an accelerator.
+
+    Raises:
+        UserError: `count` is not a whole number of 0 or more.
+    """
+    if not (count.isascii() and count.isdecimal()):
+        raise UserError(f"accelerator_count must be a whole number, 0 or more; got {count!r}.")
+    return int(count)
+
+
 def _key(argv: list[str], data_fingerprint: str) -> str:
     """Identifies what decides the weights, in 16 hexadecimal digits."""
     digest = hashlib.sha256(json.dumps([argv, data_fingerprint]).encode())

@@ -4,6 +4,7 @@ import shlex
 from dataclasses import fields
 
 from components.gate import GateConfig
+from components.train import parse_accelerator_count
 from trainer import command_line
 from trainer.config import TrainConfig
 from trainer.errors import UserError
@@ -16,10 +17,12 @@ def check(values: dict):
         values: Name -> value; the parameters that are not given with their defaults.
 
     Raises:
-        UserError: a minimum of the gate, or a flag of the trainer, is unknown or out of range.
+        UserError: a minimum of the gate, a flag of the trainer or the number of accelerators is
+            unknown or out of range.
     """
     minimums = {name: value for name, value in values.items() if name.startswith("min_")}
     GateConfig(metrics_file="comes later", **minimums)
+    parse_accelerator_count(values.get("accelerator_count", "0"))
     try:
         further = shlex.split(values.get("trainer_flags", ""))
     except ValueError as error:

@@ -12,6 +12,7 @@ import yaml
 from kfp import local
 from kfp.local import docker_task_handler
 
+from components.train import parse_accelerator_count
 from pipeline import engine
 from pipeline import local as local_runs
 from pipeline.images import SOURCES, warn_if_outdated
@@ -53,6 +54,7 @@ def run(pipeline: Path, arguments: dict, scratch: Path):
     _check_images(ours, pipeline)
     files = _mounts(arguments)
     base_environment = _environment()
+    requested_gpus = parse_accelerator_count(arguments.get("accelerator_count", "0"))
     settings = {
         "user": "0:0" if engine.maps_users(ours) else f"{os.getuid()}:{os.getgid()}",
         "read_only": True,
@@ -65,7 +67,7 @@ def run(pipeline: Path, arguments: dict, scratch: Path):
     def start(client, image, command, volumes, environment=None):
         name = local_runs.step_name(command)
         handed = [engine.mount(source, to["bind"]) for source, to in volumes.items()]
-        num_gpus = arguments.get("accelerator_count", 0) if name == "train" else 0
+        num_gpus = requested_gpus if name == "train" else 0
         return name, engine.container(
             ours,
             image,

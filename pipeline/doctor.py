@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 from components.dates import fill_in
+from components.train import parse_accelerator_count
 from pipeline.connection import resolve
 from pipeline.submit import PackageConfig, prepare, split
 from trainer import storage
@@ -68,12 +69,18 @@ def checks(config: DoctorConfig, words: list[str]) -> Iterator[tuple[str, Callab
         if values[name]:
             yield name, lambda name=name: _data(_from_here(config, values[name]))
     yield "output_dir", lambda: _output(_from_here(config, values["output_dir"]))
-    if values["accelerator_count"] and config.target == "kubeflow":
+    _, count = _accelerators(values)
+    if count and config.target == "kubeflow":
         yield "Nodes", lambda: _nodes(values)
         yield "Quota", lambda: _namespace_quota(config, values)
         yield "Google quota", lambda: _google_quota(config, values)
-    elif values["accelerator_count"]:
+    elif count:
         yield "Quota", lambda: _vertex_quota(config, values)
+
+
+def _accelerators(values: dict) -> tuple[str, int]:
+    """Type and number of the accelerators that training requests."""
+    return values["accelerator_type"], parse_accelerator_count(values["accelerator_count"])
 
 
 def _kubeflow(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], str]]]:
@@ -146,7 +153,7 @@ def _image(name: str) -> str:
 
 def _nodes(values: dict) -> str:
     """Whether a node fits, as it says itself: labels, and accelerators of that type."""
-    kind, count = values["accelerator_type"], values["accelerator_count"]
+    kind, count = _accelerators(values)
     selector = ",".join(f"{key}={value}" for key, value in values["node_selector"].items())
     with _kubernetes() as client:
         nodes = client.CoreV1Api().list_node(label_selector=selector, _request_timeout=20).items
@@ -159,7 +166,7 @@ def _nodes(values: dict) -> str:
 
 def _namespace_quota(config: DoctorConfig, values: dict) -> str:
     """Whether the namespace may have so many accelerators more."""
-    kind, count = values["accelerator_type"], values["accelerator_count"]
+    kind, count = _accelerators(values)
     namespace = config.namespace or config.kube_namespace
     with _kubernetes() as client:
         api = client.CoreV1Api()
@@ -204,7 +211,7 @@ def _google_quota(config: DoctorConfig, values: dict) -> str:
     path = f"projects/{config.project}/regions/{config.region}"
     with _google_cloud() as (ask, _):
         quotas = ask(f"{COMPUTE}/{path}")["quotas"]
-    return room(quotas, metric, values["accelerator_count"], path)
+    return room(quotas, metric, _accelerators(values)[1], path)
 
 
 @contextlib.contextmanager
@@ -249,7 +256,7 @@ def room(quotas: list[dict], metric: str, count: int, where: str) -> str:
 
 def _vertex_quota(config: DoctorConfig, values: dict) -> str:
     """Whether Vertex AI may train on so many accelerators; how many do now, it does not tell."""
-    kind, count = values["accelerator_type"], values["accelerator_count"]
+    kind, count = _accelerators(values)
     metric = f"aiplatform.googleapis.com/{vertex_quota_metric(kind)}"
     with _google_cloud() as (ask, project):
         service = f"projects/{config.project or project}/services/aiplatform.googleapis.com"

@@ -99,7 +99,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
         accelerator_type: str = profile.train.accelerator_type.get(
             target.name, target.no_accelerator
         ),
-        accelerator_count: int = profile.train.accelerator_count,
+        accelerator_count: str = str(profile.train.accelerator_count),
         run_name: str = "",
         train_cpu: str = profile.train.cpu,
         train_memory: str = profile.train.memory,
@@ -162,7 +162,8 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 anything above nothing.
             accelerator_type: What to train on, as the cluster calls it, e.g. nvidia.com/gpu on
                 Kubeflow, NVIDIA_L4 on Vertex.
-            accelerator_count: How many of them. 0: train on the CPU.
+            accelerator_count: Number of accelerators, e.g. "1". "0" trains on the CPU. Training
+                fails at startup if it finds fewer.
             run_name: Name of the run's folder in output_dir/runs, in place of an older one. Empty:
                 what the backend calls the run.
             train_cpu: CPUs that are kept for training, e.g. 500m or 6.
@@ -230,6 +231,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             # The one step that may be cached: its inputs hold the fingerprint of the data.
             _settings(trained, "Train", images.trainer, profile.train.retries, cache=True)
             trained.set_accelerator_type(accelerator_type)
+            # A string: Kubeflow's driver ignores a count of any other type.
             trained.set_accelerator_limit(accelerator_count)
             trained.set_memory_limit(train_memory)
             # kfp hands down to a step only what it takes as an input, which the type is not.

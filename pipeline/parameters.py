@@ -146,6 +146,8 @@ def read(path: str, parameters: dict[str, Parameter]) -> dict:
         kind = parameters[name].type
         if kind is float and type(value) is int:
             values[name] = float(value)
+        elif kind is str and type(value) is int:  # accelerator_count: 1, run_name: 2026
+            values[name] = str(value)
         elif type(value) is not kind or (kind is float and not math.isfinite(value)):
             raise UserError(f"{path}: {name} must be {EXPECTED[kind]}; got {value!r}.")
     return values

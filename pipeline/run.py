@@ -11,6 +11,7 @@ from components.comparison import METRICS
 from components.dates import fill_in
 from components.run_folder import run_folder
 from components.summary import summarise
+from components.train import parse_accelerator_count
 from pipeline import parameters
 from pipeline.checks import check
 from pipeline.compile import BUILD, ROOT, CompileConfig, compile_pipeline
@@ -156,7 +157,8 @@ def run(arguments: dict, runner: str = "subprocess"):
     sys.stdout.flush()
 
     # Beside what is compiled for a cluster, which names images in a registry.
-    names = local_names("gpu" if arguments.get("accelerator_count") else "cpu")
+    num_gpus = parse_accelerator_count(arguments.get("accelerator_count", "0"))
+    names = local_names("gpu" if num_gpus else "cpu")
     pipeline = compile_pipeline(CompileConfig(str(BUILD / "local")), names)["kubeflow"]
     folder = run_folder(arguments["output_dir"], arguments["run_name"], "", "")
     try:

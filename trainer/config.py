@@ -217,6 +217,9 @@ class TrainConfig:
     log_format: str = flag("text", "Log lines as text, or as json, one object a line.", "Logging")
 
     num_gpu: int = flag(1, "Most GPUs to use; applies only where there are any.", "Devices")
+    require_gpu: bool = flag(
+        False, "Fail at startup if fewer than --num_gpu GPUs are found.", "Devices"
+    )
     log_device_placement: bool = flag(False, "Log the device of every op at startup.", "Devices")
 
     def __post_init__(self):

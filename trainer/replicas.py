@@ -18,9 +18,17 @@ def strategy_for(config: TrainConfig) -> tf.distribute.Strategy:
     """How to spread training: over the machines of TF_CONFIG, and over --num_gpu GPUs of each.
 
     Raises:
-        UserError: TF_CONFIG is not as TensorFlow's documentation says.
+        UserError: TF_CONFIG is not as TensorFlow's documentation says, or --require_gpu is set and
+            fewer than --num_gpu GPUs were found.
     """
     gpus = tf.config.list_physical_devices("GPU")[: config.num_gpu]
+    if config.require_gpu and len(gpus) < config.num_gpu:
+        raise UserError(
+            f"Expected {config.num_gpu} GPUs (--require_gpu, --num_gpu={config.num_gpu}), but "
+            f"TensorFlow found {len(gpus)}. Check that the machine, container or pod was given its "
+            "GPUs and that nvidia-smi lists them there, and that the image contains CUDA: it is "
+            "built with VARIANT=gpu."
+        )
     tf.config.set_visible_devices(gpus, "GPU")
     if not gpus and config.num_gpu:
         logging.info("Training on the CPU: no GPU was found.")

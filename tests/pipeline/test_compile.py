@@ -196,7 +196,7 @@ def test_the_vertex_file_loads_in_its_client_without_a_network(files):
             "eval_data": "gs://bucket/eval*",
             "output_dir": "/gcs/bucket/models",
             "accelerator_type": "NVIDIA_L4",
-            "accelerator_count": 1,
+            "accelerator_count": "1",
         },
         project="project",
         location="europe-west4",

@@ -57,13 +57,27 @@ def steps_of(documents: list[dict], values: dict) -> dict[str, dict]:
             label = component["executorLabel"]
             container = spec["deploymentSpec"]["executors"][label]["container"]
             found[name] = {
-                "resources": filled_in(container.get("resources", {}), handed_down),
+                "resources": resolved_resources(container.get("resources", {}), handed_down),
                 "kubernetes": filled_in(settings.get(label, {}), inputs),
                 "task": task,
             }
 
     walk(spec["root"], inputs | values)
     return found
+
+
+def resolved_resources(resources: dict, inputs: dict) -> dict:
+    """The resources as Kubeflow 2.17's driver sets them on the pod.
+
+    The driver reads each parameter as a string. Any other type reads as "", and an accelerator
+    with an empty count is left out without an error.
+    """
+    resources = filled_in(
+        resources, {n: v if isinstance(v, str) else "" for n, v in inputs.items()}
+    )
+    if not resources.get("accelerator", {}).get("resourceCount"):
+        resources.pop("accelerator", None)
+    return resources
 
 
 def filled_in(value, inputs: dict):
@@ -101,7 +115,7 @@ def test_a_pod_for_training_gets_what_the_profile_says(compiled, name):
     assert train["resources"] == {
         "accelerator": {
             "resourceType": "nvidia.com/gpu",
-            "resourceCount": wanted.accelerator_count,
+            "resourceCount": str(wanted.accelerator_count),
         },
         "resourceCpuRequest": wanted.cpu,
         "resourceMemoryRequest": wanted.memory,
@@ -119,7 +133,7 @@ def test_a_pod_for_training_gets_what_the_profile_says(compiled, name):
 def test_a_run_can_ask_for_something_else(compiled, name):
     values = {
         "accelerator_type": "amd.com/gpu",
-        "accelerator_count": 4,
+        "accelerator_count": "4",
         "train_cpu": "30",
         "train_memory": "200Gi",
         "node_selector": {"pool": "big"},
@@ -127,13 +141,62 @@ def test_a_run_can_ask_for_something_else(compiled, name):
     }
     train = steps_of(compiled[name, "kubeflow"], GIVEN | values)["train"]
     assert train["resources"] == {
-        "accelerator": {"resourceType": "amd.com/gpu", "resourceCount": 4},
+        "accelerator": {"resourceType": "amd.com/gpu", "resourceCount": "4"},
         "resourceCpuRequest": "30",
         "resourceMemoryRequest": "200Gi",
         "resourceMemoryLimit": "200Gi",
     }
     assert train["kubernetes"]["nodeSelector"] == {"nodeSelectorJson": {"pool": "big"}}
     assert train["kubernetes"]["tolerations"] == [{"tolerationJson": values["tolerations"]}]
+
+
+# Kubernetes setting -> types that Kubeflow's driver resolves in it.
+DRIVER_TYPES = {
+    "nodeSelectorJson": {"STRUCT"},
+    "tolerationJson": {"STRUCT", "LIST"},
+    "pvcNameParameter": {"STRING"},
+}
+
+
+def parameters_in(value, path: tuple = ()):
+    """Yields (path, parameter) of each parameter that a setting refers to."""
+    if isinstance(value, dict):
+        if set(value) == {"componentInputParameter"}:
+            yield path, value["componentInputParameter"].removeprefix("pipelinechannel--")
+        else:
+            for key, item in value.items():
+                yield from parameters_in(item, (*path, key))
+    elif isinstance(value, list):
+        for item in value:
+            yield from parameters_in(item, path)
+    elif isinstance(value, str):
+        for name in PLACEHOLDER.findall(value):
+            yield path, name.removeprefix("pipelinechannel--")
+
+
+@pytest.mark.parametrize("name, target", EVERY)
+def test_settings_refer_to_parameters_of_types_that_the_driver_resolves(compiled, name, target):
+    spec, *rest = compiled[name, target]
+    types = {
+        parameter.removeprefix("pipelinechannel--"): given["parameterType"]
+        for component in (spec["root"], *spec["components"].values())
+        for parameter, given in component.get("inputDefinitions", {}).get("parameters", {}).items()
+    }
+    found = set()
+    for executor in spec["deploymentSpec"]["executors"].values():
+        container = executor["container"]
+        for part in ("image", "resources"):
+            for path, parameter in parameters_in(container.get(part)):
+                found.add(path[-1])
+                assert types[parameter] == "STRING", parameter
+    assert found >= {"resourceCount", "resourceType"}
+    for platform in rest:
+        executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        for path, parameter in parameters_in(executors):
+            assert types[parameter] in DRIVER_TYPES[path[-1]], (path, parameter)
+    for component in (spec["root"], *spec["components"].values()):
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            assert not list(parameters_in(task.get("retryPolicy", {})))  # constants only
 
 
 @pytest.mark.parametrize("name", profiles.names())
@@ -163,7 +226,7 @@ def test_vertex_gets_its_own_names_and_no_kubernetes(compiled, name):
     train = steps_of(compiled[name, "vertex"], GIVEN)["train"]
     expected = wanted.accelerator_type.get("vertex", "ACCELERATOR_TYPE_UNSPECIFIED")
     assert train["resources"]["accelerator"]["resourceType"] == expected
-    assert train["resources"]["accelerator"]["resourceCount"] == wanted.accelerator_count
+    assert train["resources"]["accelerator"]["resourceCount"] == str(wanted.accelerator_count)
     assert train["resources"]["resourceCpuLimit"] == wanted.cpu
     assert train["resources"]["resourceMemoryLimit"] == wanted.memory
     parameters = spec["root"]["inputDefinitions"]["parameters"]

@@ -110,6 +110,21 @@ def test_a_broken_shard_ends_the_run_with_its_name(data, tmp_path):
     assert (tmp_path / "out" / "runs" / "broken" / "summary.html").exists()
 
 
+@pytest.mark.slow
+def test_training_that_was_promised_a_gpu_fails_without_one(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # on a machine with GPUs, too
+    files = [f"train_data={data}/train*.tfrecord", f"eval_data={data}/eval*.tfrecord"]
+    ran = pipeline_run(
+        *files, *SETTINGS, "output_dir=out", "run_name=gpu", "accelerator_count=1", cwd=tmp_path
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("error: train failed: Expected 1 GPUs")
+    assert "TensorFlow found 0" in ran.stderr and "Traceback" not in ran.stdout + ran.stderr
+    summary = json.loads((tmp_path / "out" / "runs" / "gpu" / "summary.json").read_text())
+    assert (summary["outcome"], summary["ended_by"]) == ("failed", "train")
+    assert "TensorFlow found 0" in summary["error"]
+
+
 def test_an_accepted_model_that_was_not_published_is_an_error(data, tmp_path, monkeypatch):
     # kfp's local runner leaves out a condition's steps where it cannot work the condition out, and
     # calls that a success.

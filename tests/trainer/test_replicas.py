@@ -261,6 +261,17 @@ def test_the_first_num_gpu_gpus_are_used(monkeypatch, num_gpu, used):
     assert (strategy == "mirrored") == (num_gpu > 1)
 
 
+@pytest.mark.parametrize("num_gpu, found", [(1, 0), (4, 3)])
+def test_require_gpu_fails_if_fewer_gpus_are_found(monkeypatch, num_gpu, found):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: list("abc")[:found])
+    with pytest.raises(UserError, match=f"Expected {num_gpu} GPUs.*TensorFlow found {found}"):
+        replicas.strategy_for(TrainConfig(num_gpu=num_gpu, require_gpu=True))
+
+
+def test_require_gpu_is_met_by_no_gpu_where_none_is_wanted():
+    replicas.strategy_for(TrainConfig(num_gpu=0, require_gpu=True))
+
+
 @pytest.mark.parametrize("num_gpu", [0, 1, 99])
 def test_any_num_gpu_will_do_without_a_gpu(make_config, num_gpu, caplog):
     from trainer.training import train
