@@ -64,7 +64,7 @@ def validate_data(
     run = run_folder(output_dir, run_name, job_name, job_id)
     with without_traceback():
         storage.delete_tree(run)  # what an earlier run of the same name left
-    with without_traceback(), recorded(run, "validate_data"):
+    with without_traceback(), recorded(run, job_id, "validate_data"):
         # Here, once, so that all steps read the same files, if midnight comes in between too.
         now = datetime.now(UTC)
         train_data, eval_data = fill_in(train_data, now), fill_in(eval_data, now)
@@ -168,7 +168,7 @@ def evaluate(
     from components.summary import recorded
 
     run = run_folder(output_dir, run_name, job_name, job_id)
-    with without_traceback(), recorded(run, "evaluate"):
+    with without_traceback(), recorded(run, job_id, "evaluate"):
         folder = storage.join(run, "evaluation")
         publish_dir = storage.join(output_dir, "published")
         scores = evaluate(train_dir, eval_data, publish_dir, folder, vocabulary, batch_size)
@@ -201,7 +201,7 @@ def gate(
     from trainer.errors import without_traceback
 
     run = run_folder(output_dir, run_name, job_name, job_id)
-    with without_traceback(), recorded(run, "gate"):
+    with without_traceback(), recorded(run, job_id, "gate"):
         decision = decide(
             metrics_file.path,
             storage.join(run, "verdict.json"),
@@ -241,7 +241,7 @@ def export_model(
     run = run_folder(output_dir, run_name, job_name, job_id)
     with (
         without_traceback(),
-        recorded(run, "export_model"),
+        recorded(run, job_id, "export_model"),
         tempfile.TemporaryDirectory() as folder,
     ):
         # Not to model.path at once, for the folder is renamed when it is whole: on Vertex that
@@ -268,7 +268,7 @@ def publish(
     from trainer.errors import without_traceback
 
     run = run_folder(output_dir, run_name, job_name, job_id)
-    with without_traceback(), recorded(run, "publish"):
+    with without_traceback(), recorded(run, job_id, "publish"):
         publish_dir = storage.join(output_dir, "published")
         champion = storage.read_json(metrics_file.path)["champion_version"]
         version = publish(model.path, publish_dir, metrics_file.path, champion)
@@ -294,6 +294,6 @@ def summary(
 
     with without_traceback():
         run = run_folder(output_dir, run_name, job_name, job_id)
-        summarise(run, status.state, status.error_message or "")
+        summarise(run, job_id, status.state, status.error_message or "")
         page = storage.read_bytes(storage.join(run, "summary.html"))
         storage.write_bytes(report.path, page)

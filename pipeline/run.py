@@ -164,18 +164,20 @@ def run(arguments: dict, runner: str = "subprocess"):
     try:
         run_pipeline(pipeline, arguments, BUILD / "kfp")
     except local.StepFailed as failed:
-        # Again, with the words of the step that failed, which kfp does not hand to the summary.
-        # Where it cannot be written, that step's error still is the one to tell.
+        # The summary step does not get the output of a step that recorded no error, so write the
+        # summary again with it. If that fails, report the step's error all the same.
         with contextlib.suppress(UserError):
-            print(f"\n{_links(folder, summarise(folder, 'FAILED', failed.reason))}", flush=True)
+            run_id = storage.read_json(storage.join(folder, "summary.json"))["run_id"]
+            summary = summarise(folder, run_id, "FAILED", failed.reason)
+            print(f"\n{_links(folder, summary)}", flush=True)
         raise UserError(f"{failed.step} failed: {failed.reason}") from None
 
     summary = storage.read_json(storage.join(folder, "summary.json"))
     print(f"\n{_table(summary)}\n\n{_verdict(summary)}\n\n{_links(folder, summary)}")
     if summary["outcome"] not in ("published", "rejected"):
-        # kfp's runner leaves out, and calls a success, what depends on a condition that it fails
-        # to work out.
-        raise UserError(f"The pipeline ended after {summary['ended_by']}'s turn, without a result.")
+        # kfp's local runner skips the steps of a condition that it cannot evaluate, and still
+        # reports a success.
+        raise UserError(f"The pipeline ended without a result: {summary['error']}")
 
 
 def _table(summary: dict) -> str:

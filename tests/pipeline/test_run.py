@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.generate_data import generate
-from components.summary import summarise
+from components.summary import recorded, summarise
 from pipeline import local, run
 from pipeline.compile import ROOT
 from trainer import tfrecord
@@ -135,11 +135,14 @@ def test_an_accepted_model_that_was_not_published_is_an_error(data, tmp_path, mo
         metrics = {"challenger": scores, "champion": None, "champion_version": None}
         (folder / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
         (folder / "verdict.json").write_text('{"accepted": true, "reason": "Good."}')
-        summarise(str(folder), "SUCCEEDED")
+        for step in ("validate_data", "evaluate", "gate"):
+            with recorded(str(folder), "id", step):
+                pass
+        summarise(str(folder), "id", "SUCCEEDED")
 
     monkeypatch.setattr(local, "run", without_publishing)
     arguments = {"train_data": f"{data}/train*", "eval_data": f"{data}/eval*"}
-    with pytest.raises(UserError, match="without a result"):
+    with pytest.raises(UserError, match="without a result: export_model did not start"):
         run.run({**arguments, "output_dir": str(tmp_path), "run_name": "test"})
 
 
