@@ -16,7 +16,7 @@ FRAME_LEVEL = {"feature_names": "rgb,audio", "feature_sizes": "1024,128", "frame
 
 def training_shards(config) -> list[str]:
     """The shards of a TrainConfig; frame-level ones many times, for the same reason."""
-    from trainer import storage
+    from trainer.common import storage
 
     files = storage.glob(config.train_data_pattern)
     return files * 32 if config.record_format.frame_features else files

@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass
 
 from benchmarks.data import data_flags, training_shards
-from trainer import console
-from trainer.command_line import flag, parse
-from trainer.errors import without_traceback
+from trainer.common import console
+from trainer.common.command_line import flag, parse
+from trainer.common.errors import without_traceback
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class ReadingBenchmark:
 
 def measure(frame_features: bool, batch_size: int, config: ReadingBenchmark) -> str:
     """A line about records of one kind."""
-    from trainer import reading, storage
+    from trainer.common import storage
     from trainer.config import TrainConfig
+    from trainer.data import input_pipeline
 
     model = "FrameLevelLogisticModel" if frame_features else "LogisticModel"
     train_config = TrainConfig(model=model, **data_flags(frame_features))
@@ -35,7 +36,7 @@ def measure(frame_features: bool, batch_size: int, config: ReadingBenchmark) -> 
     megabytes = sum(storage.size(file) for file in files) / 1e6
 
     def parsed():
-        return reading.training_batches(
+        return input_pipeline.training_batches(
             files, train_config.record_format, batch_size, 1, config.num_readers, seed=0
         ).map(lambda batch, epoch: batch["id"])
 

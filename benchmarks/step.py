@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.data import data_flags, training_shards
-from trainer import console
-from trainer.command_line import flag, parse
-from trainer.errors import UserError, without_traceback
+from trainer.common import console
+from trainer.common.command_line import flag, parse
+from trainer.common.errors import UserError, without_traceback
 
 # Videos a batch: as the original's documentation trains them, or fewer where a step takes seconds.
 BATCH_SIZES = {
@@ -109,16 +109,16 @@ def _config(model, dtype, batch_size):
 def _trainer(config):
     import tensorflow as tf
 
-    from trainer.step import Trainer
+    from trainer.training.step import Trainer
 
     return Trainer(config, tf.distribute.get_strategy())
 
 
 def _batches(config):
     """Batches without end, all of them full."""
-    from trainer import reading
+    from trainer.data import input_pipeline
 
-    batches = reading.training_batches(
+    batches = input_pipeline.training_batches(
         training_shards(config),
         config.record_format,
         config.batch_size,
@@ -151,7 +151,7 @@ def _bare_products(trainer, batch) -> Callable[[], None]:
     import tensorflow as tf
 
     from benchmarks import products
-    from trainer.records import MAX_FRAMES
+    from trainer.data.records import MAX_FRAMES
 
     traced = tf.function(lambda: trainer.step(batch), autograph=False).get_concrete_function()
     return products.alone(products.find(traced, iterations=MAX_FRAMES))

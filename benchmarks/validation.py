@@ -20,9 +20,9 @@ import numpy as np
 from components.validate_data.parsing import Parser
 from components.validate_data.shard import Shard, keep_freed_memory, scan
 from components.validate_data.statistics import SplitStatistics
-from trainer.examples import encode_example, encode_sequence_example
-from trainer.records import Feature, RecordFormat
-from trainer.tfrecord import read_records, write_records
+from trainer.data.examples import encode_example, encode_sequence_example
+from trainer.data.records import Feature, RecordFormat
+from trainer.data.tfrecord import read_records, write_records
 
 FRAME = RecordFormat((Feature("rgb", 1024), Feature("audio", 128)), frame_features=True)
 VIDEO = RecordFormat()
@@ -95,7 +95,7 @@ def compare_readers(folder: Path, level: str, repeats: int) -> float:
     keep_freed_memory()
     readers = {
         "raw: tf.data.TFRecordDataset": lambda: read_with_tensorflow(path),
-        "raw: ours, trainer.tfrecord": lambda: read_all(path),
+        "raw: ours, trainer.data.tfrecord": lambda: read_all(path),
         "raw: Beam's TFRecord reader": lambda: read_with_beam(path),
         "validate_data": lambda: validate(path, record_format),
     }

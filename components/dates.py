@@ -3,7 +3,7 @@
 import re
 from datetime import datetime, timedelta
 
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 EXAMPLES = "{date}, {date:%Y/%m/%d} or {date-1d:%Y%m%d}, the day before"
 _DATE = re.compile(r"\{date(?:-(?P<days>\d{1,4})d)?(?::(?P<form>[^{}]*))?\}")

@@ -9,9 +9,10 @@ import numpy as np
 from components import experts, report
 from components.comparison import compare
 from components.publish import Champion, read_champion
-from trainer import evaluation, storage
-from trainer.errors import UserError
-from trainer.evaluation import Evaluation
+from trainer.common import storage
+from trainer.common.errors import UserError
+from trainer.evaluation import evaluator
+from trainer.evaluation.evaluator import Evaluation
 
 LISTED_CLASSES = 10  # in each table of the report
 LEAST_VIDEOS = 10  # of a class that is called one of the best or worst, where there are such
@@ -46,7 +47,7 @@ def evaluate(
     """
     champion = read_champion(publish_dir)
     logging.info("Measuring the new model, of %s.", train_dir)
-    new = evaluation.evaluate(train_dir, eval_data, batch_size, vocabulary_file=vocabulary)
+    new = evaluator.evaluate(train_dir, eval_data, batch_size, vocabulary_file=vocabulary)
     old = _evaluate_champion(champion, eval_data, batch_size) if champion else None
     metrics = {
         "challenger": _finite(new.metrics),
@@ -68,7 +69,7 @@ def evaluate(
 def _evaluate_champion(champion: Champion, eval_data: str, batch_size: int) -> Evaluation:
     logging.info("Measuring the published model, %s.", champion.path)
     try:
-        return evaluation.evaluate(champion.path, eval_data, batch_size)
+        return evaluator.evaluate(champion.path, eval_data, batch_size)
     except UserError as error:
         raise UserError(
             f"The published model {champion.path!r} cannot be measured on this data, so nothing "

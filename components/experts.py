@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from trainer.experts import Experts, Usage
+from trainer.evaluation.experts import Experts, Usage
 
 SPECIALISED = 0.1  # from this specialisation on a class' experts share its videos among them
 LISTED_CLASSES = 10  # in each table

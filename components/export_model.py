@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from trainer import exporting, loading
-from trainer.records import MAX_FRAMES, RecordFormat
+from trainer.data.records import MAX_FRAMES, RecordFormat
+from trainer.serving import loading, saved_model
 
 TOLERANCE = 1e-5  # the two graphs may round differently
 
@@ -12,13 +12,13 @@ def export(train_dir: str, output_dir: str, vocabulary: str = "") -> dict:
     """Exports the newest checkpoint of `train_dir` to the local folder `output_dir`.
 
     Returns:
-        The manifest, as trainer.exporting.write makes it.
+        The manifest, as trainer.serving.saved_model.write makes it.
 
     Raises:
         UserError: there is no model in `train_dir`, or `output_dir` cannot be written.
         RuntimeError: the exported model does not say what the checkpoint says.
     """
-    manifest = exporting.export(train_dir, output_dir, vocabulary)
+    manifest = saved_model.export(train_dir, output_dir, vocabulary)
     trained, exported = loading.load(train_dir), loading.load(output_dir)
     batch = _random_batch(trained.record_format)
     difference = tf.reduce_max(tf.abs(trained.predict(batch) - exported.predict(batch)))

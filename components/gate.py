@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from components.comparison import METRICS
-from trainer import storage
-from trainer.command_line import flag, parse
-from trainer.errors import UserError, without_traceback
+from trainer.common import storage
+from trainer.common.command_line import flag, parse
+from trainer.common.errors import UserError, without_traceback
 
 
 @dataclass(frozen=True)

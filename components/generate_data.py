@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.command_line import flag, parse
-from trainer.errors import UserError, without_traceback
-from trainer.examples import encode_example, encode_sequence_example
-from trainer.records import (
+from trainer.common.command_line import flag, parse
+from trainer.common.errors import UserError, without_traceback
+from trainer.data.examples import encode_example, encode_sequence_example
+from trainer.data.records import (
     MAX_FRAMES,
     MAX_VALUE,
     MIN_VALUE,
@@ -32,7 +32,7 @@ from trainer.records import (
     QUANTISED_ZERO,
     QUANTUM,
 )
-from trainer.tfrecord import write_records
+from trainer.data.tfrecord import write_records
 
 VERSION = 1  # one more whenever the same settings begin to give other bytes
 SETTINGS_FILE = "settings.json"
@@ -290,7 +290,7 @@ def _frame_records(rng, ids, labels, features, max_frames: int) -> Iterator[byte
 
 
 def quantise(features: np.ndarray) -> np.ndarray:
-    """The uint8 whose value, by trainer.records, is nearest to each feature."""
+    """The uint8 whose value, by trainer.data.records, is nearest to each feature."""
     return np.rint((_clip(features) - QUANTISED_ZERO) / QUANTUM).astype(np.uint8)
 
 

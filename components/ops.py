@@ -56,9 +56,9 @@ def validate_data(
     from components.validate_data.drift import Thresholds
     from components.validate_data.references import Settings
     from components.validate_data.validation import validate
-    from trainer import storage
-    from trainer.errors import without_traceback
-    from trainer.records import RecordFormat, parse_features
+    from trainer.common import storage
+    from trainer.common.errors import without_traceback
+    from trainer.data.records import RecordFormat, parse_features
 
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
     run = run_folder(output_dir, run_name, job_name, job_id)
@@ -114,8 +114,8 @@ def train(
     trainer_flags: str,
 ) -> NamedTuple("Trained", [("train_dir", str)]):
     from components.train import parse_accelerator_count, train
-    from trainer import console
-    from trainer.errors import without_traceback
+    from trainer.common import console
+    from trainer.common.errors import without_traceback
 
     console.set_up()
     with without_traceback():
@@ -159,8 +159,8 @@ def evaluate(
     report: Output[HTML],
     metrics_file: Output[Artifact],
 ):
-    from trainer import console, storage
-    from trainer.errors import without_traceback
+    from trainer.common import console, storage
+    from trainer.common.errors import without_traceback
 
     console.set_up()  # before anything that loads TensorFlow
     from components.evaluate import evaluate
@@ -197,8 +197,8 @@ def gate(
     from components.gate import decide
     from components.run_folder import run_folder
     from components.summary import recorded
-    from trainer import storage
-    from trainer.errors import without_traceback
+    from trainer.common import storage
+    from trainer.common.errors import without_traceback
 
     run = run_folder(output_dir, run_name, job_name, job_id)
     with without_traceback(), recorded(run, job_id, "gate"):
@@ -230,8 +230,8 @@ def export_model(
 ):
     import tempfile
 
-    from trainer import console, storage
-    from trainer.errors import without_traceback
+    from trainer.common import console, storage
+    from trainer.common.errors import without_traceback
 
     console.set_up()
     from components.export_model import export
@@ -264,8 +264,8 @@ def publish(
     from components.publish import publish
     from components.run_folder import run_folder
     from components.summary import recorded
-    from trainer import storage
-    from trainer.errors import without_traceback
+    from trainer.common import storage
+    from trainer.common.errors import without_traceback
 
     run = run_folder(output_dir, run_name, job_name, job_id)
     with without_traceback(), recorded(run, job_id, "publish"):
@@ -289,8 +289,8 @@ def summary(
 ):
     from components.run_folder import run_folder
     from components.summary import summarise
-    from trainer import storage
-    from trainer.errors import without_traceback
+    from trainer.common import storage
+    from trainer.common.errors import without_traceback
 
     with without_traceback():
         run = run_folder(output_dir, run_name, job_name, job_id)

@@ -15,9 +15,9 @@ import json
 import sys
 from dataclasses import dataclass
 
-from trainer import storage
-from trainer.command_line import flag, parse
-from trainer.errors import UserError, without_traceback
+from trainer.common import storage
+from trainer.common.command_line import flag, parse
+from trainer.common.errors import UserError, without_traceback
 
 POINTER = "champion.json"
 MANIFEST = "manifest.json"

@@ -2,7 +2,7 @@
 
 import re
 
-from trainer import storage
+from trainer.common import storage
 
 
 def run_folder(output_dir: str, run_name: str, job_name: str, job_id: str) -> str:

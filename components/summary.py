@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from components import report
 from components.comparison import compare
-from trainer import storage
-from trainer.errors import UserError
+from trainer.common import storage
+from trainer.common.errors import UserError
 
 STEPS = ("validate_data", "train", "evaluate", "gate", "export_model", "publish")
 UNRECORDED = ("train",)  # runs share its result, so it knows of no run

@@ -6,10 +6,10 @@ import shlex
 from pathlib import Path
 
 import trainer
-from trainer import storage
-from trainer.command_line import parse
+from trainer.common import storage
+from trainer.common.command_line import parse
+from trainer.common.errors import UserError
 from trainer.config import TrainConfig
-from trainer.errors import UserError
 
 
 def train(
@@ -41,9 +41,9 @@ def train(
     train_dir = storage.join(output_dir, "train", key)
     argv += [f"--train_data_pattern={train_data}", f"--train_dir={train_dir}"]
     config = parse(TrainConfig, ["components/train.py", *argv])
-    from trainer import training
+    from trainer.training import loop
 
-    training.train(config)
+    loop.train(config)
     return train_dir
 
 
@@ -64,6 +64,6 @@ def parse_accelerator_count(count: str) -> int:
 def _key(argv: list[str], data_fingerprint: str) -> str:
     """Identifies what decides the weights, in 16 hexadecimal digits."""
     digest = hashlib.sha256(json.dumps([argv, data_fingerprint]).encode())
-    for source in sorted(Path(trainer.__file__).parent.glob("*.py")):
+    for source in sorted(Path(trainer.__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]

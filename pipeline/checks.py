@@ -5,9 +5,9 @@ from dataclasses import fields
 
 from components.gate import GateConfig
 from components.train import parse_accelerator_count
-from trainer import command_line
+from trainer.common import command_line
+from trainer.common.errors import UserError
 from trainer.config import TrainConfig
-from trainer.errors import UserError
 
 
 def check(values: dict):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import profile as profiles
-from trainer.command_line import flag, parse
-from trainer.errors import UserError, without_traceback
+from trainer.common.command_line import flag, parse
+from trainer.common.errors import UserError, without_traceback
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"

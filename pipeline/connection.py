@@ -5,8 +5,8 @@ import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from trainer.command_line import flag
-from trainer.errors import UserError
+from trainer.common.command_line import flag
+from trainer.common.errors import UserError
 
 FILE = "kubeflow.toml"
 GROUP = "Connection (each may stand in the environment or a file too)"

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from cronsim import CronSim, CronSimError
 
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 EXAMPLE = "e.g. '0 2 * * *' (each night at 2)"
 

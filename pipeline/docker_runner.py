@@ -16,8 +16,8 @@ from components.train import parse_accelerator_count
 from pipeline import engine
 from pipeline import local as local_runs
 from pipeline.images import SOURCES, warn_if_outdated
-from trainer import storage
-from trainer.errors import UserError
+from trainer.common import storage
+from trainer.common.errors import UserError
 
 SHARED_MEMORY = "2g"  # as on a cluster
 TEMPORARY = "/yt8m-tmp"  # not /tmp, for data may lie there

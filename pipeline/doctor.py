@@ -13,9 +13,9 @@ from components.dates import fill_in
 from components.train import parse_accelerator_count
 from pipeline.connection import resolve
 from pipeline.submit import PackageConfig, prepare, split
-from trainer import storage
-from trainer.command_line import flag, parse
-from trainer.errors import UserError, without_traceback
+from trainer.common import storage
+from trainer.common.command_line import flag, parse
+from trainer.common.errors import UserError, without_traceback
 
 COMPUTE = "https://compute.googleapis.com/compute/v1"
 SERVICE_USAGE = "https://serviceusage.googleapis.com/v1beta1"

@@ -14,7 +14,7 @@ from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig, Mount
 from docker.utils.build import exclude_paths
 
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 REQUEST_SECONDS = 600  # the engine may be busy with another image
 GRACE_SECONDS = 30  # for what runs in a container to save its work

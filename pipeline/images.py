@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.compile import ROOT, VERSION
-from trainer.command_line import flag, parse
-from trainer.errors import UserError, without_traceback
+from trainer.common.command_line import flag, parse
+from trainer.common.errors import UserError, without_traceback
 
 # Image -> its name; its recipe is docker/IMAGE.Dockerfile.
 NAMES = {"data": "yt8m-data", "trainer": "yt8m-trainer"}

@@ -19,7 +19,7 @@ from kfp_server_api import ApiException
 from kfp_server_api.rest import RESTClientObject
 
 from pipeline.connection import ConnectionConfig, without_secrets
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 60

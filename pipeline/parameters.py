@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 # kfp's names of the types that our parameters have, in Python and in a compiled pipeline.
 TYPES = {

@@ -5,7 +5,7 @@ import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 FOLDER = Path(__file__).parent / "profiles"
 

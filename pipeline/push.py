@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from pipeline.compile import ROOT, VERSION
 from pipeline.images import SOURCES, VARIANTS, local_names, progress
-from trainer import storage
-from trainer.command_line import flag, parse
-from trainer.errors import UserError, without_traceback
+from trainer.common import storage
+from trainer.common.command_line import flag, parse
+from trainer.common.errors import UserError, without_traceback
 
 # HOST[:PORT]/PATH, in small letters, as Docker has it.
 REGISTRY = re.compile(r"[a-zA-Z0-9.-]+(:\d+)?(/[a-z0-9._-]+)*")

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 import docker.auth
 import urllib3
 
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 # Of an image for one kind of machine, or for several; as Docker or as the OCI calls them.
 MANIFESTS = ", ".join(

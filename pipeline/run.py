@@ -16,8 +16,8 @@ from pipeline import parameters
 from pipeline.checks import check
 from pipeline.compile import BUILD, ROOT, CompileConfig, compile_pipeline
 from pipeline.images import local_names
-from trainer import storage
-from trainer.errors import UserError, without_traceback
+from trainer.common import storage
+from trainer.common.errors import UserError, without_traceback
 
 DATA = ("train_data", "eval_data")
 

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 from pipeline.connection import ConnectionConfig, resolve, secret_free
 from pipeline.submit import PackageConfig, prepare, show, split
-from trainer.command_line import flag, parse
-from trainer.errors import UserError, without_traceback
+from trainer.common.command_line import flag, parse
+from trainer.common.errors import UserError, without_traceback
 
 ACTIONS = ("set", "list", "pause", "resume", "delete")
 

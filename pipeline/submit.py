@@ -9,8 +9,8 @@ from pipeline import parameters
 from pipeline.checks import check
 from pipeline.compile import BUILD
 from pipeline.connection import ConnectionConfig, resolve, secret_free
-from trainer.command_line import flag, parse
-from trainer.errors import UserError, without_traceback
+from trainer.common.command_line import flag, parse
+from trainer.common.errors import UserError, without_traceback
 
 FILES = {"kubeflow": BUILD / "pipeline.yaml", "vertex": BUILD / "pipeline.vertex.yaml"}
 EXPERIMENT = "yt8m-pipeline"

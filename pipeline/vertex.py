@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline import schedule as schedules
 from pipeline import submit as submission
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 POLL_SECONDS = 10
 TRIES = 4

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from trainer.command_line import flag
-from trainer.errors import UserError
-from trainer.records import NUM_CLASSES, RecordFormat, parse_features
+from trainer.common.command_line import flag
+from trainer.common.errors import UserError
+from trainer.data.records import NUM_CLASSES, RecordFormat, parse_features
 
 # The flags that shape the model: saved beside its weights, and the same for as long as it lives.
 MODEL_FLAGS = (

@@ -4,9 +4,9 @@ import json
 import sys
 from dataclasses import dataclass
 
-from trainer import console
-from trainer.command_line import flag, parse
-from trainer.errors import UserError, without_traceback
+from trainer.common import console
+from trainer.common.command_line import flag, parse
+from trainer.common.errors import UserError, without_traceback
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ def main(argv: list[str]):
     with without_traceback():
         config = parse(EvaluateConfig, argv)
         console.set_up()
-        from trainer import evaluation, storage
+        from trainer.common import storage
+        from trainer.evaluation import evaluator
 
-        result = evaluation.evaluate(
+        result = evaluator.evaluate(
             config.train_dir,
             config.eval_data_pattern,
             config.batch_size,

@@ -3,9 +3,9 @@
 import sys
 from dataclasses import dataclass
 
-from trainer import console
-from trainer.command_line import flag, parse
-from trainer.errors import UserError, without_traceback
+from trainer.common import console
+from trainer.common.command_line import flag, parse
+from trainer.common.errors import UserError, without_traceback
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ def main(argv: list[str]):
     with without_traceback():
         config = parse(ExportConfig, argv)
         console.set_up()
-        from trainer import exporting
+        from trainer.serving import saved_model
 
-        manifest = exporting.export(config.train_dir, config.output_dir, config.vocabulary)
+        manifest = saved_model.export(config.train_dir, config.output_dir, config.vocabulary)
         print(f"Exported step {manifest['step']} of {config.train_dir} to {config.output_dir}.")
 
 

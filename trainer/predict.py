@@ -3,9 +3,9 @@
 import sys
 from dataclasses import dataclass
 
-from trainer import console
-from trainer.command_line import flag, parse
-from trainer.errors import UserError, without_traceback
+from trainer.common import console
+from trainer.common.command_line import flag, parse
+from trainer.common.errors import UserError, without_traceback
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ def main(argv: list[str]):
     with without_traceback():
         config = parse(PredictConfig, argv)
         console.set_up()
-        from trainer import prediction
+        from trainer.serving import predictions
 
-        num_videos = prediction.predict(
+        num_videos = predictions.predict(
             config.train_dir,
             config.input_data_pattern,
             config.output_file,

@@ -3,10 +3,10 @@
 import logging
 import sys
 
-from trainer import console
-from trainer.command_line import parse
+from trainer.common import console
+from trainer.common.command_line import parse
+from trainer.common.errors import UserError, without_traceback
 from trainer.config import TrainConfig
-from trainer.errors import UserError, without_traceback
 
 
 def main(argv: list[str]):
@@ -14,10 +14,10 @@ def main(argv: list[str]):
     with without_traceback():
         config = parse(TrainConfig, argv)
         console.set_up(config.log_format)
-        from trainer import training
+        from trainer.training import loop
 
         try:
-            training.train(config)
+            loop.train(config)
         except UserError as error:
             if config.log_format == "text":
                 raise

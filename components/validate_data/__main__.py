@@ -6,8 +6,8 @@ import sys
 from components.validate_data.drift import Thresholds
 from components.validate_data.references import SEVERITIES_TO_FAIL_ON, Settings
 from components.validate_data.validation import validate
-from trainer.errors import UserError, without_traceback
-from trainer.records import NUM_CLASSES, RecordFormat, parse_features
+from trainer.common.errors import UserError, without_traceback
+from trainer.data.records import NUM_CLASSES, RecordFormat, parse_features
 
 
 def main(argv: list[str]) -> None:

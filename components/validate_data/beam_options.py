@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 # Beam's runner on this machine. What Beam calls DirectRunner first tries to download another one.
 LOCAL_RUNNER = "FnApiRunner"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from components.validate_data.parsing import Batch
-from trainer.records import MAX_FRAMES, Feature, RecordFormat
+from trainer.data.records import MAX_FRAMES, Feature, RecordFormat
 
 # What the quantiser of the published features can hold, rounded outwards.
 LOWEST, HIGHEST = -2.0, 2.01

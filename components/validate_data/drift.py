@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 NUM_WORST = 10
 STANDARD_ERRORS = 4.5  # so far apart are two of a thousand dimensions by chance in one of 100 runs

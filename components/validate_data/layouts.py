@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from trainer import wire
-from trainer.examples import inspect
-from trainer.records import ID_KEYS, LABELS_KEY, RecordFormat
+from trainer.data import wire
+from trainer.data.examples import inspect
+from trainer.data.records import ID_KEYS, LABELS_KEY, RecordFormat
 
 # How often to learn a layout, or to try to. The published shards have about a hundred.
 MAX_ATTEMPTS = 1000

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.records import QUANTISED_ZERO, QUANTUM
+from trainer.data.records import QUANTISED_ZERO, QUANTUM
 
 # Frames added up at once. The sum of the squares of so many bytes is exact in float32
 # (255 * 255 ** 2 < 2 ** 24), and the number of zeros among them in uint8.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from components.validate_data.statistics import SplitStatistics
-from trainer.records import LABELS_KEY, RecordFormat
+from trainer.data.records import LABELS_KEY, RecordFormat
 
 ID = "id"  # whichever of its keys it goes by
 

@@ -13,8 +13,8 @@ from components.validate_data.references import References, Settings
 from components.validate_data.split_checks import check_splits, trained_on
 from components.validate_data.statistics import FeatureStatistics, Result, SplitStatistics
 from components.validate_data.tfx_statistics import to_proto
-from trainer import storage
-from trainer.records import MIN_VALUE, QUANTUM, RecordFormat
+from trainer.common import storage
+from trainer.data.records import MIN_VALUE, QUANTUM, RecordFormat
 
 STATISTICS, ANOMALIES, REPORT = "statistics.json", "anomalies.json", "report.html"
 SCHEMA, TFX_STATISTICS = "schema.pbtxt", "statistics.pb"

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from components.validate_data.layouts import Layouts
-from trainer.examples import Problem, Video, inspect
-from trainer.records import RecordFormat
+from trainer.data.examples import Problem, Video, inspect
+from trainer.data.records import RecordFormat
 
 # Labels of up to so many bytes are below 2 ** 28; those of more might not fit in int64.
 MAX_LABEL_BYTES = 4

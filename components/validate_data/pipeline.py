@@ -11,7 +11,7 @@ from components.validate_data.ids import IdBlock, cut, find_repeated
 from components.validate_data.parsing import Parser
 from components.validate_data.shard import Shard, keep_freed_memory, scan
 from components.validate_data.statistics import Result, SplitStatistics
-from trainer.records import RecordFormat
+from trainer.data.records import RecordFormat
 
 
 class ScanShards(beam.DoFn):

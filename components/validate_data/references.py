@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from components.validate_data import schema
 from components.validate_data.drift import Thresholds
-from trainer import storage
-from trainer.errors import UserError
-from trainer.vocabulary import read_names
+from trainer.common import storage
+from trainer.common.errors import UserError
+from trainer.data.vocabulary import read_names
 
 SEVERITIES_TO_FAIL_ON = ("error", "warning", "never")
 

@@ -13,9 +13,9 @@ from google.protobuf import text_format
 
 from components.validate_data.checks import HIGHEST, LOWEST
 from components.validate_data.observed import ID, Observed
-from trainer.errors import UserError
-from trainer.messages import declare
-from trainer.records import LABELS_KEY, MAX_FRAMES, RecordFormat
+from trainer.common.errors import UserError
+from trainer.common.messages import declare
+from trainer.data.records import LABELS_KEY, MAX_FRAMES, RecordFormat
 
 PROTO = declare(
     "proto2",

@@ -11,8 +11,8 @@ from components.validate_data.findings import Example
 from components.validate_data.ids import IdBlock, pack
 from components.validate_data.parsing import Parser
 from components.validate_data.statistics import SplitStatistics
-from trainer.errors import UserError
-from trainer.tfrecord import BadRecord, masked_crc, scan_records
+from trainer.common.errors import UserError
+from trainer.data.tfrecord import BadRecord, masked_crc, scan_records
 
 # Taken in at once: enough for numpy to outweigh Python, little enough for the CPU's caches.
 BATCH_BYTES = 2 << 20

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.records import MIN_VALUE, QUANTISED_ZERO, QUANTUM
+from trainer.data.records import MIN_VALUE, QUANTISED_ZERO, QUANTUM
 
 RELATIVE_ERROR = 0.02
 SMALLEST, LARGEST = 1e-3, 10.0

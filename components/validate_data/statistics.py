@@ -14,7 +14,7 @@ from components.validate_data.findings import Findings
 from components.validate_data.moments import Moments
 from components.validate_data.parsing import Batch
 from components.validate_data.sketch import Sketch
-from trainer.records import RecordFormat
+from trainer.data.records import RecordFormat
 
 # Of the frames of a batch, one in so many is counted in the sketch, which costs more than all else.
 FRAMES_PER_SKETCHED = 16

@@ -10,8 +10,8 @@ import numpy as np
 from components.validate_data.observed import Observed, observe
 from components.validate_data.sketch import Sketch
 from components.validate_data.statistics import FeatureStatistics, SplitStatistics
-from trainer.messages import declare
-from trainer.records import LABELS_KEY, RecordFormat
+from trainer.common.messages import declare
+from trainer.data.records import LABELS_KEY, RecordFormat
 
 PROTO = declare(
     "proto3",

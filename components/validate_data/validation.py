@@ -17,9 +17,9 @@ from components.validate_data.output import ANOMALIES, REPORT, STATISTICS, write
 from components.validate_data.references import Settings, read
 from components.validate_data.shard import Shard
 from components.validate_data.statistics import Result
-from trainer import storage
-from trainer.errors import UserError
-from trainer.records import RecordFormat
+from trainer.common import storage
+from trainer.common.errors import UserError
+from trainer.data.records import RecordFormat
 
 # Ids are compared within buckets, each of which a worker holds in memory at once.
 BYTES_PER_BUCKET = 16 << 30

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import data, reading, step
 from benchmarks.reading import ReadingBenchmark
 from benchmarks.step import StepBenchmark
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from datetime import datetime
 import pytest
 
 from components.dates import fill_in
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 MOMENT = datetime(2026, 3, 1, 2)
 

@@ -7,11 +7,12 @@ from components import evaluate
 from components.export_model import export
 from components.publish import publish
 from components.train import train
-from trainer import evaluation, storage
-from trainer.errors import UserError
-from trainer.evaluation import Evaluation
-from trainer.examples import encode_example
-from trainer.tfrecord import write_records
+from trainer.common import storage
+from trainer.common.errors import UserError
+from trainer.data.examples import encode_example
+from trainer.data.tfrecord import write_records
+from trainer.evaluation import evaluator
+from trainer.evaluation.evaluator import Evaluation
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_the_first_model_has_no_champion(videos, train_small, tmp_path):
     train_dir, output_dir = train_small(2), str(tmp_path / "evaluation")
     metrics = evaluate.evaluate(train_dir, videos, str(tmp_path / "published"), output_dir)
     assert metrics == json.loads(storage.read_text(f"{output_dir}/metrics.json"))
-    assert metrics["challenger"] == evaluation.evaluate(train_dir, videos).metrics
+    assert metrics["challenger"] == evaluator.evaluate(train_dir, videos).metrics
     assert metrics["challenger"]["num_videos"] == 30
     assert metrics["champion"] is metrics["champion_version"] is None
     assert (metrics["train_dir"], metrics["step"]) == (train_dir, 6)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from components import experts
-from trainer.experts import Experts, ExpertSums
+from trainer.evaluation.experts import Experts, ExpertSums
 
 CLASS_NAMES = ["Split", "<b>Alone</b>", "Never", "Rare", "Absent", "Mixed"]
 

@@ -8,22 +8,24 @@ import pytest
 import tensorflow as tf
 
 from components.export_model import export
-from trainer import checkpoints, loading, models
+from trainer.common.errors import UserError
 from trainer.config import TrainConfig
-from trainer.errors import UserError
-from trainer.reading import Position
+from trainer.data.input_pipeline import Position
+from trainer.models import registry
+from trainer.run_dir import checkpoints
+from trainer.serving import loading
 
 
 def save_model(train_dir, weight=None, **flags) -> str:
     """A train_dir with a new model, all of whose weights are `weight` if that is given."""
     small = {"feature_names": "rgb", "feature_sizes": "2", "num_classes": 3}
     config = TrainConfig(**small | flags)
-    model = models.create(config.model_flags)
+    model = registry.create(config.model_flags)
     if weight is not None:
         for variable in model.trainable_variables:
             variable.assign(tf.fill(variable.shape, weight))
     checkpoints.keep_model_flags(str(train_dir), config.model_flags)
-    variables = tf.train.Checkpoint(model=models.variables(model))
+    variables = tf.train.Checkpoint(model=registry.variables(model))
     checkpoints.save(str(train_dir), variables, checkpoints.State(7, Position(), "", {}), 1)
     return str(train_dir)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from components import gate
 from components.gate import decide
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SCORES = {"gap": 0.55, "hit_at_1": 0.7, "perr": 0.6, "map": 0.1}

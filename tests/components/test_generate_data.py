@@ -11,9 +11,9 @@ import pytest
 
 from components import generate_data
 from components.generate_data import Classes, DataSet, class_name, generate, quantise, video_id
-from trainer.errors import UserError
-from trainer.examples import parse
-from trainer.records import (
+from trainer.common.errors import UserError
+from trainer.data.examples import parse
+from trainer.data.records import (
     MAX_VALUE,
     MIN_VALUE,
     QUANTISED_ZERO,
@@ -21,7 +21,7 @@ from trainer.records import (
     Feature,
     RecordFormat,
 )
-from trainer.tfrecord import read_records
+from trainer.data.tfrecord import read_records
 
 FRAMES = (Feature("rgb", 1024), Feature("audio", 128))
 

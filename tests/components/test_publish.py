@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from components.publish import publish, read_champion
-from trainer import storage
-from trainer.errors import UserError
+from trainer.common import storage
+from trainer.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST, SECOND, THIRD = "20260102030405", "20260102030406", "20260102030407"
@@ -141,7 +141,7 @@ def test_two_models_of_one_second_do_not_mix(exported, publish_dir):
 KILLED = """
     import os
     from components.publish import publish
-    from trainer import storage
+    from trainer.common import storage
 
     writes = 0
 

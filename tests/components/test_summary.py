@@ -5,8 +5,8 @@ from datetime import datetime
 import pytest
 
 from components.summary import STEPS, UNRECORDED, recorded, summarise
-from trainer import storage
-from trainer.errors import UserError
+from trainer.common import storage
+from trainer.common.errors import UserError
 
 SCORES = {"gap": 0.55, "hit_at_1": 0.7, "perr": 0.6, "map": 0.1, "loss": 12.0}
 OLD_SCORES = {"gap": 0.5, "hit_at_1": 0.7, "perr": 0.6, "map": 0.2, "loss": 13.0}

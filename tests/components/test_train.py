@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from components.train import train
-from trainer.errors import UserError
-from trainer.examples import encode_example
-from trainer.tfrecord import write_records
+from trainer.common.errors import UserError
+from trainer.data.examples import encode_example
+from trainer.data.tfrecord import write_records
 
 FLAGS = {"feature_names": "rgb", "feature_sizes": "2", "num_classes": 3, "batch_size": 2}
 

@@ -7,7 +7,7 @@ import pytest
 from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.connection import ENVIRONMENT
 from tests.pipeline.kubeflow_server import KubeflowServer
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 
 @pytest.fixture

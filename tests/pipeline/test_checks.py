@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.checks import check
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 
 def test_good_settings_pass():

@@ -9,8 +9,8 @@ from google.auth.credentials import AnonymousCredentials
 
 from components.validate_data.drift import Thresholds
 from pipeline.compile import ROOT, VERSION, CompileConfig, compile_pipeline
+from trainer.common.errors import UserError
 from trainer.config import TrainConfig
-from trainer.errors import UserError
 
 # Inputs that kfp adds to a task for its resources.
 RESOURCES = {"accelerator_type", "accelerator_count", "base_image"} | {

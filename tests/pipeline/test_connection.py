@@ -17,7 +17,7 @@ from pipeline.connection import (
     secret_free,
     without_secrets,
 )
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import cron
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)  # a Saturday
 

@@ -9,7 +9,7 @@ from components.generate_data import generate
 from pipeline import docker_runner, engine, run
 from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.local import StepFailed
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 
 @dsl.component(base_image="none", install_kfp_package=False)

@@ -11,8 +11,8 @@ from google.auth.credentials import AnonymousCredentials
 from pipeline import doctor, registry, vertex
 from pipeline.compile import CompileConfig, compile_pipeline
 from tests.pipeline.vertex_server import VertexServer
-from trainer import storage
-from trainer.errors import UserError
+from trainer.common import storage
+from trainer.common.errors import UserError
 
 
 class Registry(BaseHTTPRequestHandler):

@@ -17,7 +17,7 @@ from components.generate_data import generate
 from pipeline import engine, images
 from pipeline.compile import ROOT, CompileConfig, compile_pipeline
 from pipeline.push import PushConfig, push
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 LOCKS = {path.stem: path for path in (ROOT / "docker").glob("*.txt")}
 TINY = "tiny-for-tests"

@@ -3,7 +3,7 @@ import subprocess
 import pytest
 
 from pipeline import package
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 
 @pytest.fixture

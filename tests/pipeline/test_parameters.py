@@ -2,7 +2,7 @@ import pytest
 from kfp import dsl
 
 from pipeline.parameters import Parameter, help_text, markdown_table, parameters_of, parse
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 KNOWN = {
     parameter.name: parameter

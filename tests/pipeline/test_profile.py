@@ -11,7 +11,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from pipeline import profile as profiles
 from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.package import LOADER
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 GIVEN = {"train_data": "gs://b/train*", "eval_data": "gs://b/eval*", "output_dir": "gs://b/out"}
 STEPS = {"validate-data", "train", "evaluate", "gate", "export-model", "publish", "summary"}

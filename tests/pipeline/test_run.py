@@ -10,8 +10,8 @@ from components.generate_data import generate
 from components.summary import recorded, summarise
 from pipeline import local, run
 from pipeline.compile import ROOT
-from trainer import tfrecord
-from trainer.errors import UserError
+from trainer.common.errors import UserError
+from trainer.data import tfrecord
 
 SMALL = {"num_videos": 300, "num_classes": 10}
 SETTINGS = ["num_classes=10", "num_epochs=20", "batch_size=64"]

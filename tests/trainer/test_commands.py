@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from trainer import evaluate, export, predict
-from trainer.command_line import help_text, parse
-from trainer.errors import UserError
+from trainer.common.command_line import help_text, parse
+from trainer.common.errors import UserError
 from trainer.evaluate import EvaluateConfig
 from trainer.export import ExportConfig
 from trainer.predict import PredictConfig

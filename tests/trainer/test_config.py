@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer.command_line import help_text, parse
+from trainer.common.command_line import help_text, parse
+from trainer.common.errors import UserError
 from trainer.config import MODEL_FLAGS, TrainConfig, record_format
-from trainer.errors import UserError
-from trainer.records import Feature, RecordFormat
+from trainer.data.records import Feature, RecordFormat
 
 # The flags that google/youtube-8m documents: name, type, default.
 DOCUMENTED = [

@@ -18,16 +18,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from trainer import evaluation, mirror, storage, train_folder
-from trainer.errors import UserError
-from trainer.training import train
+from trainer.common import storage
+from trainer.common.errors import UserError
+from trainer.evaluation import evaluator
+from trainer.run_dir import mirror, train_folder
+from trainer.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
 
 # The trainer's command, where nobody waits long for a trainer that was killed.
 TRAIN = """
 import sys
-from trainer import mirror, train
+from trainer import train
+from trainer.run_dir import mirror
 mirror.HOLD_SECONDS, mirror.RENEW_SECONDS, mirror.POLL_SECONDS = 3, 0.5, 0.1
 train.main(["trainer/train.py", *sys.argv[1:]])
 """
@@ -105,10 +108,10 @@ def test_a_remote_train_dir_gives_the_weights_of_a_local_one(
     exports = {name.split("/")[0] for name in storage.files_below(f"{config.train_dir}/export")}
     assert exports == {"step-00000004", "step-00000008"}
     assert storage.files_below(f"{config.train_dir}/events")
-    found = evaluation.evaluate(config.train_dir, config.train_data_pattern)
+    found = evaluator.evaluate(config.train_dir, config.train_data_pattern)
     assert found.step == 10
     exported = f"{config.train_dir}/export/step-00000008"
-    assert evaluation.evaluate(exported, config.train_data_pattern).step == 8
+    assert evaluator.evaluate(exported, config.train_data_pattern).step == 8
 
 
 def test_a_new_model_instead_of_the_one_in_the_bucket(remote_config):
@@ -117,7 +120,7 @@ def test_a_new_model_instead_of_the_one_in_the_bucket(remote_config):
         train(remote_config(model="MoeModel"))
     assert train(remote_config(model="MoeModel", start_new_model=True, max_steps=2)) == 2
     config = remote_config()
-    found = evaluation.evaluate(config.train_dir, config.train_data_pattern)
+    found = evaluator.evaluate(config.train_dir, config.train_data_pattern)
     assert (found.model_flags["model"], found.step) == ("MoeModel", 2)
 
 
@@ -133,7 +136,7 @@ def test_the_second_trainer_is_told_of_the_first(place, make_config, request):
 def test_no_model_in_the_bucket(remote_config):
     config = remote_config()
     with pytest.raises(UserError, match=f"No model in '{config.train_dir}'"):
-        evaluation.evaluate(config.train_dir, config.train_data_pattern)
+        evaluator.evaluate(config.train_dir, config.train_data_pattern)
 
 
 @pytest.mark.slow

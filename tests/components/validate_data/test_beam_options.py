@@ -8,7 +8,7 @@ from components.validate_data.beam_options import (
     complete,
     workers_find_our_packages,
 )
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 
 def test_without_options_this_process_does_the_work():

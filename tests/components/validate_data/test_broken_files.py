@@ -9,9 +9,9 @@ import pytest
 from components.validate_data.findings import KINDS
 from components.validate_data.references import Settings
 from components.validate_data.validation import validate
-from trainer.examples import encode_example, encode_sequence_example
-from trainer.records import Feature, RecordFormat
-from trainer.tfrecord import frame
+from trainer.data.examples import encode_example, encode_sequence_example
+from trainer.data.records import Feature, RecordFormat
+from trainer.data.tfrecord import frame
 
 FEATURES = (Feature("rgb", 4), Feature("audio", 2))
 VIDEO = RecordFormat(FEATURES, num_classes=4)

@@ -3,8 +3,8 @@ import pytest
 
 from components.validate_data.checks import check
 from components.validate_data.parsing import side_by_side
-from trainer.examples import Video
-from trainer.records import Feature, RecordFormat
+from trainer.data.examples import Video
+from trainer.data.records import Feature, RecordFormat
 
 VIDEO = RecordFormat((Feature("rgb", 3), Feature("audio", 1)), num_classes=10)
 FRAME = RecordFormat((Feature("rgb", 3), Feature("audio", 1)), frame_features=True, num_classes=10)

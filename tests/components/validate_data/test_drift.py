@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.validate_data.drift import Thresholds, compare, find, jensen_shannon
-from trainer.errors import UserError
+from trainer.common.errors import UserError
 
 NAMES = ["Game", "Car", "Food", "Dance"]
 

@@ -7,9 +7,9 @@ import pytest
 from components.validate_data.parsing import Parser
 from components.validate_data.shard import Shard, scan
 from components.validate_data.statistics import SplitStatistics
-from trainer.examples import inspect
-from trainer.records import Feature, RecordFormat
-from trainer.tfrecord import read_records
+from trainer.data.examples import inspect
+from trainer.data.records import Feature, RecordFormat
+from trainer.data.tfrecord import read_records
 
 FRAME = RecordFormat((Feature("rgb", 1024), Feature("audio", 128)), frame_features=True)
 FILES = [

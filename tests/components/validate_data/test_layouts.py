@@ -3,9 +3,9 @@ import pytest
 
 from components.validate_data import layouts
 from components.validate_data.layouts import Layouts
-from trainer import wire
-from trainer.examples import encode_example
-from trainer.records import Feature, RecordFormat
+from trainer.data import wire
+from trainer.data.examples import encode_example
+from trainer.data.records import Feature, RecordFormat
 
 FORMAT = RecordFormat((Feature("rgb", 2), Feature("audio", 1)), num_classes=1000)
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from components.validate_data.moments import Moments, of_frames, of_vectors
-from trainer.records import MAX_VALUE, MIN_VALUE, QUANTISED_ZERO, QUANTUM
+from trainer.data.records import MAX_VALUE, MIN_VALUE, QUANTISED_ZERO, QUANTUM
 
 
 def test_vectors_by_hand():

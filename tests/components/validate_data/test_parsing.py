@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from components.validate_data import parsing
 from components.validate_data.parsing import Batch, Parser, read_varints
-from trainer.examples import encode_example, encode_sequence_example, inspect
-from trainer.records import Feature, RecordFormat
-from trainer.tfrecord import read_records
+from trainer.data.examples import encode_example, encode_sequence_example, inspect
+from trainer.data.records import Feature, RecordFormat
+from trainer.data.tfrecord import read_records
 
 VIDEO = RecordFormat((Feature("rgb", 2),), num_classes=300)
 FRAME = RecordFormat((Feature("rgb", 2),), frame_features=True, num_classes=10)

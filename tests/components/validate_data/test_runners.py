@@ -22,9 +22,9 @@ from google.protobuf.json_format import MessageToDict
 from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatisticsList
 
 from components.validate_data.validation import validate
-from trainer.examples import encode_example, encode_sequence_example
-from trainer.records import Feature, RecordFormat
-from trainer.tfrecord import frame, write_records
+from trainer.data.examples import encode_example, encode_sequence_example
+from trainer.data.records import Feature, RecordFormat
+from trainer.data.tfrecord import frame, write_records
 
 ROOT = Path(__file__).parents[3]
 ENGINES = ROOT / "build" / "engines"

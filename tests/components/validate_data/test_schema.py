@@ -9,9 +9,9 @@ from components.validate_data.observed import Observed, observe
 from components.validate_data.parsing import side_by_side
 from components.validate_data.schema import PROTO, enforce, infer, parse, to_text
 from components.validate_data.statistics import SplitStatistics
-from trainer.errors import UserError
-from trainer.examples import Video
-from trainer.records import Feature, RecordFormat
+from trainer.common.errors import UserError
+from trainer.data.examples import Video
+from trainer.data.records import Feature, RecordFormat
 
 VIDEO = RecordFormat((Feature("rgb", 2),), num_classes=10)
 FRAME = RecordFormat((Feature("rgb", 2),), frame_features=True, num_classes=10)

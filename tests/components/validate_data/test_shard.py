@@ -6,9 +6,9 @@ import pytest
 from components.validate_data.parsing import Parser
 from components.validate_data.shard import Shard, keep_freed_memory, scan
 from components.validate_data.statistics import SplitStatistics
-from trainer.examples import encode_example, encode_sequence_example
-from trainer.records import Feature, RecordFormat
-from trainer.tfrecord import frame, write_records
+from trainer.data.examples import encode_example, encode_sequence_example
+from trainer.data.records import Feature, RecordFormat
+from trainer.data.tfrecord import frame, write_records
 
 VIDEO = RecordFormat((Feature("rgb", 2),), num_classes=10)
 FRAME = RecordFormat((Feature("rgb", 2),), frame_features=True, num_classes=10)

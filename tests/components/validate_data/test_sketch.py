@@ -14,7 +14,7 @@ from components.validate_data.sketch import (
     Sketch,
     float_buckets,
 )
-from trainer.records import MAX_VALUE, MIN_VALUE
+from trainer.data.records import MAX_VALUE, MIN_VALUE
 
 SHARES = (0, 0.01, 0.25, 0.5, 0.9, 1)
 

@@ -5,8 +5,8 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 from components.validate_data.parsing import side_by_side
 from components.validate_data.statistics import SplitStatistics
 from components.validate_data.tfx_statistics import to_proto
-from trainer.examples import Video
-from trainer.records import Feature, RecordFormat
+from trainer.data.examples import Video
+from trainer.data.records import Feature, RecordFormat
 
 VIDEO = RecordFormat((Feature("rgb", 2),), num_classes=10)
 FRAME = RecordFormat((Feature("rgb", 2),), frame_features=True, num_classes=10)

@@ -8,11 +8,11 @@ import pytest
 from components.validate_data.__main__ import main
 from components.validate_data.references import Settings
 from components.validate_data.validation import DEFAULT, validate
-from trainer import storage
-from trainer.errors import UserError
-from trainer.examples import encode_example
-from trainer.records import Feature, RecordFormat
-from trainer.tfrecord import write_records
+from trainer.common import storage
+from trainer.common.errors import UserError
+from trainer.data.examples import encode_example
+from trainer.data.records import Feature, RecordFormat
+from trainer.data.tfrecord import write_records
 
 FORMAT = RecordFormat((Feature("rgb", 2),), num_classes=10)
 

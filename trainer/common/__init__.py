@@ -1,0 +1,1 @@
+"""Shared by every package: errors, storage, command-line flags, console output."""

@@ -1,0 +1,366 @@
+"""Files on this machine and in Google Cloud Storage, by one set of functions.
+
+A path is local, or `gs://BUCKET/KEY`. Credentials are the application default ones; where
+STORAGE_EMULATOR_HOST is set, that server is used instead and no credentials are needed.
+
+Whatever the user or the system refuses (a missing file, no access, a full disk, an unreachable
+bucket) is a UserError that names the path. A write that fails leaves what was there before.
+"""
+
+import contextlib
+import fcntl
+import fnmatch
+import functools
+import glob as local_glob
+import io
+import json
+import os
+import posixpath
+import re
+import shutil
+import sys
+import uuid
+from typing import BinaryIO
+
+from trainer.common.errors import UserError
+
+_CHUNK = 8 * 2**20  # bytes fetched at once when an object is read or written in pieces
+
+
+def join(*parts: str) -> str:
+    """One path from its parts, which are separated by one slash each."""
+    return posixpath.join(*parts)
+
+
+def glob(patterns: str) -> list[str]:
+    """The files that one of the comma-separated `patterns` matches, sorted, each once.
+
+    `*`, `?` and `[...]` match within one part of a path. A folder is no match.
+
+    Raises:
+        UserError: there is no pattern, or one of them matches no file.
+    """
+    files: set[str] = set()
+    pieces = [piece.strip() for piece in patterns.split(",")]
+    for pattern in filter(None, pieces):
+        matches = _glob_one(pattern)
+        if not matches:
+            raise UserError(f"No file matches {pattern!r}; expected at least one.")
+        files.update(matches)
+    if not files:
+        raise UserError(f"Expected the name or the pattern of some files; got {patterns!r}.")
+    return sorted(files)
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file, or a folder, at `path`. On gs:// an empty folder is none."""
+    with _explained("look for", path):
+        if not _is_remote(path):
+            return os.path.exists(_local(path))
+        bucket, key = _bucket_and_key(path)
+        if key and bucket.blob(key).exists():
+            return True
+        return any(bucket.list_blobs(prefix=_folder(key), max_results=1))
+
+
+def size(path: str) -> int:
+    """Length of a file in bytes."""
+    with _explained("read", path):
+        return _blob(path).size if _is_remote(path) else os.path.getsize(_local(path))
+
+
+def open_read(path: str) -> BinaryIO:
+    """A file opened for reading: binary, buffered, seekable. To be closed by the caller."""
+    with _explained("read", path):
+        if _is_remote(path):
+            return _blob(path).open("rb", chunk_size=_CHUNK)
+        return open(_local(path), "rb")
+
+
+def read_bytes(path: str) -> bytes:
+    """All of a file."""
+    with _explained("read", path):
+        if _is_remote(path):
+            return _download(path)[0]
+        with open(_local(path), "rb") as file:
+            return file.read()
+
+
+def read_text(path: str) -> str:
+    """All of a UTF-8 file."""
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"Expected UTF-8 text in {path!r}, but found {error}.") from error
+
+
+def read_json(path: str, *keys: str) -> dict:
+    """A JSON object from a file.
+
+    Raises:
+        UserError: the file cannot be read, holds no JSON object, or lacks one of the `keys`.
+    """
+    text = read_text(path)
+    with contextlib.suppress(ValueError):  # no JSON: told below, as is any other value
+        value = json.loads(text)
+        if isinstance(value, dict) and all(key in value for key in keys):
+            return value
+    expected = f" with {', '.join(keys)}" if keys else ""
+    raise UserError(f"Expected a JSON object{expected} in {path!r}; it holds {text[:80]!r}.")
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Makes or replaces a file, at once: a reader sees all of the old one or all of the new.
+
+    Missing folders are made.
+    """
+    write_file(path, io.BytesIO(data))
+
+
+def write_file(path: str, source: BinaryIO) -> None:
+    """As `write_bytes`, with all that the seekable file `source` holds."""
+    with _explained("write", path):
+        source.seek(0)
+        if _is_remote(path):
+            bucket, key = _bucket_and_object(path)
+            _upload(bucket.blob(key, chunk_size=_CHUNK), source)
+        else:
+            _write_local(_local(path), source)
+
+
+def write_text(path: str, text: str) -> None:
+    """As `write_bytes`, in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def replace_if(path: str, data: bytes, expected: bytes | None) -> bool:
+    """Makes a small file hold `data`, if it holds `expected` now; None: if there is none.
+
+    Of several writers of different data with the same `expected`, exactly one succeeds. To try
+    again after an error is safe.
+
+    Returns:
+        Whether the file holds `data` now. False: it held something else, and still does.
+    """
+    with _explained("write", path):
+        swap = _swap_remote if _is_remote(path) else _swap_local
+        return swap(path, data, expected)
+
+
+def files_below(folder: str) -> list[str]:
+    """The paths, relative to `folder`, of all files in it and in its folders, sorted."""
+    with _explained("list", folder):
+        if not _is_remote(folder):
+            return _local_files_below(_local(folder))
+        bucket, key = _bucket_and_key(folder)
+        prefix = _folder(key)
+        names = [blob.name for blob in bucket.list_blobs(prefix=prefix)]
+        return sorted(n.removeprefix(prefix) for n in names if not n.endswith("/"))
+
+
+def copy_tree(source: str, destination: str) -> None:
+    """Copies all files of a folder; each is copied whole or not at all.
+
+    Raises:
+        UserError: `source` holds no file, or something cannot be read or written. Files copied
+            before stay.
+    """
+    files = files_below(source)
+    if not files:
+        raise UserError(f"Expected a folder with files; {source!r} is none.")
+    for name in files:
+        with open_read(join(source, name)) as file:
+            write_file(join(destination, name), file)
+
+
+def delete_tree(folder: str) -> None:
+    """Deletes a folder with all that is in it. No such folder: does nothing."""
+    with _explained("delete", folder):
+        if _is_remote(folder):
+            bucket, key = _bucket_and_key(folder)
+            bucket.delete_blobs(list(bucket.list_blobs(prefix=_folder(key))), on_error=_ignore)
+        elif os.path.exists(_local(folder)):
+            shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _explained(action: str, path: str):
+    """Turns what the system or the server says into a UserError that names the path."""
+    try:
+        yield
+    except (OSError, *_cloud_errors()) as error:
+        raise UserError(f"Cannot {action} {path!r}: {_reason(error)}.") from error
+
+
+def _cloud_errors() -> tuple[type[Exception], ...]:
+    if "google.cloud.storage" not in sys.modules:
+        return ()  # what is not loaded has not raised
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError
+
+    return GoogleAPIError, GoogleAuthError
+
+
+def _reason(error: Exception) -> str:
+    """What the system or the server said, without the request that it answered."""
+    if getattr(error, "cause", None):  # a RetryError, which only says for how long it tried
+        return _reason(error.cause)
+    text = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
+    body = re.search(r'"message": *"([^"]+)"', text)
+    return (body[1] if body else re.sub(r"^[A-Z]+ https?://\S+ ", "", text)).rstrip(".")
+
+
+# --- this machine ---------------------------------------------------------------------------
+
+
+def _local(path: str) -> str:
+    if "://" in path:
+        raise UserError(f"Expected a local path or gs://BUCKET/KEY; got {path!r}.")
+    if not path:
+        raise UserError("Expected a path; got an empty one.")
+    return path
+
+
+def _local_files_below(folder: str) -> list[str]:
+    return sorted(
+        os.path.relpath(os.path.join(parent, name), folder)
+        for parent, _, names in os.walk(folder)
+        for name in names
+    )
+
+
+def _write_local(path: str, source: BinaryIO) -> None:
+    folder, name = os.path.split(path)
+    os.makedirs(folder or ".", exist_ok=True)
+    # In the same folder, for a rename to be atomic; with a dot, for no glob to match it.
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            shutil.copyfileobj(source, file, _CHUNK)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            os.remove(temporary)
+        raise
+    _sync_folder(folder or ".")
+
+
+def _sync_folder(folder: str) -> None:
+    """Lets a rename outlive a power cut, on file systems that can promise it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _swap_local(path: str, data: bytes, expected: bytes | None) -> bool:
+    folder, name = os.path.split(_local(path))
+    os.makedirs(folder or ".", exist_ok=True)
+    # The lock ends with the process, however it ends. Its file stays: to delete it would let two
+    # processes hold locks on two files of the same name.
+    with open(os.path.join(folder, f".{name}.lock"), "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        current = read_bytes(path) if os.path.exists(path) else None
+        if current == expected:
+            write_bytes(path, data)
+            return True
+        return current == data
+
+
+# --- Google Cloud Storage -------------------------------------------------------------------
+
+
+def _is_remote(path: str) -> bool:
+    return path.startswith("gs://")
+
+
+def _bucket_and_key(path: str):
+    bucket, _, key = path.removeprefix("gs://").partition("/")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]+[a-z0-9]", bucket):
+        raise UserError(f"Expected gs://BUCKET/KEY with the name of a bucket; got {path!r}.")
+    return _client(os.environ.get("STORAGE_EMULATOR_HOST")).bucket(bucket), key
+
+
+def _bucket_and_object(path: str):
+    bucket, key = _bucket_and_key(path)
+    if not key:
+        raise UserError(f"Expected gs://BUCKET/KEY; {path!r} names a bucket, and no file in it.")
+    return bucket, key
+
+
+@functools.cache
+def _client(emulator: str | None):
+    from google.cloud import storage
+
+    return storage.Client()
+
+
+def _blob(path: str):
+    """The object at a gs:// path, with what the server knows of it."""
+    bucket, key = _bucket_and_object(path)
+    blob = bucket.get_blob(key)
+    if blob is None:
+        raise FileNotFoundError("no such object")
+    return blob
+
+
+def _download(path: str) -> tuple[bytes, int]:
+    """All of an object, and its generation, which is another one after every write."""
+    from google.api_core.exceptions import NotFound
+
+    bucket, key = _bucket_and_object(path)
+    blob = bucket.blob(key)
+    try:
+        return blob.download_as_bytes(), blob.generation
+    except NotFound:
+        raise FileNotFoundError("no such object") from None
+
+
+def _folder(key: str) -> str:
+    return key.rstrip("/") + "/" if key else ""
+
+
+def _glob_one(pattern: str) -> list[str]:
+    with _explained("look for", pattern):
+        if not _is_remote(pattern):
+            return [p for p in local_glob.glob(_local(pattern)) if os.path.isfile(p)]
+        bucket, key = _bucket_and_key(pattern)
+        fixed_part = re.split(r"[*?[]", key, maxsplit=1)[0]
+        names = (blob.name for blob in bucket.list_blobs(prefix=fixed_part))
+        return [f"gs://{bucket.name}/{name}" for name in names if _matches(name, key)]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    names, patterns = name.split("/"), pattern.split("/")
+    return len(names) == len(patterns) and all(map(fnmatch.fnmatchcase, names, patterns))
+
+
+def _upload(blob, source: BinaryIO, **conditions) -> None:
+    length = source.seek(0, io.SEEK_END)
+    blob.upload_from_file(source, rewind=True, size=length, **conditions)
+
+
+def _swap_remote(path: str, data: bytes, expected: bytes | None) -> bool:
+    from google.api_core.exceptions import PreconditionFailed
+
+    try:
+        current, generation = _download(path)
+    except FileNotFoundError:
+        current, generation = None, 0  # 0: only if there is no object
+    if current != expected:
+        return current == data
+    bucket, key = _bucket_and_object(path)
+    try:
+        _upload(bucket.blob(key), io.BytesIO(data), if_generation_match=generation)
+    except PreconditionFailed:
+        # Another writer was faster; or this was the second try of a write that had succeeded.
+        return _download(path)[0] == data
+    return True
+
+
+def _ignore(_missing_blob) -> None:
+    """Someone else has deleted it."""

@@ -1,0 +1,1 @@
+"""What a record holds, and how records are read and written."""

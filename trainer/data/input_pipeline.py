@@ -1,0 +1,258 @@
+"""Reads videos from TFRecord shards with tf.data, in an order that a seed decides.
+
+A batch is a dict:
+
+    "id":         [batch] string
+    "labels":     [batch, LABEL_SLOTS or a multiple] int32, distinct class ids, then -1
+    "features":   video level [batch, width] float32;
+                  frame level a tuple, of each feature [batch, MAX_FRAMES, size] uint8
+    "num_frames": [batch] int32, frame level only
+"""
+
+import contextlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from trainer.common.errors import UserError
+from trainer.data import examples
+from trainer.data.records import ID_KEYS, LABELS_KEY, MAX_FRAMES, RecordFormat
+
+# Videos that wait to be drawn at random. Shards hold videos in random order already, and are drawn
+# in random order themselves, so this mixes neighbours only. A frame-level video takes ~250 KB.
+SHUFFLED_VIDEOS = 16384
+SHUFFLED_FRAME_LEVEL_VIDEOS = 2048
+# Labels are padded to a multiple of this, for batches to have few shapes: XLA compiles for each.
+LABEL_SLOTS = 32
+READ_BUFFER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in the data a run stands: `videos` of `epoch` are done, in that epoch's order."""
+
+    epoch: int = 0
+    videos: int = 0
+
+
+def training_batches(
+    files: list[str],
+    record_format: RecordFormat,
+    batch_size: int,
+    num_epochs: int,
+    num_readers: int,
+    seed: int,
+    start: Position = Position(),
+    on_bad_record: Callable[[str], None] | None = None,
+) -> tf.data.Dataset:
+    """(batch, epoch) pairs from `start` to the end of the last epoch, each video once an epoch.
+
+    The order of an epoch depends on `files`, `num_readers`, `seed`, the epoch's number and
+    TensorFlow's global seed alone.
+    An epoch's last batch may be smaller.
+
+    Args:
+        files: shards.
+        record_format: what to expect of their records.
+        batch_size: videos a batch.
+        num_epochs: the number of the last epoch, plus 1.
+        num_readers: files read at once.
+        seed: decides the order of the files and of the videos.
+        start: where to begin.
+        on_bad_record: called with the reason for each record that cannot be read, which is then
+            left out; None: such a record is an error. Slower: every record is checked in Python.
+    """
+    buffer = SHUFFLED_FRAME_LEVEL_VIDEOS if record_format.frame_features else SHUFFLED_VIDEOS
+
+    read = _reader(record_format, on_bad_record)
+
+    def epoch_batches(epoch):
+        seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
+        order = tf.random.experimental.stateless_shuffle(tf.constant(files), seeds)
+        records = _records(tf.data.Dataset.from_tensor_slices(order), num_readers, read)
+        shuffle_seed = tf.random.stateless_uniform([], seeds, 1, 2**31 - 1, tf.int64)
+        records = records.shuffle(buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
+        done = tf.where(epoch == start.epoch, tf.constant(start.videos, tf.int64), 0)
+        return records.skip(done).batch(batch_size).map(lambda batch: (batch, epoch))
+
+    epochs = tf.data.Dataset.range(start.epoch, num_epochs)
+    return (
+        epochs.flat_map(epoch_batches)
+        .map(
+            lambda records, epoch: (parse(records, record_format), epoch),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        .prefetch(2)
+    )
+
+
+def batches(
+    files: list[str], record_format: RecordFormat, batch_size: int, num_readers: int = 1
+) -> tf.data.Dataset:
+    """Every video once. With one reader in the order of the files and of the records in them."""
+    records = _records(tf.data.Dataset.from_tensor_slices(files), num_readers)
+    return (
+        records.batch(batch_size)
+        .map(
+            lambda batch: parse(batch, record_format),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        .prefetch(2)
+    )
+
+
+def training_inputs(batch: dict) -> dict:
+    """What a model needs of a batch in training: frame-level features apart, as they were read.
+
+    To join them is a pass over memory, which not every model needs.
+    """
+    return {name: batch[name] for name in ("features", "num_frames") if name in batch}
+
+
+def model_inputs(batch: dict) -> dict[str, tf.Tensor]:
+    """What a model needs of a batch to predict, its features in one tensor [..., width]."""
+    inputs = training_inputs(batch)
+    if isinstance(inputs["features"], tuple):
+        inputs["features"] = tf.concat(inputs["features"], axis=-1)
+    return inputs
+
+
+def model_input_spec(record_format: RecordFormat) -> dict[str, tf.TensorSpec]:
+    """The shapes and types of `model_inputs`."""
+    if record_format.frame_features:
+        shape = [None, MAX_FRAMES, record_format.width]
+        return {
+            "features": tf.TensorSpec(shape, tf.uint8),
+            "num_frames": tf.TensorSpec([None], tf.int32),
+        }
+    return {"features": tf.TensorSpec([None, record_format.width], tf.float32)}
+
+
+def empty_batch(record_format: RecordFormat) -> dict:
+    """A batch of no videos."""
+    batch = {"id": tf.zeros([0], tf.string), "labels": tf.zeros([0, LABEL_SLOTS], tf.int32)}
+    if not record_format.frame_features:
+        return batch | {"features": tf.zeros([0, record_format.width])}
+    return batch | {
+        "features": tuple(
+            tf.zeros([0, MAX_FRAMES, feature.size], tf.uint8) for feature in record_format.features
+        ),
+        "num_frames": tf.zeros([0], tf.int32),
+    }
+
+
+def _read(file):
+    """Serialized records of a file."""
+    return tf.data.TFRecordDataset(file, buffer_size=READ_BUFFER_BYTES)
+
+
+def _reader(record_format: RecordFormat, on_bad_record: Callable[[str], None] | None) -> Callable:
+    """What reads a file: `_read`, or one that leaves bad records out."""
+    if on_bad_record is None:
+        return _read
+
+    def good_records(file: bytes):
+        yield from examples.good_records(file.decode(), record_format, on_bad_record)
+
+    signature = tf.TensorSpec([], tf.string)
+    return lambda file: tf.data.Dataset.from_generator(
+        good_records, output_signature=signature, args=[file]
+    )
+
+
+def _records(files: tf.data.Dataset, num_readers: int, read: Callable = _read) -> tf.data.Dataset:
+    """Serialized records of `num_readers` files at a time, 16 of each in turn."""
+    return files.interleave(
+        read,
+        cycle_length=num_readers,
+        block_length=16,
+        num_parallel_calls=num_readers,
+        deterministic=True,
+    )
+
+
+def parse(records: tf.Tensor, record_format: RecordFormat) -> dict[str, tf.Tensor]:
+    """A batch from serialized records, [batch] string.
+
+    Raises:
+        tf.errors.InvalidArgumentError: a record is not as `record_format` says. Its text names
+            neither file nor record; `explained` finds them.
+    """
+    if record_format.frame_features:
+        return _parse_frame_level(records, record_format)
+    return _parse_video_level(records, record_format)
+
+
+_IDS_AND_LABELS = {key: tf.io.FixedLenFeature([], tf.string, "") for key in ID_KEYS} | {
+    LABELS_KEY: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
+}
+
+
+def _parse_video_level(records, record_format):
+    spec = {f.name: tf.io.FixedLenFeature([f.size], tf.float32) for f in record_format.features}
+    parsed = tf.io.parse_example(records, _IDS_AND_LABELS | spec)
+    features = tf.concat([parsed[f.name] for f in record_format.features], axis=1)
+    return _id_and_labels(parsed, record_format) | {"features": features}
+
+
+def _parse_frame_level(records, record_format):
+    features = record_format.features
+    spec = {f.name: tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64) for f in features}
+    context, frames, _ = tf.io.parse_sequence_example(records, _IDS_AND_LABELS, spec)
+    num_frames = frames[features[0].name].row_lengths()
+    for feature in features:  # a feature that is missing has no frames
+        tf.debugging.assert_positive(frames[feature.name].row_lengths())
+    return _id_and_labels(context, record_format) | {
+        "features": tuple(_frame_matrix(frames[f.name], f.size) for f in features),
+        "num_frames": tf.cast(tf.minimum(num_frames, MAX_FRAMES), tf.int32),
+    }
+
+
+def _frame_matrix(frames: tf.RaggedTensor, size: int) -> tf.Tensor:
+    """[batch, MAX_FRAMES, size] uint8 of the first frames, zeros after a video's last one.
+
+    Args:
+        frames: [batch, (frames), (values)] string; a frame holds one value.
+    """
+    one_value = tf.debugging.assert_equal(frames.values.row_lengths(), tf.ones([], tf.int64))
+    with tf.control_dependencies([one_value]):
+        values = tf.io.decode_raw(frames.flat_values, tf.uint8)
+    values = frames.with_values(tf.ensure_shape(values, [None, size]))
+    return values.to_tensor(shape=[None, MAX_FRAMES, size])
+
+
+def _id_and_labels(parsed, record_format):
+    ids = tf.where(parsed[ID_KEYS[0]] == "", parsed[ID_KEYS[1]], parsed[ID_KEYS[0]])
+    labels = parsed[LABELS_KEY].to_tensor(default_value=-1)
+    most = tf.shape(labels)[1]
+    slots = LABEL_SLOTS * tf.maximum((most + LABEL_SLOTS - 1) // LABEL_SLOTS, 1)
+    labels = tf.pad(labels, [[0, 0], [0, slots - most]], constant_values=-1)
+    values = parsed[LABELS_KEY].flat_values
+    in_range = (values >= 0) & (values < record_format.num_classes)
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(in_range), ["label range"])]):
+        labels = tf.cast(tf.sort(labels, axis=1, direction="DESCENDING"), tf.int32)
+    again = tf.pad(labels[:, 1:] == labels[:, :-1], [[0, 0], [1, 0]])
+    return {"id": ids, "labels": tf.where(again, -1, labels)}
+
+
+@contextlib.contextmanager
+def explained(files: list[str], record_format: RecordFormat):
+    """Turns a failure to read `files` into a UserError that names file, record and reason.
+
+    Too little memory, which fails what is made of a batch too, is named without a look at them.
+    """
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as e:
+        wanted = re.search("OOM when.*|$", e.message)[0]  # amid lines of where and hints
+        raise UserError(f"Out of memory; a smaller --batch_size needs less. {wanted}") from e
+    # UnicodeDecodeError: TensorFlow quotes bytes of the record in its message, which is no UTF-8.
+    except (tf.errors.OpError, UnicodeDecodeError) as e:
+        reason = examples.first_error(files, record_format)
+        if reason is None:
+            raise
+        raise UserError(reason) from e

@@ -1,0 +1,1 @@
+"""Metrics, the evaluation loop, and the analysis of mixtures of experts."""

@@ -1,0 +1,1 @@
+"""The folder that a training run works in: checkpoints, the lock, the mirror on gs://."""

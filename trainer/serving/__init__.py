@@ -1,0 +1,1 @@
+"""Exporting, loading and predicting with trained models."""

@@ -1,0 +1,111 @@
+"""Loads a trained model to predict with: from a train_dir, or from an exported model's folder."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+
+from trainer.common import storage
+from trainer.common.errors import UserError, reason
+from trainer.config import record_format
+from trainer.data import input_pipeline, vocabulary
+from trainer.data.records import RecordFormat
+from trainer.evaluation import experts
+from trainer.models import registry
+from trainer.run_dir import checkpoints, mirror
+
+# Beside the SavedModel in an exported model's folder.
+CLASS_NAMES_FILE = "class_names.json"
+MANIFEST_FILE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model ready to predict.
+
+    Attributes:
+        predict: takes a batch of `reading`, returns probabilities [batch, num_classes] float32.
+        flags: the flags that shaped it.
+        step: how many steps it was trained.
+        class_names: by class id.
+        predict_and_trust: as predict, and returns the weights of the experts too, as
+            experts.predict; None of a model without experts.
+    """
+
+    predict: Callable
+    flags: dict
+    step: int
+    class_names: list[str]
+    predict_and_trust: Callable | None = None
+
+    @property
+    def record_format(self) -> RecordFormat:
+        """The records that it reads."""
+        return record_format(self.flags)
+
+
+def load(model_dir: str, vocabulary_file: str = "") -> TrainedModel:
+    """The model of an exported folder (local or gs://), or of a train_dir's newest checkpoint.
+
+    Args:
+        model_dir: the folder.
+        vocabulary_file: names for a train_dir's classes; an exported model holds its own.
+
+    Raises:
+        UserError: there is no model in `model_dir`, or it cannot be read.
+    """
+    if storage.exists(storage.join(model_dir, MANIFEST_FILE)):
+        return _load_exported(model_dir)
+    model, flags, step = restore(model_dir)
+    predict = tf.function(lambda inputs: registry.predict(model, inputs), reduce_retracing=True)
+    trust = tf.function(lambda inputs: experts.predict(model, inputs), reduce_retracing=True)
+    predict_and_trust = _of_batch(trust) if experts.has_experts(model) else None
+    names = vocabulary.read_names(vocabulary_file, flags["num_classes"])
+    return TrainedModel(_of_batch(predict), flags, step, names, predict_and_trust)
+
+
+def restore(train_dir: str) -> tuple[keras.Model, dict, int]:
+    """The model of a train_dir's newest checkpoint, the flags that shape it, and its step.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    with mirror.local_copy(train_dir) as folder:
+        flags = checkpoints.read_model_flags(folder)
+        if flags is None:
+            raise UserError(
+                f"No model in {train_dir!r}: expected {checkpoints.MODEL_FLAGS_FILE} of a training "
+                f"run, or {MANIFEST_FILE} of an exported model."
+            )
+        model = registry.create(flags)
+        state = checkpoints.restore(folder, tf.train.Checkpoint(model=registry.variables(model)))
+    if state is None:
+        raise UserError(f"No checkpoint in {train_dir!r}: the model there is not trained yet.")
+    return model, flags, state.step
+
+
+def _load_exported(model_dir: str) -> TrainedModel:
+    manifest = storage.read_json(storage.join(model_dir, MANIFEST_FILE), "model_flags", "step")
+    names = storage.read_json(storage.join(model_dir, CLASS_NAMES_FILE), "names")["names"]
+    with tempfile.TemporaryDirectory() as local:
+        if model_dir.startswith("gs://"):
+            storage.copy_tree(model_dir, local)
+        try:
+            module = tf.saved_model.load(local if model_dir.startswith("gs://") else model_dir)
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            raise UserError(
+                f"The exported model {model_dir} cannot be read: {reason(error)}."
+            ) from error
+    # Through the module: its function alone would not keep the module's variables alive.
+    predict = _of_batch(lambda inputs: module.predict(inputs))
+    trust = _of_batch(lambda inputs: module.predict_and_trust(inputs))
+    predict_and_trust = trust if hasattr(module, "predict_and_trust") else None
+    return TrainedModel(
+        predict, manifest["model_flags"], manifest["step"], names, predict_and_trust
+    )
+
+
+def _of_batch(predict: Callable) -> Callable:
+    return lambda batch: predict(input_pipeline.model_inputs(batch))

@@ -1,0 +1,1 @@
+"""The training loop: the train step, losses, optimizers, distribution, progress."""

@@ -1,0 +1,147 @@
+"""What training tells while it runs: log lines, a progress bar on a terminal, TensorBoard."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+
+import rich.console
+import rich.progress
+import tensorflow as tf
+
+from trainer.config import TrainConfig
+from trainer.evaluation.metrics import VideoMetrics
+from trainer.run_dir.checkpoints import State
+
+SECONDS_BETWEEN_LINES = 2
+
+
+class Progress:
+    """Follows training, step by step. A context manager: the bar is there inside.
+
+    Args:
+        config: the run's flags.
+        state: where the run starts.
+        num_videos: how many videos an epoch has, about; None: unknown.
+        events_dir: folder for TensorBoard's files.
+    """
+
+    def __init__(self, config: TrainConfig, state: State, num_videos: int | None, events_dir: str):
+        self.config = config
+        self.num_videos = num_videos
+        self.first_step = state.step
+        self.summaries = tf.summary.create_file_writer(events_dir)
+        self.bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.TaskProgressColumn(),
+            rich.progress.TimeRemainingColumn(),
+            console=rich.console.Console(stderr=True),
+            disable=not sys.stderr.isatty() or config.log_format == "json",
+            transient=True,
+        )
+        self.task = self.bar.add_task("training", total=self._total(), completed=self._done(state))
+        self.started = self.line_time = time.monotonic()
+        self.videos = self.line_videos = 0
+        self.waited = 0.0
+        self.timed_since, self.timed_videos = self.started, 0
+
+    def __enter__(self):
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_):
+        self.bar.stop()
+        self.summaries.close()
+
+    def add(
+        self,
+        state: State,
+        result: dict,
+        labels: tf.Tensor,
+        report: Callable,
+        waited: float,
+        last: bool = False,
+    ):
+        """Notes a step; writes about it if it is the first, the last, or it is time again.
+
+        Args:
+            state: after the step.
+            result: what Trainer.step returned.
+            labels: the batch's.
+            report: Trainer.report.
+            waited: seconds that the step waited for its batch.
+            last: whether training ends after this step.
+        """
+        if state.step > self.first_step + 1:
+            self.timed_videos += len(labels)
+        else:  # the first step is slow: TensorFlow builds its graph
+            self.timed_since = time.monotonic()
+        self.videos += len(labels)
+        self.line_videos += len(labels)
+        self.waited += waited
+        self.bar.update(self.task, completed=self._done(state))
+        seconds = time.monotonic() - self.line_time
+        if seconds < SECONDS_BETWEEN_LINES and not last and state.step > self.first_step + 1:
+            return
+        predictions, loss, regularization_loss = report(result["scores"], labels)
+        labels = labels[: predictions.shape[0]]  # of several replicas, the first's part
+        numbers = {
+            "loss": float(loss),
+            "examples_per_sec": self.line_videos / seconds,
+            **_batch_metrics(predictions, labels),
+            "regularization_loss": float(regularization_loss),
+            "learning_rate": float(result["learning_rate"]),
+            "gradient_norm": float(result["gradient_norm"]),
+            "waiting_for_input": min(self.waited / seconds, 1.0),
+        }
+        self._write(state, numbers, last)
+        self.line_time, self.line_videos, self.waited = time.monotonic(), 0, 0.0
+
+    def finish(self, state: State):
+        """Says that training is done."""
+        seconds = time.monotonic() - self.started
+        logging.info(
+            f"Done training: step {state.step}, {self.videos:,} videos in {seconds:.0f} s.",
+            extra={"fields": {"step": state.step, "videos": self.videos, "seconds": seconds}},
+        )
+
+    def _write(self, state: State, numbers: dict[str, float], last: bool):
+        epoch = state.position.epoch + 1
+        logging.info(
+            f"training step {state.step} | epoch {epoch}/{self.config.num_epochs} | "
+            f"Loss: {numbers['loss']:.2f} Examples/sec: {numbers['examples_per_sec']:.0f} | "
+            f"Hit@1: {numbers['hit_at_1']:.2f} PERR: {numbers['perr']:.2f} "
+            f"GAP: {numbers['gap']:.2f}{'' if last else self._eta(state)}",
+            extra={"fields": {"step": state.step, "epoch": epoch, **numbers}},
+        )
+        with self.summaries.as_default(step=state.step):
+            for name, number in numbers.items():
+                tf.summary.scalar(f"train/{name}", number)
+        self.summaries.flush()
+
+    def _eta(self, state: State) -> str:
+        total, done = self._total(), self._done(state)
+        if total is None or done >= total or not self.timed_videos:
+            return ""
+        each = (time.monotonic() - self.timed_since) / self.timed_videos
+        minutes, seconds = divmod(int((total - done) * each), 60)
+        return f" | {minutes}:{seconds:02d} left"
+
+    def _total(self) -> int | None:
+        """Videos of the whole run, about."""
+        of_steps = self.config.max_steps and self.config.max_steps * self.config.batch_size
+        of_epochs = self.num_videos and self.num_videos * self.config.num_epochs
+        return min((total for total in (of_steps, of_epochs) if total), default=None)
+
+    def _done(self, state: State) -> int:
+        return (self.num_videos or 0) * state.position.epoch + state.position.videos
+
+
+def _batch_metrics(predictions: tf.Tensor, labels: tf.Tensor) -> dict[str, float]:
+    """Hit@1, PERR and GAP of predictions [batch, num_classes] and labels [batch, n]."""
+    metrics = VideoMetrics(predictions.shape[1])
+    k = min(max(metrics.top_k, labels.shape[1]), metrics.num_classes)
+    top_scores, top_classes = tf.math.top_k(predictions, k)
+    metrics.add(top_scores.numpy(), top_classes.numpy(), labels.numpy())
+    return {"hit_at_1": metrics.hit_at_1(), "perr": metrics.perr(), "gap": metrics.gap()}
