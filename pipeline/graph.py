@@ -1,19 +1,25 @@
 """The graph: validate_data -> train -> evaluate -> gate -> (accepted) export_model -> publish."""
 
 import inspect
+import typing
 from dataclasses import dataclass
 
 from kfp import dsl, kubernetes
 
 from components import ops
+from components.train import FLAGS
 from pipeline import profile as profiles
 from pipeline.parameters import markdown_table, parameters_of
 from pipeline.profile import Profile
 
 NAME = "yt8m-pipeline"
 DEFAULT_PROFILE = "cpu"
-# Parameters that only Kubeflow can be told when a run starts; the last of the pipeline's.
-OF_KUBEFLOW = ("train_cpu", "train_memory", "node_selector", "tolerations")
+
+# Defaults that differ from the trainer's: both features of the video-level data set.
+FLAG_DEFAULTS = {"feature_names": "mean_rgb,mean_audio", "feature_sizes": "1024,128"}
+
+# Parameters that only Kubeflow can be told when a run starts.
+KUBEFLOW_ONLY = ("train_cpu", "train_memory", "node_selector", "tolerations")
 
 
 @dataclass(frozen=True)
@@ -46,18 +52,52 @@ def build(images: Images, target: Target, profile: Profile | None = None):
         profile: What the steps ask of a cluster. None: what is in profiles/cpu.toml.
     """
     function = _pipeline(images, target, profile or profiles.read(DEFAULT_PROFILE))
-    if not target.has_kubernetes:
-        _leave_out(function, OF_KUBEFLOW)
+    function = _with_flags(function, () if target.has_kubernetes else KUBEFLOW_ONLY)
     plain = dsl.pipeline(function, name=NAME)
     description = f"{plain.description}\n\n{markdown_table(parameters_of(plain))}"
     return dsl.pipeline(function, name=NAME, description=description)
 
 
-def _leave_out(function, names: tuple[str, ...]):
-    """Hides a function's last parameters, of these names, which keep their defaults."""
-    signature = inspect.signature(function)
-    shown = [p for name, p in signature.parameters.items() if name not in names]
-    function.__signature__ = signature.replace(parameters=shown)
+def trainer_flags() -> list[str]:
+    """The trainer's flags that are parameters of the pipeline: those that validate_data takes."""
+    return [name for name in ops.validate_data.component_spec.inputs if name in FLAGS]
+
+
+def _with_flags(function, without: tuple[str, ...] = ()):
+    """Return `function` with its **flags spelled out, for kfp to read types, defaults and help.
+
+    Args:
+        function: Its last parameter is **flags.
+        without: Parameters to leave out; they keep their defaults.
+    """
+    flags = [FLAGS[name] for name in trainer_flags() if name != "num_gpu"]
+    *named, _ = inspect.signature(function).parameters.values()
+    parameters = [parameter for parameter in named if parameter.name not in without]
+    for flag in flags:
+        default = FLAG_DEFAULTS.get(flag.name, flag.default)
+        kind = next(kind for kind in (str, bool, int, float) if kind in _types(flag))
+        parameters.append(
+            inspect.Parameter(
+                flag.name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=kind() if default is None else default,
+                annotation=kind,
+            )
+        )
+
+    def expanded(*values):
+        return function(**dict(zip(expanded.__signature__.parameters, values, strict=True)))
+
+    expanded.__name__ = function.__name__
+    expanded.__signature__ = inspect.Signature(parameters)
+    lines = [f"    {flag.name}: {flag.metadata['help']}" for flag in flags]
+    expanded.__doc__ = "\n".join([inspect.cleandoc(function.__doc__), *lines])
+    return expanded
+
+
+def _types(flag) -> tuple[type, ...]:
+    """The types of a flag: (int, None) of one that is `int | None`."""
+    return typing.get_args(flag.type) or (flag.type,)
 
 
 def _pipeline(images: Images, target: Target, profile: Profile):
@@ -66,10 +106,6 @@ def _pipeline(images: Images, target: Target, profile: Profile):
         eval_data: str,
         output_dir: str,
         vocabulary: str = "",
-        feature_names: str = "mean_rgb,mean_audio",
-        feature_sizes: str = "1024,128",
-        frame_features: bool = False,
-        num_classes: int = 3862,
         data_fail_on: str = "error",
         data_schema: str = "",
         data_baseline: str = "",
@@ -77,20 +113,8 @@ def _pipeline(images: Images, target: Target, profile: Profile):
         data_max_label_js: float = 0.1,
         data_max_mean_shift: float = 0.25,
         beam_options: str = "",
-        model: str = "LogisticModel",
-        moe_num_mixtures: int = 2,
-        batch_size: int = 1024,
-        num_epochs: int = 5,
-        max_steps: int = 0,
-        label_loss: str = "CrossEntropyLoss",
-        regularization_penalty: float = 1.0,
-        optimizer: str = "AdamOptimizer",
-        base_learning_rate: float = 0.01,
-        learning_rate_decay: float = 0.95,
-        learning_rate_decay_examples: float = 4000000.0,
-        clip_gradient_norm: float = 1.0,
-        export_model_steps: int = 1000,
         trainer_flags: str = "",
+        reuse_training: bool = True,
         min_gap: float = 0.0,
         min_hit_at_1: float = 0.0,
         min_perr: float = 0.0,
@@ -105,6 +129,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
         train_memory: str = profile.train.memory,
         node_selector: dict = profile.train.node_selector,
         tolerations: list = profile.train.tolerations,
+        **flags,
     ):
         """Trains a video classifier on YouTube-8M records, and publishes it if it is better.
 
@@ -120,10 +145,6 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 (published/) from run to run: local, gs://, or on a volume that all steps mount.
             vocabulary: CSV file with the columns Index and Name, for the names of the classes.
                 Empty: classes go by their number.
-            feature_names: Names of the features to train on, comma-separated.
-            feature_sizes: Lengths of their vectors, comma-separated.
-            frame_features: The data is frame-level (tf.SequenceExample).
-            num_classes: Number of classes; labels are 0 to this less 1.
             data_fail_on: The least severe findings in the data that end the run: error, warning, or
                 never.
             data_schema: schema.pbtxt to hold the data to, e.g. one that an earlier run's validation
@@ -138,22 +159,10 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 drift, in standard deviations.
             beam_options: Options of Apache Beam for the validation, e.g. "--runner=DataflowRunner
                 --project=... --region=... --temp_location=gs://...". Empty: in the step itself.
-            model: Which architecture, e.g. LogisticModel or MoeModel.
-            moe_num_mixtures: Experts a class in MoeModel.
-            batch_size: Videos per batch (and per accelerator).
-            num_epochs: Passes over train_data.
-            max_steps: Most steps to train for. 0: as many as the epochs take.
-            label_loss: Which loss.
-            regularization_penalty: Weight of the regularization loss (the label loss has 1).
-            optimizer: Which optimizer.
-            base_learning_rate: Learning rate to start with.
-            learning_rate_decay: Factor applied every learning_rate_decay_examples.
-            learning_rate_decay_examples: Examples between two decays.
-            clip_gradient_norm: L2 norm to clip each variable's gradient to. 0: no clipping.
-            export_model_steps: Steps between two checkpoints, from which a killed training goes
-                on.
             trainer_flags: Further flags of the trainer, as on its command line, e.g.
                 "--seed=1 --num_readers=4".
+            reuse_training: Resume or reuse what a run with the same data, flags and code trained.
+                false: train a new model.
             min_gap: Least GAP that is accepted, 0 to 1.
             min_hit_at_1: Least Hit@1 that is accepted, 0 to 1.
             min_perr: Least PERR that is accepted, 0 to 1.
@@ -180,13 +189,6 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             "job_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
             "job_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         }
-        data_format = {
-            "feature_names": feature_names,
-            "feature_sizes": feature_sizes,
-            "frame_features": frame_features,
-            "num_classes": num_classes,
-        }
-
         summary = ops.summary(**run)
         _settings(summary, "Summary", images.data, retries=2)
 
@@ -202,40 +204,27 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 max_label_js=data_max_label_js,
                 max_mean_shift=data_max_mean_shift,
                 beam_options=beam_options,
-                **data_format,
+                reuse_training=reuse_training,
+                trainer_flags=trainer_flags,
+                num_gpu=accelerator_count,
+                **flags,
                 **run,
             )
             _settings(validated, "Validate data", images.data, retries=1)
 
             trained = ops.train(
                 train_data=validated.outputs["train_data"],
-                data_fingerprint=validated.outputs["fingerprint"],
-                output_dir=output_dir,
-                model=model,
-                moe_num_mixtures=moe_num_mixtures,
-                batch_size=batch_size,
-                num_epochs=num_epochs,
-                max_steps=max_steps,
-                label_loss=label_loss,
-                regularization_penalty=regularization_penalty,
-                optimizer=optimizer,
-                base_learning_rate=base_learning_rate,
-                learning_rate_decay=learning_rate_decay,
-                learning_rate_decay_examples=learning_rate_decay_examples,
-                clip_gradient_norm=clip_gradient_norm,
-                export_model_steps=export_model_steps,
-                num_gpu=accelerator_count,
-                trainer_flags=trainer_flags,
-                **data_format,
+                train_dir=validated.outputs["train_dir"],
+                trainer_argv=validated.outputs["trainer_argv"],
             )
-            # The one step that may be cached: its inputs hold the fingerprint of the data.
+            # The one step that may be cached: train_dir stands for the data, flags and code.
             _settings(trained, "Train", images.trainer, profile.train.retries, cache=True)
             trained.set_accelerator_type(accelerator_type)
             # A string: Kubeflow's driver ignores a count of any other type.
             trained.set_accelerator_limit(accelerator_count)
             trained.set_memory_limit(train_memory)
-            # kfp hands down to a step only what it takes as an input, which the type is not.
-            trained.register_pipeline_channels([accelerator_type])
+            # kfp hands down to a step only what it takes as an input, which these are not.
+            trained.register_pipeline_channels([accelerator_type, accelerator_count])
             if target.has_kubernetes:
                 trained.set_cpu_request(train_cpu)
                 trained.set_memory_request(train_memory)
@@ -249,12 +238,13 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 trained.set_cpu_limit(train_cpu)  # by which Vertex AI chooses a machine
 
             evaluated = ops.evaluate(
-                train_dir=trained.outputs["train_dir"],
+                train_dir=validated.outputs["train_dir"],
                 eval_data=validated.outputs["eval_data"],
                 vocabulary=vocabulary,
-                batch_size=batch_size,
+                batch_size=flags["batch_size"],
                 **run,
             )
+            evaluated.after(trained)
             _settings(evaluated, "Evaluate", images.trainer, retries=2)
 
             verdict = ops.gate(
@@ -270,7 +260,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
 
             with dsl.If(verdict.outputs["Output"] == True, name="accepted"):  # noqa: E712
                 exported = ops.export_model(
-                    train_dir=trained.outputs["train_dir"], vocabulary=vocabulary, **run
+                    train_dir=validated.outputs["train_dir"], vocabulary=vocabulary, **run
                 )
                 _settings(exported, "Export model", images.trainer, retries=2)
 

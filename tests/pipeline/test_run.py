@@ -135,7 +135,7 @@ def test_an_accepted_model_that_was_not_published_is_an_error(data, tmp_path, mo
         metrics = {"challenger": scores, "champion": None, "champion_version": None}
         (folder / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
         (folder / "verdict.json").write_text('{"accepted": true, "reason": "Good."}')
-        for step in ("validate_data", "evaluate", "gate"):
+        for step in ("validate_data", "train", "evaluate", "gate"):
             with recorded(str(folder), "id", step):
                 pass
         summarise(str(folder), "id", "SUCCEEDED")
