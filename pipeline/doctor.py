@@ -71,7 +71,7 @@ def checks(config: DoctorConfig, words: list[str]) -> Iterator[tuple[str, Callab
     yield "output_dir", lambda: _output(_from_here(config, values["output_dir"]))
     _, count = _accelerators(values)
     if count and config.target == "kubeflow":
-        yield "Nodes", lambda: _nodes(values)
+        yield "Nodes", lambda: nodes(values)
         yield "Quota", lambda: _namespace_quota(config, values)
         yield "Google quota", lambda: _google_quota(config, values)
     elif count:
@@ -151,7 +151,7 @@ def _image(name: str) -> str:
     return f"{name} can be pulled with this machine's credentials"
 
 
-def _nodes(values: dict) -> str:
+def nodes(values: dict) -> str:
     """Whether a node fits, as it says itself: labels, and accelerators of that type."""
     kind, count = _accelerators(values)
     selector = ",".join(f"{key}={value}" for key, value in values["node_selector"].items())

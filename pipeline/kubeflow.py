@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import kfp.client
 import urllib3
@@ -230,14 +230,6 @@ def run_link(connection: ConnectionConfig, run_id: str) -> str:
 def version_link(connection: ConnectionConfig, pipeline_id: str, version_id: str) -> str:
     """Address of a pipeline's graph."""
     return f"{_ui(connection)}/#/pipelines/details/{quote(pipeline_id)}/version/{quote(version_id)}"
-
-
-def log_link(connection: ConnectionConfig, run_id: str, pod: str) -> str:
-    """Address of a pod's log."""
-    query = {"podname": pod, "runid": run_id}
-    if connection.namespace:
-        query["podnamespace"] = connection.namespace
-    return f"{_ui(connection)}/k8s/pod/logs?{urlencode(query)}"
 
 
 def _ui(connection: ConnectionConfig) -> str:

@@ -7,7 +7,6 @@ step's inputs and outputs in full, and breaks where the path to Python holds a b
 
 import contextlib
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -15,12 +14,14 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 from kfp import components, local
 from kfp.local import subprocess_task_handler
+
+from pipeline.logs import reason, without_kfp
 
 ROOT = Path(__file__).resolve().parents[1]
 GRACE_SECONDS = 30  # for a step to save its work when it is told to stop
@@ -225,48 +226,3 @@ def _stop_on_signals():
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
-
-
-# What kfp's executor logs about itself, and how it begins every line that is logged in a step.
-_KFP_LINE = re.compile(r"\[KFP Executor [-0-9]+ [0-9:,]+ (?P<level>[A-Z]+)\]: (?P<text>.*)")
-_KFP_TEXTS = (
-    "Looking for component ",
-    "Loading KFP component ",
-    "Got executor_input:",
-    "Wrote executor output file ",
-    "Did not write output file.",
-)
-
-
-def without_kfp(lines: Iterable[str]) -> Iterator[str]:
-    """The lines of a step's output, without what kfp's executor says itself and puts before."""
-    in_input = False  # an indented JSON object, which ends with a brace alone
-    for line in lines:
-        line = line.rstrip()
-        if in_input:
-            in_input = line != "}"
-        elif logged := _KFP_LINE.fullmatch(line):
-            if logged["text"].startswith(_KFP_TEXTS):
-                in_input = logged["text"] == "Got executor_input:"
-            else:
-                level = "" if logged["level"] == "INFO" else f"{logged['level']}: "
-                yield level + logged["text"]
-        else:
-            yield line
-
-
-def reason(lines: list[str], return_code: int) -> str:
-    """Why a step failed, from what it said and its exit code.
-
-    That is, if it stopped with `error: ...`, what follows; else its last words, which are those of
-    an exception, if no signal has killed it.
-    """
-    signal_number = -return_code if return_code < 0 else return_code - 128
-    if signal_number > 0:
-        name = signal.Signals(signal_number).name
-        hint = "; is there too little memory?" if name == "SIGKILL" else ""
-        return f"it was killed by {name}{hint}"
-    errors = [index for index, line in enumerate(lines) if line.startswith("error: ")]
-    if errors:
-        return "\n".join(lines[errors[-1] :]).removeprefix("error: ")
-    return next((line.strip() for line in reversed(lines) if line), f"exit code {return_code}")

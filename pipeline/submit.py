@@ -85,8 +85,7 @@ def prepare(config: PackageConfig, words: list[str]):
     values = parameters.read(config.params, compiled.parameters) if config.params else {}
     values |= parameters.parse(words, compiled.parameters)
     parameters.require(values, compiled.parameters)
-    defaults = {name: p.default for name, p in compiled.parameters.items() if p.default is not None}
-    check(defaults | values)
+    check(_complete(compiled, values))
     return compiled, values
 
 
@@ -132,12 +131,43 @@ def submit(config: SubmitConfig, compiled, values: dict) -> int:
             return 0
         try:
             run = follow.follow(
-                client, connection, run.run_id, compiled.steps, config.timeout * 3600
+                client,
+                connection,
+                run.run_id,
+                compiled.steps,
+                config.timeout * 3600,
+                _needs(compiled, values),
+                lambda: _explain_nodes(compiled, values),
             )
         except KeyboardInterrupt:
             print("\nNo longer followed; the run goes on.", file=sys.stderr)
             return 130
-    return _tell(connection, run, compiled.steps, link)
+        return _tell(client, run, compiled.steps, link)
+
+
+def _complete(compiled, values: dict) -> dict:
+    """The values of all parameters."""
+    defaults = {name: p.default for name, p in compiled.parameters.items() if p.default is not None}
+    return defaults | values
+
+
+def _needs(compiled, values: dict) -> dict[str, str]:
+    """What the nodes of the steps must have: name of a step's task -> "1 x nvidia.com/gpu"."""
+    values = _complete(compiled, values)
+    if values.get("accelerator_count", "0") == "0":
+        return {}
+    return {"train": f"{values['accelerator_count']} x {values['accelerator_type']}"}
+
+
+def _explain_nodes(compiled, values: dict) -> str:
+    """What `doctor` says about the nodes."""
+    from pipeline import doctor
+
+    try:
+        found = doctor.nodes(_complete(compiled, values))
+    except (doctor.NotChecked, UserError) as error:
+        found = str(error)
+    return f"          Nodes: {found}. `make doctor` with the same ARGS checks more."
 
 
 def show(where: dict, compiled, values: dict):
@@ -180,26 +210,24 @@ def _create(client, config: SubmitConfig, experiment_id, version: tuple[str, str
     return kubeflow.ensure(find, create, look_first=False)[0]
 
 
-def _tell(connection: ConnectionConfig, run, steps: dict[str, str], link: str) -> int:
-    """Says how the run ended; returns the exit code."""
-    from pipeline import follow, kubeflow
+def _tell(client, run, steps: dict[str, str], link: str) -> int:
+    """Say how the run ended; return the exit code."""
+    from pipeline import follow
 
-    if run.state not in follow.EXIT_CODES:
+    state = follow.state(run)
+    if state not in follow.EXIT_CODES:
         print(
             f"error: The run goes on, but is followed no longer (--timeout): {link}",
             file=sys.stderr,
         )
         return follow.STILL_RUNNING
-    was = "was " if run.state in ("CANCELED", "SKIPPED") else ""
-    print(f"The run {was}{run.state.lower()}.")
-    if run.state == "FAILED":
-        step, pod, why = follow.failure(run, steps)
-        where = kubeflow.log_link(connection, run.run_id, pod) if pod else link
-        print(
-            f"error: {step or 'The run'} failed{': ' + why if why else '.'}\nLog: {where}",
-            file=sys.stderr,
-        )
-    return follow.EXIT_CODES[run.state]
+    was = "was " if state in ("CANCELED", "SKIPPED") else ""
+    print(f"The run {was}{state.lower()}.")
+    if state == "FAILED":
+        step, why = follow.failure(client, run, steps)
+        print(f"error: {step or 'The run'} failed{': ' + why if why else '.'}", file=sys.stderr)
+        print(f"Run: {link}", file=sys.stderr)
+    return follow.EXIT_CODES[state]
 
 
 if __name__ == "__main__":

@@ -335,24 +335,27 @@ def test_the_steps_states_are_shown_as_they_change(server, run):
     ]
 
 
-def test_the_step_that_failed_is_told_with_its_log(server, run):
-    first = task("executor(0)", "FAILED", 1, 2, pod_name="pod-0", error={"message": "OOMKilled"})
-    last = task(
-        "executor(1)", "FAILED", 3, 4, pod_name="pod-1", error={"message": "Error (exit code 1)"}
-    )
-    executor = task(
-        "executor", "FAILED", 1, 4, child_tasks=[{"pod_name": "pod-0"}, {"pod_name": "pod-1"}]
-    )
-    train = task("train", "FAILED", 0, 5, child_tasks=[{"task_id": "executor"}])
-    summary = task("summary", "SUCCEEDED", 6, 7)
-    server.script = [{"state": "FAILED", "tasks": [summary, last, first, executor, train]}]
+def test_the_step_that_failed_is_told_with_its_own_words(server, run):
+    executor = task("executor", "FAILED", 1, 4, child_tasks=[{"pod_name": "node-0"}])
+    train = task("train", "FAILED", 0, 5)
+    server.script = [
+        {"state": "FAILED", "tasks": [task("summary", "SUCCEEDED", 6, 7), executor, train]}
+    ]
+    server.logs["node-0"] = "step 100: loss 12.3\nerror: The loss is NaN at step 101.\n"
     code, _, err = run("--wait", "--namespace=team-a")
     assert code == 1
     run_id = server.only("runs")["run_id"]
     assert err == (
-        "error: Train failed: Error (exit code 1)\n"
-        f"Log: {server.url}/k8s/pod/logs?podname=pod-1&runid={run_id}&podnamespace=team-a\n"
+        "error: Train failed: The loss is NaN at step 101.\n"
+        f"Run: {server.url}/#/runs/details/{run_id}\n"
     )
+
+
+def test_a_failed_step_whose_log_is_gone_is_named(server, run):
+    executor = task("executor", "FAILED", 1, 4, child_tasks=[{"pod_name": "node-0"}])
+    server.script = [{"state": "FAILED", "tasks": [executor, task("train", "FAILED", 0, 5)]}]
+    _, _, err = run("--wait")
+    assert err.startswith("error: Train failed.\nRun: ")
 
 
 def test_a_failed_run_that_tells_nothing_of_its_steps_is_linked(server, run):
@@ -360,7 +363,7 @@ def test_a_failed_run_that_tells_nothing_of_its_steps_is_linked(server, run):
     _, _, err = run("--wait", "--ui_host=https://kubeflow.example/pipeline/")
     run_id = server.only("runs")["run_id"]
     link = f"https://kubeflow.example/pipeline/#/runs/details/{run_id}"
-    assert err == f"error: The run failed.\nLog: {link}\n"
+    assert err == f"error: The run failed.\nRun: {link}\n"
 
 
 def test_it_is_followed_no_longer_than_told(server, run):
