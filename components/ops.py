@@ -39,6 +39,7 @@ def validate_data(
     run_name: str,
     job_name: str,
     job_id: str,
+    scheduled_at: str,
     reuse_training: bool,
     trainer_flags: str,
     num_gpu: str,
@@ -71,9 +72,8 @@ def validate_data(
 
     import json
     import logging
-    from datetime import UTC, datetime
 
-    from components.dates import fill_in
+    from components.dates import fill_in, run_time
     from components.run_folder import run_folder
     from components.summary import recorded
     from components.train import command_line, train_folder, trainer_config
@@ -90,9 +90,10 @@ def validate_data(
         storage.delete_tree(run)  # what an earlier run of the same name left
     with without_traceback(), recorded(run, job_id, "validate_data"):
         config = trainer_config(parameters)
-        # Here, once, so that all steps read the same files even if the run passes midnight.
-        now = datetime.now(UTC)
-        train_data, eval_data = fill_in(train_data, now), fill_in(eval_data, now)
+        # Here, once, so that all steps read the same files. A run that makes up for a missed one
+        # reads the files of the day that was missed.
+        moment = run_time(scheduled_at)
+        train_data, eval_data = fill_in(train_data, moment), fill_in(eval_data, moment)
         folder = storage.join(run, "validation")
         fingerprint = validate(
             {"train": train_data, "eval": eval_data},

@@ -1,6 +1,7 @@
 """The graph: validate_data -> train -> evaluate -> gate -> (accepted) export_model -> publish."""
 
 import inspect
+import re
 import typing
 from dataclasses import dataclass
 
@@ -51,11 +52,19 @@ def build(images: Images, target: Target, profile: Profile | None = None):
     Args:
         profile: What the steps ask of a cluster. None: what is in profiles/cpu.toml.
     """
-    function = _pipeline(images, target, profile or profiles.read(DEFAULT_PROFILE))
+    profile = profile or profiles.read(DEFAULT_PROFILE)
+    # A pipeline for each profile, so that its newest version has the same profile.
+    name = NAME if profile.name == DEFAULT_PROFILE else f"{NAME}-{_slug(profile.name)}"
+    function = _pipeline(images, target, profile)
     function = _with_flags(function, () if target.has_kubernetes else KUBEFLOW_ONLY)
-    plain = dsl.pipeline(function, name=NAME)
+    plain = dsl.pipeline(function, name=name)
     description = f"{plain.description}\n\n{markdown_table(parameters_of(plain))}"
-    return dsl.pipeline(function, name=NAME, description=description)
+    return dsl.pipeline(function, name=name, description=description)
+
+
+def _slug(name: str) -> str:
+    """The name in the characters that Kubeflow allows in a pipeline's."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def trainer_flags() -> list[str]:
@@ -139,7 +148,8 @@ def _pipeline(images: Images, target: Target, profile: Profile):
 
         Args:
             train_data: Files to train on: local or gs:// globs, comma-separated. {date},
-                {date:%Y/%m/%d} and {date-1d} become the day (UTC) of the run, or one before.
+                {date:%Y/%m/%d} and {date-1d} become the day (UTC) for which the run was scheduled,
+                or the day before.
             eval_data: Files to evaluate on, likewise. They must share no video with train_data.
             output_dir: Folder that keeps checkpoints (train/), reports (runs/) and published models
                 (published/) from run to run: local, gs://, or on a volume that all steps mount.
@@ -204,6 +214,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 max_label_js=data_max_label_js,
                 max_mean_shift=data_max_mean_shift,
                 beam_options=beam_options,
+                scheduled_at=dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER,
                 reuse_training=reuse_training,
                 trainer_flags=trainer_flags,
                 num_gpu=accelerator_count,

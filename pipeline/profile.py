@@ -64,6 +64,7 @@ class Volume:
 class Profile:
     """What the steps ask of a cluster. A volume is for Kubeflow alone: Vertex AI has /gcs."""
 
+    name: str
     train: Train
     other_steps: OtherSteps
     volume: Volume | None = None
@@ -96,7 +97,7 @@ def read(name: str) -> Profile:
     parts = {table: _table(kinds[table], tables[table], f"{path}, [{table}]") for table in tables}
     if missing := [table for table in ("train", "other_steps") if table not in parts]:
         raise UserError(f"{path}: [{missing[0]}] is missing.")
-    profile = Profile(**parts)
+    profile = Profile(path.stem, **parts)
     for target in ("kubeflow", "vertex") if profile.train.accelerator_count else ():
         if target not in profile.train.accelerator_type:
             raise UserError(f"{path}, [train]: accelerator_type.{target} is missing.")

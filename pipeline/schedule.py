@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import sys
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -12,6 +13,8 @@ from pipeline.submit import PackageConfig, prepare, show, split
 from trainer.common.command_line import flag, parse
 from trainer.common.errors import UserError, without_traceback
 
+UNFINISHED = ("RUNTIME_STATE_UNSPECIFIED", "PENDING", "RUNNING", "CANCELING", "PAUSED")
+MARGIN_SECONDS = 5  # before and after a firing, in which a schedule is not replaced
 ACTIONS = ("set", "list", "pause", "resume", "delete")
 
 
@@ -28,6 +31,9 @@ class ScheduleConfig(PackageConfig):
     )
     catchup: bool = flag(False, "Make up for runs that were missed.", "The schedule")
     max_concurrency: int = flag(1, "Most runs at the same time, 1 to 10.", "The schedule")
+    force: bool = flag(
+        False, "delete: delete the schedule even if that ends a run in progress.", "The schedule"
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -99,7 +105,7 @@ def set_schedule(config: ScheduleConfig, words: list[str]):
         pipeline_id, version_id, _ = upload.upload(client, connection, compiled)
         experiment_id = upload.experiment(client, connection, config.experiment)
         wanted = _wanted(config, expression, values, experiment_id, pipeline_id, version_id)
-        done = _put(client, connection, config.name, wanted)
+        done = _put(client, connection, config, wanted)
     print(
         f"Schedule: {config.name} ({done}), of {'the newest' if config.latest else 'this'} version"
     )
@@ -131,36 +137,106 @@ def _wanted(config: ScheduleConfig, expression, values, experiment_id, pipeline_
     return wanted
 
 
-def _put(client, connection: ConnectionConfig, name: str, wanted) -> str:
-    """Sees to it that the wanted schedule is the only one of its name; tells what was done.
+def _put(client, connection: ConnectionConfig, config: ScheduleConfig, wanted) -> str:
+    """Make the wanted schedule the only one of its name that fires; return what was done.
 
-    The server cannot change a schedule, only make and delete one. The new one is made first: when
-    something goes wrong in between there is one too many, which the next try removes, not none.
+    The server cannot change a schedule, only create and delete one, and deleting one ends its runs
+    in progress. So the new schedule is created, the old one disabled, and deleted when none of its
+    runs is in progress any more: at once, or by a later command.
     """
     from pipeline import kubeflow
 
     def same(schedule) -> bool:
-        # By the digest, for the server fills in what was left open.
+        # By the digest, because the server fills in what was left open.
         return _digest(schedule) == _digest(wanted)
 
     def find():
-        return next(filter(same, _of_name(client, connection, name)), None)
+        return next(filter(same, _of_name(client, connection, config.name)), None)
 
     def create():
         create_one = client.recurring_runs.recurring_run_service_create_recurring_run
         return create_one(recurring_run=wanted)
 
-    there = _of_name(client, connection, name)
+    there = _of_name(client, connection, config.name)
     keep = next(filter(same, there), None)
     others = [schedule for schedule in there if schedule is not keep]
     if keep is None:
         if others and all(schedule.status == "DISABLED" for schedule in others):
             wanted.mode = "DISABLE"
+        _pass_firing(others)
         kubeflow.ensure(find, create, look_first=False)
-    for schedule in others:
-        _delete(client, schedule)
+    _retire(client, connection, others)
     paused = ", paused as before" if (keep or wanted).mode == "DISABLE" else ""
     return ("left as it is" if keep else "updated" if others else "created") + paused
+
+
+def _pass_firing(schedules: list):
+    """Wait if a schedule fires within seconds, lest the old and the new one both fire, or none."""
+    from pipeline import cron
+
+    crons = [s.trigger.cron_schedule for s in schedules if s.trigger and s.status != "DISABLED"]
+    for schedule in filter(None, crons):
+        now = datetime.now(UTC)
+        try:
+            (firing,) = cron.next_firings(schedule.cron, now, 1)
+        except ValueError:  # somebody else's expression, which only the server understands
+            continue
+        if (seconds := (firing - now).total_seconds()) < MARGIN_SECONDS:
+            time.sleep(seconds + MARGIN_SECONDS)
+
+
+def _retire(client, connection: ConnectionConfig, schedules: list):
+    """Disable schedules, and delete those without a run in progress."""
+    for schedule in schedules:
+        if schedule.status != "DISABLED":
+            _set_enabled(client, schedule, False)
+        if runs := _in_progress(client, connection, schedule):
+            print(
+                f"Replaced: the schedule of {schedule.created_at:%d %b %Y %H:%M} is disabled. It "
+                f"has {_count(runs)} in progress, and the next `schedule` command after that "
+                "deletes it."
+            )
+        else:
+            _delete(client, schedule)
+
+
+def _in_progress(client, connection: ConnectionConfig, schedule) -> list:
+    """The schedule's runs that have not ended."""
+    from pipeline import kubeflow
+
+    predicates = [
+        {
+            "operation": "EQUALS",
+            "key": "recurring_run_id",
+            "stringValue": schedule.recurring_run_id,
+        },
+        {"operation": "IN", "key": "state", "stringValues": {"values": list(UNFINISHED)}},
+    ]
+    runs = kubeflow.every(
+        client.runs.run_service_list_runs,
+        "runs",
+        filter=json.dumps({"predicates": predicates}),
+        **kubeflow.in_namespace(connection),
+    )
+    return [
+        run
+        for run in runs
+        if run.recurring_run_id == schedule.recurring_run_id and run.state in UNFINISHED
+    ]
+
+
+def _count(runs: list) -> str:
+    return "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+
+
+def _set_enabled(client, schedule, enabled: bool):
+    recurring = client.recurring_runs
+    change = (
+        recurring.recurring_run_service_enable_recurring_run
+        if enabled
+        else recurring.recurring_run_service_disable_recurring_run
+    )
+    change(schedule.recurring_run_id)
 
 
 def _digest(schedule) -> str | None:
@@ -190,7 +266,7 @@ def _delete(client, schedule):
 
 
 def change(config: ScheduleConfig, action: str):
-    """Lists the schedules, or pauses, resumes or deletes the one of the name."""
+    """List the schedules, or pause, resume or delete the one of the name."""
     connection = resolve(config)
     from pipeline import kubeflow
 
@@ -201,15 +277,30 @@ def change(config: ScheduleConfig, action: str):
         schedules = _of_name(client, connection, config.name)
         if not schedules:
             raise UserError(f"There is no schedule of the name {config.name!r}; `list` lists them.")
-        recurring = client.recurring_runs
-        for schedule in schedules:
-            if action == "pause":
-                recurring.recurring_run_service_disable_recurring_run(schedule.recurring_run_id)
-            elif action == "resume":
-                recurring.recurring_run_service_enable_recurring_run(schedule.recurring_run_id)
-            else:
-                _delete(client, schedule)
+        if action == "delete":
+            _delete_all(client, connection, config, schedules)
+        else:
+            # The newest is the one that counts; older ones were replaced.
+            *replaced, current = sorted(schedules, key=lambda schedule: schedule.created_at)
+            _set_enabled(client, current, action == "resume")
+            _retire(client, connection, replaced)
     print(f"Schedule: {config.name} ({action.removesuffix('e')}ed)")
+
+
+def _delete_all(client, connection: ConnectionConfig, config: ScheduleConfig, schedules: list):
+    """Delete schedules, unless that ends a run."""
+    from pipeline import kubeflow
+
+    runs = [run for s in schedules for run in _in_progress(client, connection, s)]
+    if runs and not config.force:
+        links = "\n".join(f"  {kubeflow.run_link(connection, run.run_id)}" for run in runs)
+        raise UserError(
+            f"The schedule {config.name!r} has {_count(runs)} in progress, which deleting it would "
+            f"end without a summary or a retry:\n{links}\nPause it and delete it when they have "
+            "ended, or use --force."
+        )
+    for schedule in schedules:
+        _delete(client, schedule)
 
 
 def _list(schedules: list):

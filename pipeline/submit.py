@@ -24,7 +24,10 @@ class PackageConfig(ConnectionConfig):
     pipeline: str = flag("", "Compiled pipeline. Default: what `compile` wrote.", "What to run")
     params: str = flag("", "TOML or YAML file of parameters.", "What to run")
     cache: bool = flag(
-        True, "Training may be taken from an earlier run with the same inputs.", "What to run"
+        True,
+        "Reuse the training of an earlier run with the same data, flags and code. --nocache trains "
+        "a new model.",
+        "What to run",
     )
     experiment: str = flag(EXPERIMENT, "Experiment to put the run in.", "What to run")
     service_account: str = flag("", "Account that the steps run as.", "What to run")
@@ -81,9 +84,11 @@ def prepare(config: PackageConfig, words: list[str]):
     """
     from pipeline import package  # loads yaml
 
-    compiled = package.read(config.pipeline or str(FILES[config.target]), config.cache)
+    compiled = package.read(config.pipeline or str(FILES[config.target]))
     values = parameters.read(config.params, compiled.parameters) if config.params else {}
     values |= parameters.parse(words, compiled.parameters)
+    if not config.cache:
+        values["reuse_training"] = False
     parameters.require(values, compiled.parameters)
     check(_complete(compiled, values))
     return compiled, values

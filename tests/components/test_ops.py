@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from kfp import dsl
 from kfp.dsl import HTML, Artifact, Markdown
 
 from components import ops
@@ -54,7 +55,13 @@ FLAGS = {
 
 @pytest.fixture
 def validate_data(tmp_path):
-    def validate_data(train_data: str, eval_data: str, flags: dict | None = None, **changes):
+    def validate_data(
+        train_data: str,
+        eval_data: str,
+        flags: dict | None = None,
+        scheduled_at: str = dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER,
+        **changes,
+    ):
         thresholds = {"max_label_linf": 0.02, "max_label_js": 0.1, "max_mean_shift": 0.25}
         return ops.validate_data.python_func(
             train_data=train_data,
@@ -74,6 +81,7 @@ def validate_data(tmp_path):
             run_name="nightly",
             job_name="",
             job_id="1f2e",
+            scheduled_at=scheduled_at,
             reuse_training=True,
             trainer_flags="",
             num_gpu="0",
@@ -106,6 +114,14 @@ def test_a_flag_of_the_trainer_is_checked_before_data_is_read(validate_data, tmp
         validate_data("no such file", "nor this", flags={"batch_size": 0})
     record = tmp_path / "output" / "runs" / "nightly" / "steps" / "validate_data.json"
     assert "--batch_size" in json.loads(record.read_text())["error"]
+
+
+def test_validate_data_reads_the_files_of_the_day_that_was_scheduled(validate_data, tmp_path):
+    data = generate(str(tmp_path / "20260301"), num_videos=60, num_classes=3)
+    train_data, _, _, _ = validate_data(
+        f"{tmp_path}/{{date}}/train*", f"{data}/eval*", scheduled_at="2026-03-01T02:00:00Z"
+    )
+    assert train_data == f"{tmp_path}/20260301/train*"
 
 
 @pytest.mark.parametrize("name", ["max_label_linf", "max_label_js", "max_mean_shift"])

@@ -195,9 +195,12 @@ class KubeflowServer:
                 items = [item for item in items if item.get(name) == query[name]]
         if query.get("filter"):
             for predicate in json.loads(query["filter"])["predicates"]:
-                assert predicate["operation"] == "EQUALS"
-                key, value = predicate["key"], predicate["stringValue"]
-                items = [item for item in items if item[key] == value]
+                key, operation = predicate["key"], predicate["operation"]
+                allowed = {
+                    "EQUALS": lambda p: [p["stringValue"]],
+                    "IN": lambda p: p["stringValues"]["values"],
+                }[operation](predicate)
+                items = [item for item in items if item.get(key) in allowed]
         start = int(query.get("page_token") or 0)
         end = start + min(self.page_size, int(query.get("page_size", 10)))
         answer = {IN_ANSWER.get(kind, kind): items[start:end], "total_size": len(items)}

@@ -108,6 +108,13 @@ def test_the_documents_are_what_a_server_parses(compiled, name, target):
             json_format.ParseDict(settings, message)
 
 
+@pytest.mark.parametrize("name, target", EVERY)
+def test_each_profile_has_a_pipeline_of_its_own(compiled, name, target):
+    # The newest version of it is what `schedule --latest` runs.
+    expected = "yt8m-pipeline" if name == "cpu" else f"yt8m-pipeline-{name}"
+    assert compiled[name, target][0]["pipelineInfo"]["name"] == expected
+
+
 @pytest.mark.parametrize("name", profiles.names())
 def test_a_pod_for_training_gets_what_the_profile_says(compiled, name):
     train = steps_of(compiled[name, "kubeflow"], GIVEN)["train"]

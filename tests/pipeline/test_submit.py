@@ -3,7 +3,6 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 
 from pipeline import follow, kubeflow, submit
 from pipeline.compile import ROOT
@@ -92,16 +91,13 @@ def test_the_versions_name_tells_the_commit_and_the_content(server, run, compile
         assert commits.pop().removesuffix("-dirty") == head.stdout.strip()
 
 
-def test_without_a_cache_no_step_in_whatever_graph_has_one(server, run):
+def test_without_a_cache_the_same_version_trains_a_new_model(server, run):
     run("--no-cache")
-    spec = next(yaml.safe_load_all(server.only("versions")["text"]))
-    dags = [part["dag"] for part in (spec["root"], *spec["components"].values()) if "dag" in part]
-    tasks = [task for dag in dags for task in dag["tasks"].values()]
-    assert len(dags) == 3
-    assert len(tasks) == 9
-    assert not any(task.get("cachingOptions") for task in tasks)
     run()
-    assert len(server.items["versions"]) == 2  # a version of its own
+    assert len(server.items["versions"]) == 1
+    first, second = (run["runtime_config"]["parameters"] for run in server.items["runs"].values())
+    assert first["reuse_training"] is False
+    assert "reuse_training" not in second
 
 
 @pytest.mark.parametrize("suffix", [".toml", ".yaml"])

@@ -156,6 +156,10 @@ def test_a_schedule_is_paused_resumed_listed_and_deleted(server, plan):
     assert server.of_kind("schedules")[0]["state"] == "PAUSED"
     plan("resume")
     assert server.of_kind("schedules")[0]["state"] == "ACTIVE"
+    assert server.of_kind("schedules")[0]["catchUp"] is False
+    plan("pause")
+    plan("resume", "--catchup")
+    assert server.of_kind("schedules")[0]["catchUp"] is True
     plan("delete")
     assert plan("list") == "There are no schedules.\n"
 
@@ -165,6 +169,7 @@ def test_a_schedule_is_paused_resumed_listed_and_deleted(server, plan):
     [
         (["--cron=30 0 2 * * *"], "5 fields, without seconds"),
         (["--latest"], "not --latest"),
+        (["--catchup"], "`resume --catchup`"),
     ],
 )
 def test_what_it_cannot_do_is_told(server, plan, words, message):
