@@ -154,9 +154,10 @@ def _minutes(step: Step, now: datetime) -> int:
 def _line(step: Step, title: str, needs: str | None, waited: int) -> str:
     moment = step.ended or step.started
     line = f"{moment:%H:%M:%S}  {title:<14} "
+    if step.state == "WAITING" and not waited:
+        return line + "pending"
     if step.state == "WAITING":
-        line += f"waiting for a node{' with ' + needs if needs else ''}"
-        return line + (f" ({waited} min)" if waited else "")
+        return line + f"waiting for a node{' with ' + needs if needs else ''} ({waited} min)"
     line += step.state.lower()
     if step.ended and step.state in EXIT_CODES:
         seconds = round((step.ended - step.started).total_seconds())

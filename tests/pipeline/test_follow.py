@@ -124,9 +124,10 @@ def test_a_step_that_waits_for_a_node_says_for_what_and_how_long(monkeypatch, ca
     run = follow.follow(client, ConnectionConfig(), "run", STEPS, 60, needs, explain)
     assert follow.state(run) == "CANCELED"
     lines = capsys.readouterr().out.splitlines()
+    pending = "08:42:06  Train          pending"
     waiting = "08:42:06  Train          waiting for a node with 1 x nvidia.com/gpu"
     assert [line for line in lines if "Train" in line or "Nodes" in line] == [
-        waiting,
+        pending,
         f"{waiting} (1 min)",
         f"{waiting} (2 min)",
         f"{waiting} (5 min)",
