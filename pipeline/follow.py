@@ -126,24 +126,25 @@ def started_steps(run: V2beta1Run, steps: dict[str, str]) -> Iterator[Step]:
     started = [task for task in tasks if task.display_name in steps]
     newest = {task.display_name: task for task in sorted(started, key=lambda task: task.start_time)}
     for name, task in newest.items():
-        pods = [pod for pod in tasks if _is_pod_of(pod, task)]
+        executors = [other for other in tasks if _is_executor_of(other, task)]
+        pods = [other for other in executors if other.display_name != "executor"]  # executor(0)
         pod = max(pods, key=lambda pod: pod.start_time, default=None)
         if task.state == "RUNNING" and pod and pod.state == "PENDING":
             yield Step(name, "WAITING", pod.start_time, None)
-        elif task.state == "SUCCEEDED" and pod and pod.state == "SKIPPED":
+        elif task.state == "SUCCEEDED" and {other.state for other in executors} == {"SKIPPED"}:
             yield Step(name, "CACHED", task.start_time, _ended(task))
         else:
             yield Step(name, task.state, task.start_time, _ended(task))
 
 
-def _is_pod_of(pod: V2beta1PipelineTaskDetail, step: V2beta1PipelineTaskDetail) -> bool:
-    """Whether a task is the pod of a step, or stands for its pods.
+def _is_executor_of(task: V2beta1PipelineTaskDetail, step: V2beta1PipelineTaskDetail) -> bool:
+    """Whether a task is the executor of a step, or one of its pods, "executor(0)" and so on.
 
-    Steps run one after the other, and nothing but the times tells whose pods are whose.
+    Steps run one after the other, and nothing but the times tells which executor is whose.
     """
-    if pod.display_name.partition("(")[0] != "executor" or pod.start_time < step.start_time:
+    if task.display_name.partition("(")[0] != "executor" or task.start_time < step.start_time:
         return False
-    return _ended(step) is None or pod.start_time <= _ended(step)
+    return _ended(step) is None or task.start_time <= _ended(step)
 
 
 def _minutes(step: Step, now: datetime) -> int:
@@ -181,7 +182,7 @@ def _log(client, run: V2beta1Run, step: Step) -> str:
     tries = [
         pod
         for pod in _tasks(run)
-        if pod.display_name == "executor" and pod.state == "FAILED" and _is_pod_of(pod, task)
+        if pod.display_name == "executor" and pod.state == "FAILED" and _is_executor_of(pod, task)
     ]
     nodes = [child.pod_name for pod in tries for child in pod.child_tasks or [] if child.pod_name]
     if not nodes:
