@@ -62,6 +62,7 @@ def validate_data(
     learning_rate_decay_examples: float,
     clip_gradient_norm: float,
     export_model_steps: int,
+    checkpoint_minutes: float,
     statistics: Output[Artifact],
     report: Output[HTML],
 ) -> NamedTuple(

@@ -16,8 +16,14 @@ from pipeline.profile import Profile
 NAME = "yt8m-pipeline"
 DEFAULT_PROFILE = "cpu"
 
-# Defaults that differ from the trainer's: both features of the video-level data set.
-FLAG_DEFAULTS = {"feature_names": "mean_rgb,mean_audio", "feature_sizes": "1024,128"}
+# Defaults that differ from the trainer's: both features of the video-level data set; and more
+# frequent checkpoints, because Kubeflow's launcher does not pass on the signal by which a node says
+# that it goes away.
+FLAG_DEFAULTS = {
+    "feature_names": "mean_rgb,mean_audio",
+    "feature_sizes": "1024,128",
+    "checkpoint_minutes": 5.0,
+}
 
 # Parameters that only Kubeflow can be told when a run starts.
 KUBEFLOW_ONLY = ("train_cpu", "train_memory", "node_selector", "tolerations")

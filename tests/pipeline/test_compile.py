@@ -10,6 +10,7 @@ from google.auth.credentials import AnonymousCredentials
 
 from components.validate_data.drift import Thresholds
 from pipeline.compile import ROOT, VERSION, CompileConfig, compile_pipeline
+from pipeline.graph import FLAG_DEFAULTS
 from trainer.common.errors import UserError
 from trainer.config import TrainConfig
 
@@ -166,7 +167,7 @@ def test_parameters_are_documented_and_the_description_has_a_table_of_them(spec)
 def test_the_trainers_flags_keep_their_defaults(spec):
     parameters = spec["root"]["inputDefinitions"]["parameters"]
     flags = {flag.name: flag.default for flag in fields(TrainConfig)}
-    shared = set(flags) & set(parameters) - {"feature_names", "feature_sizes", "max_steps"}
+    shared = set(flags) & set(parameters) - {*FLAG_DEFAULTS, "max_steps"}
     assert len(shared) >= 14
     for name in shared:
         assert parameters[name]["defaultValue"] == flags[name], name
