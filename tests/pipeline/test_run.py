@@ -118,8 +118,8 @@ def test_training_that_was_promised_a_gpu_fails_without_one(data, tmp_path, monk
         *files, *SETTINGS, "output_dir=out", "run_name=gpu", "accelerator_count=1", cwd=tmp_path
     )
     assert ran.returncode == 1
-    assert ran.stderr.startswith("error: train failed: Expected 1 GPUs")
-    assert "TensorFlow found 0" in ran.stderr and "Traceback" not in ran.stdout + ran.stderr
+    assert ran.stderr.startswith("error: train failed: TensorFlow found 0 GPUs, expected 1")
+    assert "Traceback" not in ran.stdout + ran.stderr
     summary = json.loads((tmp_path / "out" / "runs" / "gpu" / "summary.json").read_text())
     assert (summary["outcome"], summary["ended_by"]) == ("failed", "train")
     assert "TensorFlow found 0" in summary["error"]
