@@ -58,7 +58,7 @@ class Cluster:
             "python3",
             "-m",
             "components.generate_data",
-            f"--output_dir={self.folder}/set",
+            f"--directory={self.folder}/set",
             "--num_videos=300",
             "--num_classes=10",
         )
@@ -68,19 +68,17 @@ class Cluster:
         self.core.delete_namespaced_pod(self._pod, NAMESPACE, grace_period_seconds=0)
 
     def run(self, *command: str) -> str:
-        """Run a command in the pod; return its output."""
+        """Run a command in the pod; return what it prints."""
         connect = self.core.connect_get_namespaced_pod_exec
-        words = {"command": list(command), "stdout": True, "stderr": True, "tty": False}
-        return stream(connect, self._pod, NAMESPACE, **words)
+        words = {"command": list(command), "stdout": True, "stderr": True}
+        ran = stream(connect, self._pod, NAMESPACE, _preload_content=False, **words)
+        ran.run_forever(timeout=120)
+        assert ran.returncode == 0, ran.read_stderr()
+        return ran.read_stdout()
 
     def read_json(self, path: str) -> dict:
         """Return a JSON file on the volume."""
-        # Not by `run`, whose client turns JSON into Python's notation.
-        connect = self.core.connect_get_namespaced_pod_exec
-        words = {"command": ["cat", f"{self.folder}/{path}"], "stdout": True, "stderr": True}
-        answer = stream(connect, self._pod, NAMESPACE, _preload_content=False, **words)
-        answer.run_forever(timeout=60)
-        return json.loads(answer.read_stdout())
+        return json.loads(self.run("cat", f"{self.folder}/{path}"))
 
     def parameters(self, output: str, *more: str) -> list[str]:
         """The parameters of a run on the small data set."""

@@ -100,7 +100,7 @@ def test_training_whose_pod_is_deleted_resumes(cluster):
     run = cluster.submit(*cluster.parameters("kill", *settings))
     pod = train_pod(cluster, run.run_id)
     train = f"{cluster.folder}/kill/train"
-    wait_for(lambda: "step-" in cluster.run("sh", "-c", f"ls {train}/*/checkpoints"))
+    wait_for(lambda: "step-" in cluster.run("sh", "-c", f"ls {train}/*/checkpoints || true"))
     cluster.core.delete_namespaced_pod(pod.metadata.name, NAMESPACE, grace_period_seconds=0)
     resumed = train_pod(cluster, run.run_id, newer_than=pod.metadata.uid)
 
