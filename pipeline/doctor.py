@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from components.dates import fill_in
 from components.train import parse_accelerator_count
-from pipeline.connection import resolve
+from pipeline.kubeflow.connection import resolve
 from pipeline.submit import PackageConfig, prepare, split
 from trainer.common import storage
 from trainer.common.command_line import flag, parse
@@ -84,7 +84,7 @@ def _accelerators(values: dict) -> tuple[str, int]:
 
 
 def _kubeflow(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], str]]]:
-    from pipeline import kubeflow
+    from pipeline.kubeflow import client as kubeflow
 
     connection = resolve(config)
 
@@ -111,7 +111,7 @@ def _kubeflow(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def _vertex(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], str]]]:
-    from pipeline import vertex
+    from pipeline.vertex import client as vertex
 
     yield "Access", lambda: vertex.access(config)
     yield "pipeline_root", lambda: _output(config.pipeline_root)

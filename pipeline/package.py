@@ -8,10 +8,10 @@ from pathlib import Path
 import yaml
 
 from pipeline.parameters import Parameter, parameters_of_spec
+from pipeline.paths import ROOT
 from trainer.common.errors import UserError
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where there is C
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from components.summary import summarise
 from components.train import parse_accelerator_count
 from pipeline import parameters
 from pipeline.checks import check
-from pipeline.compile import BUILD, ROOT, CompileConfig, compile_pipeline
+from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.images import local_names
+from pipeline.paths import BUILD, ROOT
 from trainer.common import storage
 from trainer.common.errors import UserError, without_traceback
 
@@ -68,7 +69,7 @@ def _runner(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _known_parameters() -> dict[str, parameters.Parameter]:
-    from pipeline import graph  # loads kfp
+    from pipeline.graphs import train as graph  # loads kfp
 
     return parameters.parameters_of(graph.build(graph.Images("", ""), graph.TARGETS["kubeflow"]))
 
@@ -143,11 +144,11 @@ def run(arguments: dict, runner: str = "subprocess"):
     Raises:
         UserError: a step failed; or there is no engine, or an image is missing, to run it in.
     """
-    from pipeline import local  # loads kfp
+    from pipeline.local import subprocess_runner as local  # loads kfp
 
     run_pipeline = local.run
     if runner == "docker":
-        from pipeline import docker_runner
+        from pipeline.local import docker_runner
 
         run_pipeline = docker_runner.run
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pipeline.connection import ConnectionConfig, resolve, secret_free
+from pipeline.kubeflow.connection import ConnectionConfig, resolve, secret_free
 from pipeline.submit import PackageConfig, prepare, show, split
 from trainer.common.command_line import flag, parse
 from trainer.common.errors import UserError, without_traceback
@@ -50,7 +50,7 @@ def main(argv: list[str]):
         if action != "set" and words:
             raise UserError(f"Parameters are for setting a schedule; got {words[0]!r}.")
         if config.target == "vertex":
-            from pipeline import vertex
+            from pipeline.vertex import client as vertex
 
             vertex.schedule(config, action, words)
         elif action == "set":
@@ -98,7 +98,8 @@ def set_schedule(config: ScheduleConfig, words: list[str]):
         what = {"schedule": config.name, "cron": expression, "version": compiled.version}
         return show(secret_free(connection) | what, compiled, values)
 
-    from pipeline import kubeflow, upload  # load kfp
+    from pipeline.kubeflow import client as kubeflow  # load kfp
+    from pipeline.kubeflow import upload  # load kfp
 
     with kubeflow.explained(connection):
         client = kubeflow.connect(connection)
@@ -144,7 +145,7 @@ def _put(client, connection: ConnectionConfig, config: ScheduleConfig, wanted) -
     in progress. So the new schedule is created, the old one disabled, and deleted when none of its
     runs is in progress any more: at once, or by a later command.
     """
-    from pipeline import kubeflow
+    from pipeline.kubeflow import client as kubeflow
 
     def same(schedule) -> bool:
         # By the digest, because the server fills in what was left open.
@@ -202,7 +203,7 @@ def _retire(client, connection: ConnectionConfig, schedules: list):
 
 def _in_progress(client, connection: ConnectionConfig, schedule) -> list:
     """The schedule's runs that have not ended."""
-    from pipeline import kubeflow
+    from pipeline.kubeflow import client as kubeflow
 
     predicates = [
         {
@@ -249,7 +250,7 @@ def _of_name(client, connection: ConnectionConfig, name: str) -> list:
 
 
 def _all(client, connection: ConnectionConfig) -> list:
-    from pipeline import kubeflow
+    from pipeline.kubeflow import client as kubeflow
 
     listed = client.recurring_runs.recurring_run_service_list_recurring_runs
     return list(kubeflow.every(listed, "recurring_runs", **kubeflow.in_namespace(connection)))
@@ -268,7 +269,7 @@ def _delete(client, schedule):
 def change(config: ScheduleConfig, action: str):
     """List the schedules, or pause, resume or delete the one of the name."""
     connection = resolve(config)
-    from pipeline import kubeflow
+    from pipeline.kubeflow import client as kubeflow
 
     with kubeflow.explained(connection):
         client = kubeflow.connect(connection)
@@ -289,7 +290,7 @@ def change(config: ScheduleConfig, action: str):
 
 def _delete_all(client, connection: ConnectionConfig, config: ScheduleConfig, schedules: list):
     """Delete schedules, unless that ends a run."""
-    from pipeline import kubeflow
+    from pipeline.kubeflow import client as kubeflow
 
     runs = [run for s in schedules for run in _in_progress(client, connection, s)]
     if runs and not config.force:

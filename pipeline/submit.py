@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields
 
 from pipeline import parameters
 from pipeline.checks import check
-from pipeline.compile import BUILD
-from pipeline.connection import ConnectionConfig, resolve, secret_free
+from pipeline.kubeflow.connection import ConnectionConfig, resolve, secret_free
+from pipeline.paths import BUILD
 from trainer.common.command_line import flag, parse
 from trainer.common.errors import UserError, without_traceback
 
-FILES = {"kubeflow": BUILD / "pipeline.yaml", "vertex": BUILD / "pipeline.vertex.yaml"}
+FILES = {"kubeflow": BUILD / "pipeline.yaml", "vertex": BUILD / "pipeline.vertex.client.yaml"}
 EXPERIMENT = "yt8m-pipeline"
 
 
@@ -101,7 +101,7 @@ def main(argv: list[str]):
         config = parse(SubmitConfig, flags)
         compiled, values = prepare(config, words)
         if config.target == "vertex":
-            from pipeline import vertex
+            from pipeline.vertex import client as vertex
 
             sys.exit(vertex.submit(config, compiled, values))
         sys.exit(submit(config, compiled, values))
@@ -120,7 +120,11 @@ def submit(config: SubmitConfig, compiled, values: dict) -> int:
         show(secret_free(connection) | what, compiled, values)
         return 0
 
-    from pipeline import follow, kubeflow, upload  # load kfp
+    from pipeline.kubeflow import client as kubeflow  # load kfp
+    from pipeline.kubeflow import (
+        follow,  # load kfp
+        upload,  # load kfp
+    )
 
     with kubeflow.explained(connection):
         client = kubeflow.connect(connection)
@@ -189,7 +193,7 @@ def _create(client, config: SubmitConfig, experiment_id, version: tuple[str, str
     """The run, made once."""
     import kfp_server_api as api
 
-    from pipeline import kubeflow
+    from pipeline.kubeflow import client as kubeflow
 
     mark = f"Submission {uuid.uuid4()}"
 
@@ -217,7 +221,7 @@ def _create(client, config: SubmitConfig, experiment_id, version: tuple[str, str
 
 def _tell(client, run, steps: dict[str, str], link: str) -> int:
     """Say how the run ended; return the exit code."""
-    from pipeline import follow
+    from pipeline.kubeflow import follow
 
     state = follow.state(run)
     if state not in follow.EXIT_CODES:

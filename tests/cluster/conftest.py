@@ -16,9 +16,10 @@ import kubernetes
 import pytest
 from kubernetes.stream import stream
 
-from pipeline import kubeflow
-from pipeline.compile import ROOT, CompileConfig, compile_pipeline
-from pipeline.connection import ConnectionConfig
+from pipeline.compile import CompileConfig, compile_pipeline
+from pipeline.kubeflow import client as kubeflow
+from pipeline.kubeflow.connection import ConnectionConfig
+from pipeline.paths import ROOT
 
 NAMESPACE = os.environ.get("YT8M_CLUSTER_NAMESPACE", "kubeflow")
 PROFILE = "laptop"

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from pipeline.compile import ROOT
+from pipeline.paths import ROOT
 from tests.cluster.conftest import wait_for
 
 pytestmark = pytest.mark.slow

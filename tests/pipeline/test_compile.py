@@ -9,8 +9,9 @@ import yaml
 from google.auth.credentials import AnonymousCredentials
 
 from components.validate_data.drift import Thresholds
-from pipeline.compile import ROOT, VERSION, CompileConfig, compile_pipeline
-from pipeline.graph import FLAG_DEFAULTS
+from pipeline.compile import CompileConfig, compile_pipeline
+from pipeline.graphs.train import FLAG_DEFAULTS
+from pipeline.paths import ROOT, VERSION
 from trainer.common.errors import UserError
 from trainer.config import TrainConfig
 

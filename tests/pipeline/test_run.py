@@ -8,8 +8,9 @@ import pytest
 
 from components.generate_data import generate
 from components.summary import recorded, summarise
-from pipeline import local, run
-from pipeline.compile import ROOT
+from pipeline import run
+from pipeline.local import subprocess_runner as local
+from pipeline.paths import ROOT
 from trainer.common.errors import UserError
 from trainer.data import tfrecord
 

@@ -4,8 +4,10 @@ import sys
 
 import pytest
 
-from pipeline import follow, kubeflow, submit
-from pipeline.compile import ROOT
+from pipeline import submit
+from pipeline.kubeflow import client as kubeflow
+from pipeline.kubeflow import follow
+from pipeline.paths import ROOT
 from tests.pipeline.kubeflow_server import task
 
 PARAMETERS = ["train_data=gs://b/train*", "eval_data=gs://b/eval*", "output_dir=gs://b/out"]

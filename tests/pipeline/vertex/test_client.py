@@ -4,7 +4,8 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.aiplatform.utils import gcs_utils
 
-from pipeline import schedule, submit, vertex
+from pipeline import schedule, submit
+from pipeline.vertex import client as vertex
 from tests.pipeline.vertex_server import VertexServer
 
 PARAMETERS = ["train_data=gs://b/train*", "eval_data=gs://b/eval*", "output_dir=/gcs/b/out"]

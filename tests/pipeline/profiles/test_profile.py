@@ -8,9 +8,9 @@ from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from pipeline import profile as profiles
 from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.package import LOADER
+from pipeline.profiles import profile as profiles
 from trainer.common.errors import UserError
 
 GIVEN = {"train_data": "gs://b/train*", "eval_data": "gs://b/eval*", "output_dir": "gs://b/out"}

@@ -4,7 +4,7 @@ import sys
 import pytest
 from kfp import compiler, dsl
 
-from pipeline import local
+from pipeline.local import subprocess_runner as local
 
 LOGGED = """\
 [KFP Executor 2025-01-31 12:00:00,123 INFO]: Looking for component `train` in x

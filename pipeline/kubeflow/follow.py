@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 import urllib3
 from kfp_server_api import ApiException, V2beta1PipelineTaskDetail, V2beta1Run
 
-from pipeline import kubeflow
-from pipeline.connection import ConnectionConfig
+from pipeline.kubeflow import client as kubeflow
+from pipeline.kubeflow.connection import ConnectionConfig
 from pipeline.logs import reason, without_kfp
 
 POLL_SECONDS = 5

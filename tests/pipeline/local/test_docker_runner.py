@@ -6,9 +6,10 @@ import yaml
 from kfp import compiler, dsl
 
 from components.generate_data import generate
-from pipeline import docker_runner, engine, run
+from pipeline import run
 from pipeline.compile import CompileConfig, compile_pipeline
-from pipeline.local import StepFailed
+from pipeline.local import docker_runner, engine
+from pipeline.local.subprocess_runner import StepFailed
 from trainer.common.errors import UserError
 
 

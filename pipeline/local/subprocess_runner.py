@@ -22,8 +22,8 @@ from kfp import components, local
 from kfp.local import subprocess_task_handler
 
 from pipeline.logs import reason, without_kfp
+from pipeline.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 GRACE_SECONDS = 30  # for a step to save its work when it is told to stop
 
 # Unless the user says otherwise: no talk of C++ libraries below an error, and no line kept back.

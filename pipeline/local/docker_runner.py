@@ -13,9 +13,9 @@ from kfp import local
 from kfp.local import docker_task_handler
 
 from components.train import parse_accelerator_count
-from pipeline import engine
-from pipeline import local as local_runs
 from pipeline.images import SOURCES, warn_if_outdated
+from pipeline.local import engine
+from pipeline.local import subprocess_runner as local_runs
 from trainer.common import storage
 from trainer.common.errors import UserError
 

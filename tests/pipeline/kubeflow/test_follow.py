@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from kfp_server_api import ApiClient
 
-from pipeline import follow
-from pipeline.connection import ConnectionConfig
+from pipeline.kubeflow import follow
+from pipeline.kubeflow.connection import ConnectionConfig
 
-RECORDED = Path(__file__).parent / "recorded"
+RECORDED = Path(__file__).parents[1] / "recorded"
 STEPS = {
     "validate-data": "Validate data",
     "train": "Train",

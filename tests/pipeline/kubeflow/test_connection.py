@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from pipeline import kubeflow
-from pipeline.connection import (
+from pipeline.kubeflow import client as kubeflow
+from pipeline.kubeflow.connection import (
     ENVIRONMENT,
     SECRETS,
     ConnectionConfig,

@@ -18,7 +18,7 @@ from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentia
 from kfp_server_api import ApiException
 from kfp_server_api.rest import RESTClientObject
 
-from pipeline.connection import ConnectionConfig, without_secrets
+from pipeline.kubeflow.connection import ConnectionConfig, without_secrets
 from trainer.common.errors import UserError
 
 CONNECT_SECONDS = 10

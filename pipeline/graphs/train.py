@@ -9,9 +9,9 @@ from kfp import dsl, kubernetes
 
 from components import ops
 from components.train import FLAGS
-from pipeline import profile as profiles
 from pipeline.parameters import markdown_table, parameters_of
-from pipeline.profile import Profile
+from pipeline.profiles import profile as profiles
+from pipeline.profiles.profile import Profile
 
 NAME = "yt8m-pipeline"
 DEFAULT_PROFILE = "cpu"

@@ -6,8 +6,8 @@ from pathlib import Path
 from kfp.client import Client
 from kfp_server_api import V2beta1Experiment, V2beta1Pipeline
 
-from pipeline import kubeflow
-from pipeline.connection import ConnectionConfig
+from pipeline.kubeflow import client as kubeflow
+from pipeline.kubeflow.connection import ConnectionConfig
 from pipeline.package import Package
 
 
