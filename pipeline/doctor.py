@@ -12,7 +12,7 @@ from urllib.parse import quote
 from components.dates import fill_in
 from components.train import parse_accelerator_count
 from pipeline.kubeflow.connection import resolve
-from pipeline.submit import PackageConfig, prepare, split
+from pipeline.prepare import PackageConfig, complete, prepare, split
 from trainer.common import storage
 from trainer.common.command_line import flag, parse
 from trainer.common.errors import UserError, without_traceback
@@ -60,7 +60,7 @@ def examine(checks: Iterator[tuple[str, Callable[[], str]]]) -> bool:
 def checks(config: DoctorConfig, words: list[str]) -> Iterator[tuple[str, Callable[[], str]]]:
     """Title and check, one after the other; a check returns words or raises."""
     compiled, values = prepare(config, words)
-    values = {name: p.default for name, p in compiled.parameters.items()} | values
+    values = complete(compiled, values)
     yield "Pipeline", lambda: f"version {compiled.version}; its parameters fit it"
     yield from _kubeflow(config) if config.target == "kubeflow" else _vertex(config)
     for image in compiled.images:

@@ -14,8 +14,8 @@ NIGHTLY = ["--cron=0 2 * * *", *PARAMETERS]
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(vertex, "POLL_SECONDS", 0.001)
-    monkeypatch.setattr(vertex, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr("pipeline.vertex.submit.POLL_SECONDS", 0.001)
+    monkeypatch.setattr("pipeline.vertex.submit.BACKOFF_SECONDS", 0.001)
     # It asks another service of Google's whose bucket it is.
     monkeypatch.setattr(gcs_utils, "_verify_bucket_ownership", lambda *_, **__: True)
     with VertexServer() as server:
