@@ -48,8 +48,10 @@ resource "google_service_account" "bucket" {
 
 resource "google_storage_bucket_iam_member" "read" {
   for_each = {
-    for pair in setproduct(keys(local.bucket_accounts), ["objectViewer", "legacyBucketReader"]) :
-    "${pair[0]}-${pair[1]}" => { account = pair[0], role = "roles/storage.${pair[1]}" }
+    for pair in setproduct(
+      keys(local.bucket_accounts),
+      ["roles/storage.objectViewer", "roles/storage.legacyBucketReader"],
+    ) : join("-", pair) => { account = pair[0], role = pair[1] }
   }
 
   bucket = google_storage_bucket.files.name
