@@ -79,9 +79,7 @@ def _check_dataflow(options: dict):
     for name in ("temp_location", "staging_location"):
         value = options[name]
         if value and not value.startswith("gs://"):
-            raise UserError(
-                f"DataflowRunner needs --{name} in Cloud Storage, gs://; got {value!r}."
-            )
+            raise UserError(f"DataflowRunner needs --{name}=gs://BUCKET/FOLDER; got {value!r}.")
 
 
 @contextlib.contextmanager
