@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -78,7 +79,8 @@ def _check_dataflow(options: dict):
         raise UserError(f"DataflowRunner also needs, for example: {' '.join(missing)}")
     for name in ("temp_location", "staging_location"):
         value = options[name]
-        if value and not value.startswith("gs://"):
+        # Beam would replace a path that it cannot use by a bucket of its own making.
+        if value and not re.fullmatch(r"gs://[a-z0-9][-_a-z0-9.]+[a-z0-9]/.*", value):
             raise UserError(f"DataflowRunner needs --{name}=gs://BUCKET/FOLDER; got {value!r}.")
 
 

@@ -94,10 +94,11 @@ def test_a_missing_dataflow_option_is_named(runner, name):
         complete([f"--runner={runner}", *options], 0)
 
 
+@pytest.mark.parametrize("folder", ["/tmp", "gs://bucket", "gs://Bucket/tmp"])
 @pytest.mark.parametrize("name", ["temp_location", "staging_location"])
-def test_dataflow_keeps_its_files_in_cloud_storage(name):
-    with pytest.raises(UserError, match=f"needs --{name}=gs://BUCKET/FOLDER; got '/tmp'"):
-        complete([*DATAFLOW, f"--{name}=/tmp"], 0)
+def test_dataflow_keeps_its_files_in_cloud_storage(name, folder):
+    with pytest.raises(UserError, match=f"needs --{name}=gs://BUCKET/FOLDER; got '{folder}'"):
+        complete([*DATAFLOW, f"--{name}={folder}"], 0)
 
 
 def test_the_job_that_dataflow_would_get_runs_in_our_image():
