@@ -70,6 +70,10 @@ resource "google_container_node_pool" "cpu" {
     service_account = google_service_account.nodes.email
     oauth_scopes    = ["https://www.googleapis.com/auth/cloud-platform"]
 
+    metadata = {
+      disable-legacy-endpoints = "true"
+    }
+
     shielded_instance_config {
       enable_secure_boot          = true
       enable_integrity_monitoring = true
@@ -103,6 +107,10 @@ resource "google_container_node_pool" "gpu" {
     spot            = each.value.spot
     service_account = google_service_account.nodes.email
     oauth_scopes    = ["https://www.googleapis.com/auth/cloud-platform"]
+
+    metadata = {
+      disable-legacy-endpoints = "true"
+    }
 
     guest_accelerator {
       type  = each.value.accelerator_type
