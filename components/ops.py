@@ -63,8 +63,8 @@ def validate_data(
     clip_gradient_norm: float,
     export_model_steps: int,
     checkpoint_minutes: float,
-    statistics: Output[Artifact],
-    report: Output[HTML],
+    data_statistics: Output[Artifact],
+    validation_report: Output[HTML],
 ) -> NamedTuple(
     "Validated",
     [("train_data", str), ("eval_data", str), ("train_dir", str), ("trainer_argv", list)],
@@ -109,7 +109,10 @@ def validate_data(
                 thresholds=Thresholds(max_label_linf, max_label_js, max_mean_shift),
             ),
         )
-        for artifact, name in ((statistics, "statistics.json"), (report, "report.html")):
+        for artifact, name in (
+            (data_statistics, "statistics.json"),
+            (validation_report, "report.html"),
+        ):
             storage.write_bytes(artifact.path, storage.read_bytes(storage.join(folder, name)))
         train_dir = train_folder(config, output_dir, fingerprint, "" if reuse_training else job_id)
         argv = command_line(config)
@@ -142,7 +145,7 @@ def evaluate(
     job_name: str,
     job_id: str,
     metrics: Output[Metrics],
-    report: Output[HTML],
+    evaluation_report: Output[HTML],
     metrics_file: Output[Artifact],
 ):
     from trainer.common import console, storage
@@ -161,7 +164,7 @@ def evaluate(
         for prefix, values in (("", scores["challenger"]), ("champion_", scores["champion"] or {})):
             for name, value in values.items():
                 metrics.log_metric(prefix + name, value)
-        for artifact, name in ((metrics_file, "metrics.json"), (report, "report.html")):
+        for artifact, name in ((metrics_file, "metrics.json"), (evaluation_report, "report.html")):
             storage.write_bytes(artifact.path, storage.read_bytes(storage.join(folder, name)))
 
 
@@ -271,7 +274,7 @@ def summary(
     run_name: str,
     job_name: str,
     job_id: str,
-    report: Output[HTML],
+    run_summary: Output[HTML],
 ):
     from components.run_folder import run_folder
     from components.summary import summarise
@@ -282,4 +285,4 @@ def summary(
         run = run_folder(output_dir, run_name, job_name, job_id)
         summarise(run, job_id, status.state, status.error_message or "")
         page = storage.read_bytes(storage.join(run, "summary.html"))
-        storage.write_bytes(report.path, page)
+        storage.write_bytes(run_summary.path, page)

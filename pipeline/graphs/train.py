@@ -290,6 +290,9 @@ def _pipeline(images: Images, target: Target, profile: Profile):
 
         for task in (summary, validated, evaluated, verdict, exported, published):
             _resources(task, target, profile.other_steps)
+        if target.has_kubernetes:
+            for task in (summary, validated, trained, evaluated, verdict, exported, published):
+                kubernetes.set_security_context(task, run_as_non_root=True)
         if profile.volume and target.has_kubernetes:
             for task in (summary, validated, trained, evaluated, verdict, exported, published):
                 kubernetes.mount_pvc(task, profile.volume.claim, profile.volume.path)

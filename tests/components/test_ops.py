@@ -85,8 +85,8 @@ def validate_data(tmp_path):
             reuse_training=True,
             trainer_flags="",
             num_gpu="0",
-            statistics=Artifact(uri=str(tmp_path / "statistics.json")),
-            report=HTML(uri=str(tmp_path / "report.html")),
+            data_statistics=Artifact(uri=str(tmp_path / "statistics.json")),
+            validation_report=HTML(uri=str(tmp_path / "report.html")),
         )
 
     return validate_data

@@ -214,6 +214,12 @@ def test_a_volume_is_mounted_by_every_step_or_by_none(compiled, name):
         assert mounts == ([(volume.claim, volume.path)] if volume else []), step
 
 
+@pytest.mark.parametrize("name", profiles.names())
+def test_no_step_runs_as_root(compiled, name):
+    for step, given in steps_of(compiled[name, "kubeflow"], GIVEN).items():
+        assert given["kubernetes"]["securityContext"] == {"runAsNonRoot": True}, step
+
+
 @pytest.mark.parametrize("name, target", EVERY)
 def test_every_step_asks_for_its_share(compiled, name, target):
     steps = steps_of(compiled[name, target], GIVEN)
