@@ -15,10 +15,11 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
-from kfp import components, local
+from kfp import components, dsl, local
 from kfp.local import subprocess_task_handler
 
 from pipeline.logs import reason, without_kfp
@@ -97,7 +98,7 @@ def run_steps(pipeline: Path, arguments: dict, folder: Path, runner, replaced: t
     """
     steps = _Steps()
     with _stop_on_signals(), _silent_kfp(), _replaced(*replaced, steps.by(start)):
-        function = components.load_component_from_text(_without_retries(pipeline))
+        function = components.load_component_from_text(_for_local_runner(pipeline))
         local.init(
             runner,
             pipeline_root=f"{folder}/root",
@@ -114,9 +115,15 @@ def step_name(command: list[str]) -> str:
     return command[command.index("--function_to_execute") + 1]
 
 
-def _without_retries(pipeline: Path) -> str:
-    """The compiled pipeline, with steps that run once: what fails here, fails again."""
-    documents = list(yaml.safe_load_all(pipeline.read_text()))
+def _for_local_runner(pipeline: Path) -> str:
+    """Return the compiled pipeline as kfp's local runner can run it.
+
+    Steps run once, because what fails here fails again. The local runner does not know the
+    placeholder of the scheduled time, so it is replaced by the current time.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    text = pipeline.read_text().replace(dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER, now)
+    documents = list(yaml.safe_load_all(text))
     for component in [documents[0]["root"], *documents[0]["components"].values()]:
         for task in component.get("dag", {}).get("tasks", {}).values():
             task.pop("retryPolicy", None)
