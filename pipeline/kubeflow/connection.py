@@ -1,5 +1,6 @@
 """Where Kubeflow Pipelines is and how to be let in: from flags, the environment or a file."""
 
+import contextlib
 import os
 import tomllib
 from dataclasses import dataclass, fields
@@ -80,9 +81,14 @@ def resolve(config: ConnectionConfig) -> ConnectionConfig:
 
 
 def without_secrets(connection: ConnectionConfig, text: str) -> str:
-    """`text` with each of the connection's secrets crossed out."""
-    for name in SECRETS:
-        secret = getattr(connection, name)
+    """`text` with each of the connection's secrets crossed out, a token file's content too."""
+    secrets = [getattr(connection, name) for name in SECRETS]
+    if connection.token_file:
+        with contextlib.suppress(OSError):  # removed since `resolve` read it
+            secrets.append(
+                Path(connection.token_file).read_bytes().decode(errors="replace").strip()
+            )
+    for secret in secrets:
         if len(secret) > 3:  # or it would be found within words
             text = text.replace(secret, "***")
     return text
@@ -128,9 +134,14 @@ def _check(values: dict):
     for name in ("token_file", "ca_file"):
         try:
             if values[name]:
-                Path(values[name]).read_bytes()
+                content = Path(values[name]).read_bytes().strip()
         except OSError as error:
             raise UserError(f"{name} cannot be read: {error}.") from None
+        if name == "token_file" and values[name] and len(content.splitlines()) > 1:
+            raise UserError("token_file must hold one line, the token; it holds a line break.")
+    for name in SECRETS:
+        if len(values[name].splitlines()) > 1:
+            raise UserError(f"{name} must be one line; it holds a line break.")
     if values["token"] and values["token_file"]:
         raise UserError("Give a token or a token_file; got both.")
 

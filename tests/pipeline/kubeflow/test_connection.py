@@ -146,3 +146,20 @@ def test_a_token_file_is_read_anew_each_time(server, tmp_path):
         (tmp_path / "token").write_text(token)
         server.token = token
         client.healthzs.healthz_service_get_healthz()
+
+
+@pytest.mark.parametrize("name", ["token", "cookie", "token_file"])
+def test_line_break_in_a_secret_is_refused_without_showing_it(name, tmp_path):
+    value = "planted\nsecret"
+    if name == "token_file":
+        (tmp_path / "token").write_text(value)
+        value = str(tmp_path / "token")
+    with pytest.raises(UserError, match=f"{name} must .*line break") as error:
+        resolve(ConnectionConfig(host="https://h", **{name: value}))
+    assert "planted" not in str(error.value)
+
+
+def test_token_of_a_file_is_crossed_out(tmp_path):
+    (tmp_path / "token").write_text("planted-secret\n")
+    config = ConnectionConfig(host="https://h", token_file=str(tmp_path / "token"))
+    assert without_secrets(config, "a planted-secret b") == "a *** b"
