@@ -33,11 +33,15 @@ def videos(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def train_small(videos, tmp_path_factory):
     """train_small(num_epochs, model): a train_dir."""
-    output_dir = str(tmp_path_factory.mktemp("output"))
-    flags = {"feature_names": "rgb", "feature_sizes": "3", "num_classes": 3, "batch_size": 10}
-    return lambda num_epochs, model="LogisticModel": train(
-        videos, output_dir, "data", flags | {"num_epochs": num_epochs, "num_gpu": 0, "model": model}
-    )
+    output_dir = tmp_path_factory.mktemp("output")
+    flags = ["--feature_names=rgb", "--feature_sizes=3", "--num_classes=3", "--batch_size=10"]
+
+    def train_small(num_epochs, model="LogisticModel") -> str:
+        train_dir = str(output_dir / f"{model}-{num_epochs}")
+        train(videos, train_dir, [*flags, f"--num_epochs={num_epochs}", f"--model={model}"])
+        return train_dir
+
+    return train_small
 
 
 @pytest.fixture
