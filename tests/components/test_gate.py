@@ -149,3 +149,20 @@ def test_command(judge, tmp_path):
     failure = subprocess.run(command[:3], capture_output=True, text=True, cwd=ROOT)
     assert failure.returncode == 1
     assert failure.stderr.startswith("error: --metrics_file must be given")
+
+
+ADDED = """
+import sys
+from trainer.evaluation.metrics import METRICS, HitAt1, Metric
+METRICS["added"] = Metric("Added", "An added metric.", HitAt1)
+from components import gate
+gate.main(["gate", *sys.argv[1:]])
+"""
+
+
+def test_metric_that_is_added_to_the_registry_has_a_minimum(judge, tmp_path):
+    judge(challenger={"added": 0.5})
+    command = [sys.executable, "-c", ADDED, f"--metrics_file={tmp_path}/metrics.json"]
+    command += [f"--output_file={tmp_path}/verdict.json", "--min_added=0.75"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout == "rejected: Added 0.5000 is below the minimum of 0.75 by 0.25.\n"

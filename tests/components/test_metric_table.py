@@ -1,7 +1,7 @@
 import pytest
 
 from components.metric_table import metric_rows
-from trainer.evaluation.metrics import METRICS
+from trainer.evaluation.metrics import METRICS, HitAt1, Metric
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,9 @@ def test_every_metric_has_a_row_and_the_loss_is_last():
 def test_lower_loss_is_better():
     assert metric_rows({"loss": 2.0}, {"loss": 3.0})[-1]["tone"] == "good"
     assert metric_rows({"loss": 3.0}, {"loss": 2.0})[-1]["tone"] == "bad"
+
+
+def test_metric_that_is_added_to_the_registry_has_a_row(monkeypatch):
+    monkeypatch.setitem(METRICS, "added", Metric("Added", "An added metric.", HitAt1))
+    row = metric_rows({"added": 0.5}, {"added": 0.25})[-2]
+    assert (row["label"], row["meaning"], row["difference"]) == ("Added", "An added metric.", 0.25)

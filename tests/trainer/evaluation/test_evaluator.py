@@ -14,6 +14,7 @@ from trainer.data import input_pipeline
 from trainer.data.examples import encode_example
 from trainer.data.tfrecord import read_records, write_records
 from trainer.evaluation.evaluator import evaluate
+from trainer.evaluation.metrics import METRICS, HitAt1, Metric
 from trainer.serving import loading, saved_model
 from trainer.serving.predictions import predict
 from trainer.training.loop import train
@@ -145,6 +146,14 @@ def test_exported_frame_level_model_has_the_same_metrics_and_predictions(
     assert [line.split(",")[0].encode() for line in lines] == batch["id"].numpy().tolist()
     best = model.predict(batch).numpy().max(axis=1)
     assert [float(line.split()[1]) for line in lines] == pytest.approx(best.tolist(), rel=1e-4)
+
+
+def test_evaluation_includes_a_metric_that_is_added_to_the_registry(
+    trained, video_shards, monkeypatch
+):
+    monkeypatch.setitem(METRICS, "added", Metric("Added", "An added metric.", HitAt1))
+    metrics = evaluate(trained, video_shards).metrics
+    assert metrics["added"] == metrics["hit_at_1"]
 
 
 def test_unlabelled_videos_are_an_error(trained, write_videos, tmp_path):
