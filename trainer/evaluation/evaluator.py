@@ -104,5 +104,5 @@ def _measure(predictions, labels, top_k):
     """The best scores and classes [batch, k] for VideoMetrics, and the batch's summed loss."""
     k = min(max(top_k, labels.shape[1]), predictions.shape[1])
     top_scores, top_classes = tf.math.top_k(predictions, k)
-    present = losses.dense(labels, predictions.shape[1])
-    return top_scores, top_classes, tf.reduce_sum(losses.cross_entropy(predictions, present))
+    multi_hot = losses.multi_hot(labels, predictions.shape[1])
+    return top_scores, top_classes, tf.reduce_sum(losses.cross_entropy(multi_hot, predictions))

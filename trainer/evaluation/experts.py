@@ -1,7 +1,7 @@
 """Looks into mixtures of experts: which of its experts a class trusts, and on which videos.
 
 The gate of a class with M experts spreads its trust over M + 1: the last, the dummy, always says
-no (video_level_models.Moe). A video goes to the expert with the largest weight, or in equal parts
+no (moe.Moe). A video goes to the expert with the largest weight, or in equal parts
 to those that have it.
 """
 
@@ -12,7 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.models.video_level_models import Moe
+from trainer.models import registry
+from trainer.models.moe import Moe
 
 # Of the trust: an expert that has this much is as good as alone.
 ALMOST_ALL = 0.9
@@ -160,7 +161,7 @@ def _sums(trust, labels):
 
 def has_experts(model: keras.Model) -> bool:
     """Whether a model of `models` ends in a mixture of experts."""
-    return isinstance(model.classifier, Moe)
+    return isinstance(getattr(model, "classifier", None), Moe)
 
 
 def predict(model: keras.Model, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -172,7 +173,6 @@ def predict(model: keras.Model, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor
     Returns:
         Probabilities [batch, num_classes] and weights [batch, M + 1, num_classes], float32.
     """
-    vector = model.vector(inputs["features"], inputs.get("num_frames"), training=False)
-    gates, says = model.classifier.opinions(vector)
-    trust = tf.nn.softmax(gates, axis=1)
-    return tf.reduce_sum(trust[:, :-1] * says, axis=1), trust
+    outputs = registry.call(model, inputs, training=False)
+    gate_probabilities, _ = model.classifier.mixture(outputs)
+    return registry.probabilities(model, outputs), gate_probabilities

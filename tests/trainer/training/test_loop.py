@@ -16,11 +16,12 @@ import tensorflow as tf
 
 from trainer import train as command
 from trainer.common.errors import UserError
-from trainer.config import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS, TrainConfig
+from trainer.config import TrainConfig
 from trainer.data import input_pipeline
 from trainer.data.examples import encode_example
 from trainer.data.tfrecord import read_records, write_records
 from trainer.evaluation import evaluator
+from trainer.models import registry
 from trainer.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -121,7 +122,7 @@ def test_every_frame_level_model_learns(make_config, frame_shards, model, mixed_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", FRAME_LEVEL_MODELS)
+@pytest.mark.parametrize("model", registry.names(frame_level=True))
 def test_every_frame_level_model_learns_from_audioset(make_config, real_data, model):
     flags = FRAME_LEVEL | {
         "model": model,
@@ -140,7 +141,7 @@ def test_every_frame_level_model_learns_from_audioset(make_config, real_data, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", VIDEO_LEVEL_MODELS)
+@pytest.mark.parametrize("model", registry.names(frame_level=False))
 def test_every_video_level_model_learns_from_real_means(make_config, real_data, model):
     config = make_config(
         model=model,
