@@ -70,11 +70,20 @@ print(list(registry.variables(registry.create({flags}))))
         assert done.stdout == f"{once}\n"
 
 
+class Twins(keras.Model):
+    """Two layers of the same name."""
+
+    def __init__(self):
+        super().__init__()
+        self.twins = [keras.layers.Dense(2, name="same") for _ in range(2)]
+
+    def call(self, features):
+        return self.twins[1](self.twins[0](features))
+
+
 def test_variables_with_the_same_path_are_an_error():
-    layers = [keras.layers.Dense(2, name="same") for _ in range(2)]
-    model = keras.Sequential([keras.Input([2]), layers[0]])
-    model.other = layers[1]
-    model.other.build([None, 2])
+    model = Twins()
+    model(tf.zeros([1, 2]))
     with pytest.raises(ValueError, match=r"different paths; got .*same/bias.* more than once"):
         registry.variables(model)
 
