@@ -1,5 +1,7 @@
 """MoeModel: a mixture of logistic experts per class over a video's mean features."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
@@ -58,8 +60,12 @@ class Moe(keras.layers.Layer):
 
     def head(self, outputs) -> tf.Tensor:
         """Probabilities, [batch, num_classes] float32."""
-        gate_probabilities, expert_probabilities = self.mixture(outputs)
-        return tf.reduce_sum(gate_probabilities[:, :-1] * expert_probabilities, axis=1)
+        gate_logits, expert_products, expert_biases = outputs
+        # As in `mixture`, but XLA is slow at tf.nn.softmax over an axis that is not the last one.
+        largest = functools.reduce(tf.maximum, tf.unstack(gate_logits, axis=1))
+        gates = tf.exp(gate_logits - tf.stop_gradient(largest)[:, None])
+        experts = tf.sigmoid(expert_products + expert_biases)
+        return tf.reduce_sum(gates[:, :-1] * experts, axis=1) / tf.reduce_sum(gates, axis=1)
 
 
 def build_classifier(flags: dict) -> Moe:

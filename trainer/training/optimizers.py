@@ -189,8 +189,16 @@ def norm(gradient: tf.Tensor) -> tf.Tensor:
     return tf.sqrt(2 * tf.nn.l2_loss(gradient))
 
 
-def clip_each(gradients: list[tf.Tensor], max_norm: float) -> list[tf.Tensor]:
-    """Clip the L2 norm of each gradient to `max_norm`; 0 disables clipping."""
+def clip_each(
+    gradients: list[tf.Tensor], norms: list[tf.Tensor], max_norm: float
+) -> list[tf.Tensor]:
+    """Clip the L2 norm of each gradient, given in `norms`, to `max_norm`; 0 disables clipping."""
     if max_norm == 0:
         return gradients
-    return [tf.clip_by_norm(gradient, max_norm) for gradient in gradients]
+    # tf.clip_by_norm scales every gradient, even by 1, and computes its norm again.
+    return [
+        tf.cond(
+            norm > max_norm, lambda g=gradient, n=norm: g * (max_norm / n), lambda g=gradient: g
+        )
+        for gradient, norm in zip(gradients, norms, strict=True)
+    ]

@@ -91,7 +91,7 @@ class Trainer:
         if finite and videos > 0:
             step = self.steps + 1
             replicas.assign(self.steps, step)
-            clipped = optimizers.clip_each(gradients, self.config.clip_gradient_norm)
+            clipped = optimizers.clip_each(gradients, norms, self.config.clip_gradient_norm)
             self.optimizer.apply(clipped, learning_rate, step)
         return {
             "gradient_norm": tf.norm(norms),
