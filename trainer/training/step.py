@@ -81,10 +81,12 @@ class Trainer:
         gradients = tape.gradient(outputs, self.weights, output_gradients, "zero")
         if self.strategy.num_replicas_in_sync > 1:
             gradients = replicas.total([tf.cast(gradient, tf.float32) for gradient in gradients])
-        gradients = [
-            regularization.add_gradient(gradient, weight, self.config.regularization_penalty)
-            for gradient, weight in zip(gradients, self.model.trainable_variables, strict=True)
-        ]
+        # After all matrix products: memory-bound operations slow down a product beside them.
+        with tf.control_dependencies(gradients):
+            gradients = [
+                regularization.add_gradient(gradient, weight, self.config.regularization_penalty)
+                for gradient, weight in zip(gradients, self.model.trainable_variables, strict=True)
+            ]
         norms = [optimizers.norm(gradient) for gradient in gradients]
         finite = tf.reduce_all(tf.math.is_finite(norms))
         learning_rate = optimizers.learning_rate(self.config, self.steps, self._videos_per_step)
