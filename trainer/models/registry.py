@@ -11,7 +11,7 @@ entry to MODELS. The model is called as `model(features, training=...)`, or as
 A model returns probabilities, [batch, num_classes]. A model that returns logits has a `head`, an
 elementwise function from its output (a tensor or a structure of tensors) to probabilities, or an
 entry with `from_logits`, if its head is a sigmoid. The train step compiles head, loss and gradient
-into one pass over memory.
+into one pass over memory. It adds the regularizers of the weights, but no losses of `add_loss`.
 
 This module imports neither TensorFlow nor Keras until a model is built.
 """
