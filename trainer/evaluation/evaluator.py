@@ -114,8 +114,8 @@ def _expert_metrics(model: loading.TrainedModel) -> ExpertMetrics | None:
 
 def _sum_of_losses(predictions: tf.Tensor, labels: tf.Tensor) -> float:
     """Sum of the videos' CrossEntropyLoss."""
-    multi_hot = losses.dense(labels, predictions.shape[1])
-    return float(tf.reduce_sum(losses.cross_entropy(predictions, multi_hot)))
+    multi_hot = losses.multi_hot(labels, predictions.shape[1])
+    return float(tf.reduce_sum(losses.cross_entropy(multi_hot, predictions)))
 
 
 class _Progress:

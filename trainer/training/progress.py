@@ -84,7 +84,7 @@ class Progress:
         seconds = time.monotonic() - self.line_time
         if seconds < SECONDS_BETWEEN_LINES and not last and state.step > self.first_step + 1:
             return
-        predictions, loss, regularization_loss = report(result["scores"], labels)
+        predictions, loss, regularization_loss = report(result["outputs"], labels)
         labels = labels[: predictions.shape[0]]  # of several replicas, the first's part
         numbers = {
             "loss": float(loss),
