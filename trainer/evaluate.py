@@ -1,4 +1,4 @@
-"""Evaluates a model: python -m trainer.evaluate --train_dir=... --eval_data_pattern=..."""
+"""Command: python -m trainer.evaluate --train_dir=... --eval_data_pattern=..."""
 
 import json
 import sys
@@ -14,21 +14,21 @@ from trainer.evaluation.metrics import METRICS
 class EvaluateConfig:
     """Evaluate a model on labelled videos.
 
-    The names and sizes of the features, and their level, are saved with the model.
+    The features come from the model, not from flags.
     """
 
     train_dir: str = flag(
-        "/tmp/yt8m_model/", "Directory of the trained or exported model.", "Files"
+        "/tmp/yt8m_model/", "Directory of the trained or exported model, local or gs://.", "Files"
     )
     eval_data_pattern: str | None = flag(
         None, "File glob(s) for the evaluation dataset, comma-separated.", "Files"
     )
-    output_file: str = flag(
-        "", "JSON file to write the metrics to, besides printing them.", "Files"
-    )
+    output_file: str = flag("", "JSON file to write the metrics to.", "Files")
     batch_size: int = flag(1024, "Examples per batch.", "Evaluation")
     num_readers: int = flag(8, "Number of input files to read in parallel.", "Evaluation")
-    top_k: int = flag(20, "Number of top predictions per video that GAP and mAP use.", "Evaluation")
+    top_k: int = flag(
+        20, "Number of predictions per video that GAP and mAP consider.", "Evaluation"
+    )
 
     def __post_init__(self):
         if not self.eval_data_pattern:
