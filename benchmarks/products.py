@@ -1,4 +1,4 @@
-"""The matrix products of a step, found in its graph, to be timed on their own."""
+"""The matrix products in the graph of a train step, to time them alone."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-# Where an operation names functions that it runs.
+# Operations that run functions -> their attribute that names the function.
 CALLS = {"PartitionedCall": "f", "StatefulPartitionedCall": "f"}
 LOOPS = {"While": "body", "StatelessWhile": "body"}
 CHOICES = {"If": "then_branch", "StatelessIf": "then_branch"}
@@ -14,7 +14,7 @@ PRODUCTS = {"MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"}
 
 
 class Product(NamedTuple):
-    """A matrix product: shapes and type of its factors, and which of them are transposed."""
+    """A matrix product: shapes and type of its factors, and whether they are transposed."""
 
     left: tuple[int, ...]
     right: tuple[int, ...]
@@ -24,20 +24,20 @@ class Product(NamedTuple):
 
 
 def find(function, iterations: int) -> Counter[Product]:
-    """How often each product is done in one call of a tf.function's concrete function.
+    """Count the matrix products in one call of a concrete function.
 
     Args:
-        function: traced for a batch of known size.
-        iterations: how often each loop goes round.
+        function: concrete function, traced for inputs of static shapes.
+        iterations: number of iterations of each loop.
 
     Raises:
-        ValueError: the shape of a product is not known.
+        ValueError: the shape of a product is not static.
     """
     return _tally(function.graph, 1, iterations)
 
 
-def alone(products: Counter[Product]) -> Callable[[], None]:
-    """A function that does these products, on random numbers."""
+def only(products: Counter[Product]) -> Callable[[], None]:
+    """Return a function that computes these products of random matrices."""
     runs = []
     for product, count in products.items():
         left = tf.cast(tf.random.normal(product.left), product.dtype)
@@ -61,7 +61,7 @@ def _tally(graph, times: int, iterations: int) -> Counter[Product]:
     tally = Counter()
     for operation in _needed(graph):
         if operation.type in PRODUCTS and 1 not in (product := _product(operation)).left:
-            tally[product] += times  # a row times a matrix is a sum
+            tally[product] += times  # a product with a single row is a sum
         for table, factor in ((CALLS, 1), (LOOPS, iterations), (CHOICES, 1)):
             if operation.type in table:
                 name = operation.get_attr(table[operation.type]).name
@@ -71,7 +71,7 @@ def _tally(graph, times: int, iterations: int) -> Counter[Product]:
 
 
 def _needed(graph) -> Iterator[tf.Operation]:
-    """The operations that a graph's results and side effects depend on: no others are run."""
+    """Operations that a graph's outputs and side effects depend on; others never run."""
     waiting = [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
     seen = set()
     while waiting:

@@ -1,7 +1,7 @@
-"""How fast each model trains: python -m benchmarks.step --help.
+"""Training speed of each model: python -m benchmarks.step --help.
 
-A model trains in a process of its own on generated data. Then it repeats its step on one batch, in
-turn with the bare matrix products of that step. Run it where nothing else runs.
+Each model trains in a process of its own on generated data. Then it repeats its step on one batch,
+alternating with the matrix products of that step alone. Run it on an idle machine.
 """
 
 import multiprocessing
@@ -16,57 +16,51 @@ from benchmarks.data import data_flags, training_shards
 from trainer.common import console
 from trainer.common.command_line import flag, parse
 from trainer.common.errors import UserError, without_traceback
+from trainer.models.registry import MODELS
 
-# Videos a batch: as the original's documentation trains them, or fewer where a step takes seconds.
-BATCH_SIZES = {
-    "LogisticModel": 1024,
-    "MoeModel": 1024,
-    "FrameLevelLogisticModel": 128,
-    "DbofModel": 128,
-    "NetVladModel": 64,
-    "NeXtVladModel": 64,
-    "AttentionModel": 64,
-    "LstmModel": 16,
-    "GruModel": 16,
-}
-VIDEO_LEVEL_MODELS = ("LogisticModel", "MoeModel")
+# Videos per batch: as in the original's documentation, or fewer if a step takes seconds.
+VIDEO_LEVEL_BATCH_SIZE = 1024
+FRAME_LEVEL_BATCH_SIZE = 64
+BATCH_SIZES = {"FrameLevelLogisticModel": 128, "DbofModel": 128, "LstmModel": 16, "GruModel": 16}
 TYPES = ("float32", "bfloat16")
 
 COLUMNS = {
     "start": "seconds from the start of the process to the end of the first step",
-    "videos/s": "trained on, with reading and parsing",
-    "waiting": "share of that time in which training waits for its input",
-    "products": "time of the bare matrix products / time of a step, on the same batch in turn",
-    "of CPU": "the same of CPU time, which other processes disturb less",
-    "x float32": "time of the same step in float32 / time of the step, in turn",
-    "memory": "most that the process held in training",
+    "videos/s": "videos per second, including reading and parsing",
+    "waiting": "share of that time spent waiting for input",
+    "products": "time of the matrix products alone / time of a step, on the same batch",
+    "of CPU": "the same ratio of CPU times, which other processes disturb less",
+    "x float32": "time of a step in float32 / time of this step",
+    "memory": "peak memory of the process in training",
 }
 
 
 @dataclass(frozen=True)
 class StepBenchmark:
-    """Prints, for each model, how fast it trains and how near that is to its matrix products.
+    """Print the training speed of each model, and its ratio to that of its matrix products.
 
     Raises:
-        UserError: there is no such model or type.
+        UserError: unknown model or type.
     """
 
-    models: str = flag(",".join(BATCH_SIZES), "Which models, comma-separated.", "Benchmark")
-    types: str = flag(",".join(TYPES), "Of the matrix products, comma-separated.", "Benchmark")
-    seconds: float = flag(10.0, "How long to train, and again to repeat a step.", "Benchmark")
+    models: str = flag(",".join(MODELS), "Names of models, comma-separated.", "Benchmark")
+    types: str = flag(
+        ",".join(TYPES), "Types of the matrix products, comma-separated.", "Benchmark"
+    )
+    seconds: float = flag(10.0, "Seconds to train, and again to repeat a step.", "Benchmark")
     batch_size: int | None = flag(
-        None, "Videos a batch; none: 1024, and fewer for frame-level models.", "Benchmark"
+        None, "Videos per batch; none: 1024, or fewer for frame-level models.", "Benchmark"
     )
 
     def __post_init__(self):
-        for names, known in ((self.models, BATCH_SIZES), (self.types, TYPES)):
+        for names, known in ((self.models, MODELS), (self.types, TYPES)):
             for name in names.split(","):
                 if name not in known:
                     raise UserError(f"Expected names out of {', '.join(known)}; got {name!r}.")
 
 
 def measure(model: str, dtype: str, batch_size: int, seconds: float, started: float) -> dict:
-    """A line of the table, by column. To be called in a new process, which began at `started`."""
+    """Measure a row of the table, by column, in a new process that started at `started`."""
     console.set_up()
 
     config = _config(model, dtype, batch_size)
@@ -78,11 +72,11 @@ def measure(model: str, dtype: str, batch_size: int, seconds: float, started: fl
     videos_a_second, waiting = _train(trainer, batches, seconds)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     batch = next(batches)
-    del batches  # which would go on reading ahead
-    functions = [_bare_products(trainer, batch), _step(trainer, batch)]
+    del batches  # stop reading ahead
+    functions = [_matrix_products(trainer, batch), _step(trainer, batch)]
     if dtype != "float32":
         functions.append(_step(_trainer(_config(model, "float32", batch_size)), batch))
-    wall, cpu = _time_in_turn(functions, seconds)
+    wall, cpu = _time_alternating(functions, seconds)
     return {
         "start": f"{start:.1f} s",
         "videos/s": f"{videos_a_second:,.{0 if videos_a_second >= 100 else 1}f}",
@@ -102,7 +96,7 @@ def _config(model, dtype, batch_size):
         batch_size=batch_size,
         mixed_precision=dtype == "bfloat16",
         num_epochs=10**6,
-        **data_flags(model not in VIDEO_LEVEL_MODELS),
+        **data_flags(MODELS[model].frame_level),
     )
 
 
@@ -115,7 +109,7 @@ def _trainer(config):
 
 
 def _batches(config):
-    """Batches without end, all of them full."""
+    """Endless full batches."""
     from trainer.data import input_pipeline
 
     batches = input_pipeline.training_batches(
@@ -130,7 +124,7 @@ def _batches(config):
 
 
 def _train(trainer, batches, seconds: float) -> tuple[float, float]:
-    """Videos a second, and the share of the time spent waiting for them."""
+    """Videos per second, and the share of the time spent waiting for them."""
     videos, waited, began = 0, 0.0, time.perf_counter()
     while time.perf_counter() - began < seconds:
         asked = time.perf_counter()
@@ -143,22 +137,22 @@ def _train(trainer, batches, seconds: float) -> tuple[float, float]:
 
 
 def _step(trainer, batch) -> Callable[[], float]:
-    """A function that does a step and waits for its end."""
+    """A function that runs a step and waits for its end."""
     return lambda: float(trainer.step(batch)["gradient_norm"])
 
 
-def _bare_products(trainer, batch) -> Callable[[], None]:
+def _matrix_products(trainer, batch) -> Callable[[], None]:
     import tensorflow as tf
 
     from benchmarks import products
     from trainer.data.records import MAX_FRAMES
 
     traced = tf.function(lambda: trainer.step(batch), autograph=False).get_concrete_function()
-    return products.alone(products.find(traced, iterations=MAX_FRAMES))
+    return products.only(products.find(traced, iterations=MAX_FRAMES))
 
 
-def _time_in_turn(functions, seconds: float) -> tuple[list[float], list[float]]:
-    """Each function's time / the second function's, by the clock and in CPU time: medians."""
+def _time_alternating(functions, seconds: float) -> tuple[list[float], list[float]]:
+    """Medians of each function's wall and CPU time / the second function's."""
     for function in functions:
         function()
     rounds, began = [], time.perf_counter()
@@ -176,22 +170,28 @@ def _medians(rows: list[list[float]]) -> list[float]:
 
 
 def _time(function) -> tuple[float, float]:
-    """Seconds by the clock, and of CPU time of all threads."""
+    """Wall time, and CPU time of all threads, in seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     function()
     return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _batch_size(model: str) -> int:
+    if MODELS[model].frame_level:
+        return BATCH_SIZES.get(model, FRAME_LEVEL_BATCH_SIZE)
+    return BATCH_SIZES.get(model, VIDEO_LEVEL_BATCH_SIZE)
 
 
 def main(argv: list[str]):
     """The command `python -m benchmarks.step`."""
     config = parse(StepBenchmark, ["benchmarks.step", *argv[1:]])
     for model in config.models.split(","):
-        data_flags(model not in VIDEO_LEVEL_MODELS)  # made before anything is timed
+        data_flags(MODELS[model].frame_level)  # generate the data before timing
     _print_row("", {name: name for name in COLUMNS})
     for model in config.models.split(","):
-        batch_size = config.batch_size or BATCH_SIZES[model]
+        batch_size = config.batch_size or _batch_size(model)
         for dtype in config.types.split(","):
-            # A process each, for its memory and its start to be its own.
+            # A new process for each, to measure its own start and memory.
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 arguments = (model, dtype, batch_size, config.seconds, time.time())
                 _print_row(f"{model} {dtype} {batch_size}", pool.apply(measure, arguments))

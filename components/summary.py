@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from components import report
-from components.comparison import compare
+from components.metric_table import metric_rows
 from trainer.common import storage
 from trainer.common.errors import UserError
 
@@ -183,7 +183,7 @@ def page(run_dir: str, summary: dict) -> str:
         run_dir=run_dir,
         summary=summary,
         steps=_step_states(summary),
-        comparison=compare(summary["metrics"] or {}, summary["champion"] or {}),
+        comparison=metric_rows(summary["metrics"] or {}, summary["champion"] or {}),
         report_files=REPORTS,
     )
 

@@ -7,7 +7,6 @@ import time
 from datetime import UTC, datetime
 
 from components import generate_data
-from components.comparison import METRICS
 from components.dates import fill_in
 from components.run_folder import run_folder
 from components.summary import summarise
@@ -19,6 +18,7 @@ from pipeline.images import local_names
 from pipeline.paths import BUILD, ROOT
 from trainer.common import storage
 from trainer.common.errors import UserError, without_traceback
+from trainer.evaluation.metrics import METRICS
 
 DATA = ("train_data", "eval_data")
 
@@ -183,7 +183,7 @@ def run(arguments: dict, runner: str = "subprocess"):
 
 def _table(summary: dict) -> str:
     """The metrics of the new model, and of the one that was published, if any was."""
-    rows = [("", *METRICS.values())]
+    rows = [("", *(metric.title for metric in METRICS.values()))]
     models = {"new model": summary["metrics"], "published before": summary["champion"]}
     for name, metrics in models.items():
         if metrics:

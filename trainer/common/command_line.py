@@ -18,9 +18,10 @@ PLAIN_WORDS = {
 }
 
 
-def flag(default, help: str, group: str):
-    """A dataclass field that is a flag too."""
-    return dataclasses.field(default=default, metadata={"help": help, "group": group})
+def flag(default, help: str, group: str, check=None):
+    """A dataclass field that is a flag too; `check` is as in `flags.Flag`."""
+    metadata = {"help": help, "group": group, "check": check}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def parse(config_class, argv: list[str]):

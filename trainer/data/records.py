@@ -69,3 +69,12 @@ def parse_features(names: str, sizes: str) -> tuple[Feature, ...]:
         if not size.isdecimal() or int(size) == 0:
             raise UserError(f"--feature_sizes must be positive whole numbers; got {size!r}.")
     return tuple(Feature(name, int(size)) for name, size in zip(name_list, size_list, strict=True))
+
+
+def record_format(model_flags: dict) -> RecordFormat:
+    """Format of the records that a model with these flags reads."""
+    return RecordFormat(
+        parse_features(model_flags["feature_names"], model_flags["feature_sizes"]),
+        model_flags["frame_features"],
+        model_flags["num_classes"],
+    )

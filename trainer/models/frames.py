@@ -1,93 +1,53 @@
-"""From the bytes of a video's frames to vectors, in training in few passes over memory.
+"""Quantized frames of videos as float32 vectors.
 
 Arguments:
-    features: [batch, frames, width] uint8, quantised as records.py says; or a tuple of its parts
-        [batch, frames, size].
-    num_frames: [batch] int32, how many of a video's frames are real.
-    training: whether speed counts; what is exported must run where there is no XLA.
+    features: [batch, frames, width] uint8, quantized as in trainer/data/records.py; or a tuple of
+        its parts, [batch, frames, size] each, one per feature.
+    num_frames: [batch] int32, number of frames of each video; frames after it are padding.
+    training: whether the model is being trained.
 """
-
-import math
 
 import tensorflow as tf
 
-from trainer.data.records import QUANTISED_ZERO, QUANTUM
-from trainer.models.fusion import fused
-
-# XLA is fast at sums over an inner axis, if what it goes through for each lies in the processor's
-# nearest cache, and if the last axis is as long as a few of the processor's vectors.
-SUMMED_FRAMES = 20
-LANES = 32
+from trainer.models import kernels
 
 
 def parts(features) -> tuple:
-    """[batch, frames, size] uint8 each."""
+    """Parts of the features, [batch, frames, size] uint8 each."""
     return features if isinstance(features, tuple) else (features,)
 
 
-def real(features, num_frames):
-    """[batch, frames] float32: 1 for a frame of the video, 0 after its end."""
+def mask(features, num_frames) -> tf.Tensor:
+    """[batch, frames] float32: 1 for a frame of the video, 0 for padding."""
     return tf.sequence_mask(num_frames, tf.shape(parts(features)[0])[1], tf.float32)
 
 
-def vectors(features, num_frames, training):
-    """[batch, frames, width] float32: dequantised, each frame of length 1, zeros after the end."""
+def unit_frames(features, num_frames, training) -> tf.Tensor:
+    """[batch, frames, width] float32: dequantized frames scaled to length 1; padding is 0."""
     features = tf.concat(parts(features), axis=2)
     scales = _scales(features, num_frames, training)
-    return (_fused_product if training else _product)(features, scales)
+    if kernels.use(training):
+        return kernels.dequantize_and_scale(features, scales)
+    return kernels.dequantize(features) * scales
 
 
-def total(features, num_frames, training):
-    """[batch, width] float32: the sum of a video's `vectors`."""
-    if not training:
-        return tf.reduce_sum(vectors(features, num_frames, training), axis=1)
+def sum_of_unit_frames(features, num_frames, training) -> tf.Tensor:
+    """[batch, width] float32: sum of `unit_frames` over the frames."""
+    if not kernels.use(training):
+        return tf.reduce_sum(unit_frames(features, num_frames, training), axis=1)
     scales = _scales(features, num_frames, training)
-    return tf.concat([_sum_of_frames(part, scales) for part in parts(features)], axis=1)
+    sums = [kernels.weighted_frame_sum(part, scales) for part in parts(features)]
+    return tf.concat(sums, axis=1)
 
 
 def _scales(features, num_frames, training):
-    """[batch, frames, 1] float32: what makes a frame's length 1, or removes it."""
-    of_parts = [_squares(part, training) for part in parts(features)]
-    scales = tf.math.rsqrt(tf.maximum(tf.add_n(of_parts), 1e-12)) * real(features, num_frames)
+    """[batch, frames, 1] float32: 1 / length of each frame, 0 for padding."""
+    squares = tf.add_n([_squared_norms(part, training) for part in parts(features)])
+    scales = tf.math.rsqrt(tf.maximum(squares, 1e-12)) * mask(features, num_frames)
     return scales[..., None]
 
 
-def _squares(part, training):
-    """[batch, frames] float32: the sum of the squares of each frame's values."""
-    if not training:
-        return tf.reduce_sum(tf.square(_values(part)), axis=-1)
-    lanes = math.gcd(part.shape[2], LANES)
-    squares = _sums_of_squares(tf.reshape(part, [-1, part.shape[2] // lanes, lanes]))
-    return tf.reshape(tf.reduce_sum(squares, axis=-1), tf.shape(part)[:2])
-
-
-def _sum_of_frames(part, scales):
-    """[batch, size] float32: the sum of a video's scaled frames."""
-    num_summed = math.gcd(part.shape[1] or 1, SUMMED_FRAMES)
-    sums = _sums_of_products(
-        tf.reshape(part, [-1, num_summed, part.shape[2]]),
-        tf.reshape(scales, [-1, num_summed, 1]),
-    )
-    num_sums = tf.shape(part)[1] // num_summed
-    return tf.reduce_sum(tf.reshape(sums, [-1, num_sums, part.shape[2]]), axis=1)
-
-
-def _values(features):
-    return tf.cast(features, tf.float32) * QUANTUM + QUANTISED_ZERO
-
-
-def _product(features, scales):
-    return _values(features) * scales
-
-
-_fused_product = fused(_product)
-
-
-@fused
-def _sums_of_products(features, scales):
-    return tf.reduce_sum(_product(features, scales), axis=1)
-
-
-@fused
-def _sums_of_squares(features):
-    return tf.reduce_sum(tf.square(_values(features)), axis=1)
+def _squared_norms(part, training):
+    if kernels.use(training):
+        return kernels.squared_norms(part)
+    return tf.reduce_sum(tf.square(kernels.dequantize(part)), axis=-1)

@@ -1,123 +1,232 @@
-"""Every architecture that --model can name, and the flags that each is made of.
+"""Every model that --model can name: its level, its flags and its builder.
 
-To add a model: write its class, add a line here, and name it and its flags in config.py.
+To add a model, write a file with a function from the model's flags to a `keras.Model`, and add an
+entry to MODELS. The model is called as `model(features, training=...)`, or as
+`model(features, num_frames, training=...)` at frame level:
+
+    features: [batch, width] float32; at frame level [batch, frames, width] uint8, quantized as in
+        trainer/data/records.py, zeros after the end of a video.
+    num_frames: [batch] int32.
+
+A model returns probabilities, [batch, num_classes]. A model that returns logits has a `head`, an
+elementwise function from its output (a tensor or a structure of tensors) to probabilities, or an
+entry with `from_logits`, if its head is a sigmoid. The train step compiles head, loss and gradient
+into one pass over memory. It adds the regularizers of the weights, but no losses of `add_loss`.
+
+This module imports neither TensorFlow nor Keras until a model is built.
 """
 
-import keras
-import tensorflow as tf
+from __future__ import annotations
 
-from trainer.config import record_format
-from trainer.models.frame_level_models import (
-    AttentionPooling,
-    DbofModel,
-    FrameLevelLogisticModel,
-    NetVlad,
-    NeXtVlad,
-    PoolingModel,
-    RecurrentModel,
+import pkgutil
+import typing
+from dataclasses import dataclass
+
+from trainer.common.flags import Flag, at_least_one, fraction, one_of
+from trainer.data.records import record_format
+
+if typing.TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Model:
+    """Entry of a model.
+
+    Attributes:
+        builder: "module:function"; the function takes the model's flags, name -> value, and
+            returns a keras.Model.
+        frame_level: whether the model takes frames instead of a video's mean features.
+        flags: the flags that shape the model, besides those that describe the records.
+        from_logits: whether the model returns logits whose sigmoid are the probabilities.
+    """
+
+    builder: str
+    frame_level: bool = False
+    flags: tuple[Flag, ...] = ()
+    from_logits: bool = False
+
+
+MOE_NUM_MIXTURES = Flag(
+    "moe_num_mixtures",
+    2,
+    "MoeModel: number of experts per class, excluding the dummy expert.",
+    at_least_one,
 )
-from trainer.models.recurrence import Gru, Lstm
-from trainer.models.video_level_models import Logistic, Moe, VideoLevelModel
 
-
-def _dbof(flags):
-    return DbofModel(
-        _classifier(flags),
-        iterations=flags["iterations"],
-        sample_random_frames=flags["sample_random_frames"],
-        cluster_size=flags["dbof_cluster_size"],
-        hidden_size=flags["dbof_hidden_size"],
-        pooling=flags["dbof_pooling_method"],
-        activation=flags["dbof_activation"],
-        add_batch_norm=flags["dbof_add_batch_norm"],
-    )
-
-
-def _lstm(flags):
-    # Glorot kernels and zero biases, as the original's cells have.
-    layer = lambda last: Lstm(  # noqa: E731
-        flags["lstm_cells"], recurrent_initializer="glorot_uniform", return_sequences=not last
-    )
-    return _recurrent(flags, layer, flags["lstm_layers"])
-
-
-def _gru(flags):
-    layer = lambda last: Gru(flags["gru_cells"], return_sequences=not last)  # noqa: E731
-    return _recurrent(flags, layer, flags["gru_layers"])
-
-
-def _recurrent(flags, layer, num_layers):
-    layers = [layer(last=number == num_layers - 1) for number in range(num_layers)]
-    return RecurrentModel(_classifier(flags), layers)
-
-
-def _net_vlad(flags):
-    return _pooling(flags, lambda: NetVlad(flags["vlad_cluster_size"]))
-
-
-def _ne_xt_vlad(flags):
-    clusters, groups = flags["vlad_cluster_size"], flags["nextvlad_groups"]
-    return _pooling(flags, lambda: NeXtVlad(clusters, groups, flags["nextvlad_expansion"]))
-
-
-def _attention(flags):
-    return _pooling(flags, lambda: AttentionPooling(flags["attention_heads"]))
-
-
-def _pooling(flags, pooling):
-    sizes = [feature.size for feature in record_format(flags).features]
-    return PoolingModel(
-        _classifier(flags),
-        sizes,
-        [pooling() for _ in sizes],
-        flags["pooling_hidden_size"],
-        flags["pooling_dropout"],
-    )
-
-
+# Classifiers that a frame-level model can end in.
 CLASSIFIERS = {
-    "LogisticModel": lambda flags: Logistic(flags["num_classes"]),
-    "MoeModel": lambda flags: Moe(flags["num_classes"], flags["moe_num_mixtures"]),
+    "LogisticModel": "trainer.models.logistic:build_classifier",
+    "MoeModel": "trainer.models.moe:build_classifier",
 }
-
-VIDEO_LEVEL_MODELS = {
-    "LogisticModel": lambda flags: VideoLevelModel(CLASSIFIERS["LogisticModel"](flags)),
-    "MoeModel": lambda flags: VideoLevelModel(CLASSIFIERS["MoeModel"](flags)),
-}
-
-FRAME_LEVEL_MODELS = {
-    "AttentionModel": _attention,
-    "DbofModel": _dbof,
-    "FrameLevelLogisticModel": lambda flags: FrameLevelLogisticModel(
-        CLASSIFIERS["LogisticModel"](flags)
+CLASSIFIER = (
+    Flag(
+        "video_level_classifier_model",
+        "MoeModel",
+        "Classifier that the frame-level models except FrameLevelLogisticModel end in: "
+        f"{' or '.join(CLASSIFIERS)}.",
+        one_of(CLASSIFIERS),
     ),
-    "GruModel": _gru,
-    "LstmModel": _lstm,
-    "NetVladModel": _net_vlad,
-    "NeXtVladModel": _ne_xt_vlad,
+    MOE_NUM_MIXTURES,
+)
+
+VLAD_CLUSTER_SIZE = Flag(
+    "vlad_cluster_size",
+    64,
+    "NetVladModel and NeXtVladModel: clusters per feature.",
+    at_least_one,
+)
+POOLING = (
+    Flag(
+        "pooling_hidden_size",
+        1024,
+        "NetVladModel, NeXtVladModel and AttentionModel: size of the hidden layer.",
+        at_least_one,
+    ),
+    Flag(
+        "pooling_dropout",
+        0.0,
+        "NetVladModel, NeXtVladModel and AttentionModel: dropout rate of the pooled vector.",
+        fraction,
+    ),
+)
+
+MODELS = {
+    "LogisticModel": Model("trainer.models.logistic:build"),
+    "MoeModel": Model("trainer.models.moe:build", flags=(MOE_NUM_MIXTURES,)),
+    "FrameLevelLogisticModel": Model("trainer.models.frame_level_logistic:build", frame_level=True),
+    "DbofModel": Model(
+        "trainer.models.dbof:build",
+        frame_level=True,
+        flags=(
+            *CLASSIFIER,
+            Flag("iterations", 30, "DbofModel: number of frames sampled.", at_least_one),
+            Flag(
+                "sample_random_frames",
+                True,
+                "DbofModel: sample frames independently; otherwise a run of consecutive frames.",
+            ),
+            Flag(
+                "dbof_add_batch_norm",
+                True,
+                "DbofModel: use batch normalization; otherwise biases.",
+            ),
+            Flag(
+                "dbof_cluster_size",
+                8192,
+                "DbofModel: size of the layer applied to each frame.",
+                at_least_one,
+            ),
+            Flag("dbof_hidden_size", 1024, "DbofModel: size of the hidden layer.", at_least_one),
+            Flag(
+                "dbof_pooling_method",
+                "max",
+                "DbofModel: pooling over the frames, max or average.",
+                one_of(("max", "average")),
+            ),
+            Flag(
+                "dbof_activation",
+                "sigmoid",
+                "DbofModel: activation, sigmoid or relu6.",
+                one_of(("sigmoid", "relu6")),
+            ),
+        ),
+    ),
+    "LstmModel": Model(
+        "trainer.models.recurrent:build_lstm",
+        frame_level=True,
+        flags=(
+            *CLASSIFIER,
+            Flag("lstm_cells", 1024, "LstmModel: units per layer.", at_least_one),
+            Flag("lstm_layers", 2, "LstmModel: number of layers.", at_least_one),
+        ),
+    ),
+    "GruModel": Model(
+        "trainer.models.recurrent:build_gru",
+        frame_level=True,
+        flags=(
+            *CLASSIFIER,
+            Flag("gru_cells", 1024, "GruModel: units per layer.", at_least_one),
+            Flag("gru_layers", 2, "GruModel: number of layers.", at_least_one),
+        ),
+    ),
+    "NetVladModel": Model(
+        "trainer.models.vlad:build_net_vlad",
+        frame_level=True,
+        flags=(*CLASSIFIER, VLAD_CLUSTER_SIZE, *POOLING),
+    ),
+    "NeXtVladModel": Model(
+        "trainer.models.vlad:build_ne_xt_vlad",
+        frame_level=True,
+        flags=(
+            *CLASSIFIER,
+            VLAD_CLUSTER_SIZE,
+            Flag(
+                "nextvlad_groups",
+                8,
+                "NeXtVladModel: number of groups that a frame is split into.",
+                at_least_one,
+            ),
+            Flag(
+                "nextvlad_expansion",
+                2,
+                "NeXtVladModel: factor by which frames are widened.",
+                at_least_one,
+            ),
+            *POOLING,
+        ),
+    ),
+    "AttentionModel": Model(
+        "trainer.models.attention:build",
+        frame_level=True,
+        flags=(
+            *CLASSIFIER,
+            Flag(
+                "attention_heads", 8, "AttentionModel: attention heads per feature.", at_least_one
+            ),
+            *POOLING,
+        ),
+    ),
 }
 
 
-def _classifier(flags):
-    """What a frame-level model's vector is classified by."""
-    return CLASSIFIERS[flags["video_level_classifier_model"]](flags)
+def names(frame_level: bool) -> list[str]:
+    """Names of the models of a level, sorted."""
+    return sorted(name for name, entry in MODELS.items() if entry.frame_level == frame_level)
+
+
+def build_classifier(model_flags: dict) -> keras.layers.Layer:
+    """Build the classifier that a frame-level model with these flags ends in."""
+    builder = CLASSIFIERS[model_flags["video_level_classifier_model"]]
+    return pkgutil.resolve_name(builder)(model_flags)
 
 
 def create(model_flags: dict, mixed_precision: bool = False) -> keras.Model:
-    """The model that `model_flags` (TrainConfig.model_flags) describe, with its weights."""
-    models = FRAME_LEVEL_MODELS if model_flags["frame_features"] else VIDEO_LEVEL_MODELS
-    before = keras.config.dtype_policy()
+    """Create the model that `model_flags` (TrainConfig.model_flags) describe, with its weights."""
+    import keras
+    import tensorflow as tf
+    from keras.src.utils import naming
+
+    entry = MODELS[model_flags["model"]]
+    policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
+    # Keras numbers unnamed layers of a process. Start again, so that every model's variables have
+    # the same paths in every process. Keras exports no function for this.
+    naming.reset_uids()
     try:
-        model = models[model_flags["model"]](model_flags)
-        predict(model, _one_video(model_flags))  # which makes the weights
+        model = pkgutil.resolve_name(entry.builder)(model_flags)
+        if entry.from_logits:
+            model.head = tf.sigmoid
+        predict(model, _example_inputs(model_flags))  # creates the weights
     finally:
-        keras.config.set_dtype_policy(before)
+        keras.config.set_dtype_policy(policy)
     return model
 
 
-def _one_video(model_flags):
-    """The inputs of a video, to make a model's weights by."""
+def _example_inputs(model_flags):
+    import tensorflow as tf
+
     width = record_format(model_flags).width
     if not model_flags["frame_features"]:
         return {"features": tf.zeros([1, width])}
@@ -127,16 +236,46 @@ def _one_video(model_flags):
     }
 
 
+def call(model: keras.Model, inputs: dict[str, tf.Tensor], training: bool):
+    """Output of a model: probabilities, or logits if it has a head.
+
+    Args:
+        inputs: `input_pipeline.model_inputs` of a batch.
+    """
+    import tensorflow as tf
+    from keras.src.models.functional import Functional
+
+    if isinstance(inputs["features"], tuple) and not getattr(model, "takes_parts", False):
+        inputs = inputs | {"features": tf.concat(inputs["features"], axis=-1)}
+    if len(inputs) > 1 and isinstance(model, Functional):  # takes one structure
+        return model(inputs, training=training)
+    return model(*inputs.values(), training=training)
+
+
+def probabilities(model: keras.Model, outputs) -> tf.Tensor:
+    """Probabilities, [batch, num_classes] float32, from the output of `call`."""
+    import tensorflow as tf
+
+    outputs = tf.nest.map_structure(lambda output: tf.cast(output, tf.float32), outputs)
+    return model.head(outputs) if hasattr(model, "head") else outputs
+
+
 def predict(model: keras.Model, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Probabilities [batch, num_classes], from reading.model_inputs of a batch."""
-    return model(*inputs.values())
+    """Probabilities, [batch, num_classes] float32, from `input_pipeline.model_inputs`."""
+    return probabilities(model, call(model, inputs, training=False))
 
 
-def variables(model: keras.Model) -> list[tf.Variable]:
-    """All that a model holds: weights, moving averages, the state of its random numbers."""
-    return [variable.value for variable in model.variables]
+def variables(model: keras.Model) -> dict[str, tf.Variable]:
+    """All variables of a model, weights and state, by their name in a checkpoint.
 
-
-def l2(weight: keras.Variable) -> float:
-    """The factor of sum(weight^2) / 2 in the regularization loss; 0 for most weights."""
-    return 2 * float(weight.regularizer.l2) if weight.regularizer else 0.0
+    Raises:
+        ValueError: two variables have the same path.
+    """
+    paths = [variable.path for variable in model.variables]
+    repeated = sorted({path for path in paths if paths.count(path) > 1})
+    if repeated:
+        raise ValueError(
+            f"Expected the variables of {model.name} to have different paths; got {repeated} more "
+            "than once. Give its layers different names."
+        )
+    return {f"model/{variable.path}": variable.value for variable in model.variables}

@@ -45,7 +45,7 @@ class State:
     flags: dict
 
 
-def save(train_dir: str, variables: tf.train.Checkpoint, state: State, keep: int):
+def save(train_dir: str, variables: dict[str, tf.Variable], state: State, keep: int):
     """Writes a checkpoint, then removes all but the newest `keep`.
 
     Raises:
@@ -57,7 +57,7 @@ def save(train_dir: str, variables: tf.train.Checkpoint, state: State, keep: int
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        variables.write(str(partial / "variables"))
+        tf.train.Checkpoint(**variables).write(str(partial / "variables"))
         (partial / "state.json").write_text(json.dumps(asdict(state), indent=1))
         for file in partial.iterdir():
             _sync(file)
@@ -77,7 +77,7 @@ def save(train_dir: str, variables: tf.train.Checkpoint, state: State, keep: int
         shutil.rmtree(old)
 
 
-def restore(train_dir: str, variables: tf.train.Checkpoint) -> State | None:
+def restore(train_dir: str, variables: dict[str, tf.Variable]) -> State | None:
     """Loads the newest checkpoint that can be read; None when there is none.
 
     A broken one is passed over with a warning. The variables must have been created.
@@ -89,7 +89,7 @@ def restore(train_dir: str, variables: tf.train.Checkpoint) -> State | None:
     for folder in reversed(folders):
         try:
             state = _read_state(folder)
-            reader = variables.read(str(folder / "variables"))
+            reader = tf.train.Checkpoint(**variables).read(str(folder / "variables"))
             reader.assert_existing_objects_matched().expect_partial()
             return state
         except UNREADABLE as error:

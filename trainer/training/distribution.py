@@ -1,7 +1,7 @@
-"""Training on several devices at once: the same step on each, on a part of the batch.
+"""Synchronous data-parallel training on several GPUs and machines.
 
-Each device (replica) holds a copy of every variable. All make the same update, from the sum of
-their gradients, so the copies stay equal. With one device these functions do next to nothing.
+Each device (replica) holds a copy of every variable and computes gradients on a part of the batch.
+All replicas apply the same update, from the sum of the gradients.
 """
 
 import json
@@ -15,11 +15,11 @@ from trainer.config import TrainConfig
 
 
 def strategy_for(config: TrainConfig) -> tf.distribute.Strategy:
-    """How to spread training: over the machines of TF_CONFIG, and over --num_gpu GPUs of each.
+    """Return the strategy for the machines in TF_CONFIG and up to --num_gpu GPUs of each.
 
     Raises:
-        UserError: TF_CONFIG is not as TensorFlow's documentation says, or --require_gpu is set and
-            fewer than --num_gpu GPUs were found.
+        UserError: TF_CONFIG is invalid, or --require_gpu is set and fewer than --num_gpu GPUs were
+            found.
     """
     gpus = tf.config.list_physical_devices("GPU")[: config.num_gpu]
     if config.require_gpu and len(gpus) < config.num_gpu:
@@ -35,13 +35,13 @@ def strategy_for(config: TrainConfig) -> tf.distribute.Strategy:
     elif len(gpus) < config.num_gpu:
         logging.info("Training on %d of --num_gpu=%d GPUs.", len(gpus), config.num_gpu)
     if "cluster" in os.environ.get("TF_CONFIG", ""):
-        return _several_machines()
+        return _multi_worker_strategy()
     if len(gpus) > 1:
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
 
 
-def _several_machines():
+def _multi_worker_strategy():
     try:
         cluster = json.loads(os.environ["TF_CONFIG"])
         workers = cluster["cluster"]["worker"]
@@ -58,7 +58,7 @@ def _several_machines():
 
 
 def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
-    """This process' number among the workers, from 0, and how many there are."""
+    """Index of this process among the workers, from 0, and the number of workers."""
     resolver = strategy.cluster_resolver
     if resolver is None or resolver.task_id is None:
         return 0, 1
@@ -66,13 +66,15 @@ def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
 
 
 def num_local(strategy: tf.distribute.Strategy) -> int:
-    """How many replicas this process runs."""
+    """Number of replicas in this process."""
     return strategy.num_replicas_in_sync // worker(strategy)[1]
 
 
 def split(strategy: tf.distribute.Strategy, batch: dict, batch_size: int) -> dict:
-    """A batch of this process, `batch_size` videos of it to each of its replicas in turn."""
-    batch = {name: values for name, values in batch.items() if name != "id"}  # no GPU takes text
+    """Split a batch of this process, `batch_size` videos to each of its replicas in turn."""
+    batch = {
+        name: values for name, values in batch.items() if name != "id"
+    }  # GPUs do not support strings
     if strategy.num_replicas_in_sync == 1:
         return batch
     first = worker(strategy)[0] * num_local(strategy)
@@ -86,22 +88,9 @@ def split(strategy: tf.distribute.Strategy, batch: dict, batch_size: int) -> dic
 
 
 def first(strategy: tf.distribute.Strategy, results):
-    """What this process' first replica says, of what `strategy.run` returned."""
+    """Results of this process' first replica, from what `strategy.run` returned."""
     if strategy.num_replicas_in_sync == 1:
         return results
     return tf.nest.map_structure(
         lambda result: strategy.experimental_local_results(result)[0], results
     )
-
-
-def total(values):
-    """The sum over the replicas of a tensor, or of each in a list. Inside a step."""
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1:
-        return values
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
-
-
-def assign(variable: tf.Variable, value: tf.Tensor):
-    """Sets this replica's copy of a variable. Inside a step; all replicas must set the same."""
-    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=value)

@@ -1,85 +1,57 @@
-"""What a model is trained to make small. Definitions: losses.py of google/youtube-8m.
+"""Label losses. Definitions: losses.py of google/youtube-8m.
 
 Arguments:
-    predictions: [batch, num_classes] float32 in [0, 1], the model's probabilities.
-    present: [batch, num_classes] bool, whether a class is a label of the video, of `dense`.
+    labels: [batch, num_classes] float32, multi-hot labels.
+    predictions: [batch, num_classes] float32, probabilities.
+
+Returns:
+    [batch] float32, each video's loss, summed over the classes.
 """
 
+import pkgutil
 from collections.abc import Callable
-from typing import NamedTuple
 
 import tensorflow as tf
+
+from trainer.training import registry
 
 EPSILON = 1e-5  # the original's, inside both logarithms
 
 
-class Loss(NamedTuple):
-    """A loss, and its gradient, which a step computes alone: for some, the loss takes longer.
-
-    values: of predictions and present, [batch] float32: a video's loss summed over the classes.
-    slopes: of predictions and present, how a video's loss changes with each prediction:
-        [batch, num_classes] float32.
-    """
-
-    values: Callable
-    slopes: Callable
+def get(name: str) -> Callable:
+    """Return the loss called `name` in registry.LOSSES."""
+    return pkgutil.resolve_name(registry.LOSSES[name])
 
 
-def dense(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
-    """[batch, num_classes] bool: whether a class is a label of the video.
+def multi_hot(labels: tf.Tensor, num_classes: int) -> tf.Tensor:
+    """Multi-hot labels, [batch, num_classes] float32.
 
     Args:
-        labels: [batch, n] int32, a row's classes, then -1.
+        labels: [batch, n] int32, the class ids of each video, padded with -1.
+        num_classes: number of classes.
     """
     videos = tf.broadcast_to(tf.range(tf.shape(labels)[0])[:, None], tf.shape(labels))
-    # A column more, for where there is no label.
-    classes = tf.where(labels < 0, num_classes, labels)
-    present = tf.tensor_scatter_nd_update(
-        tf.zeros([tf.shape(labels)[0], num_classes + 1], tf.bool),
+    classes = tf.where(labels < 0, num_classes, labels)  # padding goes to an additional column
+    result = tf.tensor_scatter_nd_update(
+        tf.zeros([tf.shape(labels)[0], num_classes + 1]),
         tf.stack([videos, classes], axis=2),
-        tf.ones_like(labels, tf.bool),
+        tf.ones_like(labels, tf.float32),
     )
-    return present[:, :num_classes]
+    return result[:, :num_classes]
 
 
-def cross_entropy(predictions, present):
-    """-sum(y log(p + e) + (1 - y) log(1 - p + e)), e being EPSILON."""
-    of_truth = tf.where(present, predictions, 1 - predictions)
-    return -tf.reduce_sum(tf.math.log(of_truth + EPSILON), axis=1)
+def cross_entropy(labels, predictions):
+    """-sum(y log(p + EPSILON) + (1 - y) log(1 - p + EPSILON))."""
+    probability_of_label = tf.where(labels > 0, predictions, 1 - predictions)
+    return -tf.reduce_sum(tf.math.log(probability_of_label + EPSILON), axis=1)
 
 
-def _cross_entropy_slopes(predictions, present):
-    return 1 / tf.where(present, -(predictions + EPSILON), 1 - predictions + EPSILON)
+def hinge(labels, predictions):
+    """sum(max(0, 1 - (2y - 1) p)); the maximum is never 0, as p is in [0, 1]."""
+    return tf.reduce_sum(1 - (2 * labels - 1) * predictions, axis=1)
 
 
-def hinge(predictions, present):
-    """sum(max(0, 1 - (2y - 1) p)): a margin of 1 on the probabilities themselves."""
-    return tf.reduce_sum(1 + _hinge_slopes(predictions, present) * predictions, axis=1)
-
-
-def _hinge_slopes(predictions, present):
-    return tf.where(present, -1.0, 1.0)
-
-
-def softmax(predictions, present):
+def softmax(labels, predictions):
     """-sum(y log softmax(p)) / max(sum(y), 1e-7): 0 for a video without labels."""
-    return -tf.reduce_sum(_shares(present) * tf.nn.log_softmax(predictions), axis=1)
-
-
-def _softmax_slopes(predictions, present):
-    shares = _shares(present)
-    some = tf.reduce_sum(shares, axis=1, keepdims=True)  # 0 without labels, else 1
-    return some * tf.nn.softmax(predictions) - shares
-
-
-def _shares(present):
-    true = tf.cast(present, tf.float32)
-    return true / tf.maximum(tf.reduce_sum(true, axis=1, keepdims=True), 1e-7)
-
-
-# Every loss that --label_loss can name; config.py lists the names.
-LOSSES = {
-    "CrossEntropyLoss": Loss(cross_entropy, _cross_entropy_slopes),
-    "HingeLoss": Loss(hinge, _hinge_slopes),
-    "SoftmaxLoss": Loss(softmax, _softmax_slopes),
-}
+    weights = labels / tf.maximum(tf.reduce_sum(labels, axis=1, keepdims=True), 1e-7)
+    return -tf.reduce_sum(weights * tf.nn.log_softmax(predictions), axis=1)

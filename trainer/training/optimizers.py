@@ -1,28 +1,29 @@
-"""The optimizers of the original's TensorFlow, by TensorFlow's own fused update operations.
+"""Optimizers, as TensorFlow's own fused update operations.
 
-Each updates one variable in one pass, with the defaults that tf.compat.v1.train gives the class of
-that name, called with the learning rate only. Keras' optimizers differ in these defaults (epsilon,
-initial accumulators) and take several passes.
+Each updates a variable in one pass over memory, with the defaults of the class of that name in
+tf.compat.v1.train. Keras' optimizers have other defaults (epsilon, initial accumulators) and need
+several passes.
 """
 
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import tensorflow as tf
 
+from trainer.training import registry
+
 ops = tf.raw_ops
-MOMENTUM = 0.9  # MomentumOptimizer's, whose class has no default
-WEIGHT_DECAY = 0.004  # AdamWOptimizer's, as Keras' AdamW
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How one variable is updated.
+    """Update rule of an optimizer.
 
     Attributes:
-        slots: what is kept beside a variable: name -> initial value.
-        update: called with the variable, its slots (name -> variable), its gradient, the learning
-            rate and the number of this update, from 1, as a float.
+        slots: the variables kept for each weight: name -> initial value.
+        update: function (variable, slots, gradient, learning_rate, step, **hyperparameters), which
+            updates the variable and its slots (name -> variable). `step` counts from 1, as a float.
     """
 
     slots: dict[str, float]
@@ -44,9 +45,9 @@ def _adam(variable, slots, gradient, learning_rate, step):
     )
 
 
-def _adamw(variable, slots, gradient, learning_rate, step):
-    """Loshchilov and Hutter 2019, arXiv:1711.05101: weight decay apart from the gradient."""
-    variable.assign_sub(learning_rate * WEIGHT_DECAY * variable)
+def _adamw(variable, slots, gradient, learning_rate, step, weight_decay):
+    """Loshchilov and Hutter 2019, arXiv:1711.05101: decoupled weight decay."""
+    variable.assign_sub(learning_rate * weight_decay * variable)
     _adam(variable, slots, gradient, learning_rate, step)
 
 
@@ -98,13 +99,13 @@ def _gradient_descent(variable, slots, gradient, learning_rate, step):
     ops.ResourceApplyGradientDescent(var=variable.handle, alpha=learning_rate, delta=gradient)
 
 
-def _momentum(variable, slots, gradient, learning_rate, step):
+def _momentum(variable, slots, gradient, learning_rate, step, momentum):
     ops.ResourceApplyMomentum(
         var=variable.handle,
         accum=slots["momentum"].handle,
         lr=learning_rate,
         grad=gradient,
-        momentum=MOMENTUM,
+        momentum=momentum,
     )
 
 
@@ -125,70 +126,77 @@ def _proximal_adagrad(variable, slots, gradient, learning_rate, step):
     )
 
 
-# Every optimizer that --optimizer can name; config.py lists the names.
-OPTIMIZERS = {
-    "AdadeltaOptimizer": Rule({"accumulator": 0.0, "update_accumulator": 0.0}, _adadelta),
-    "AdagradOptimizer": Rule({"accumulator": 0.1}, _adagrad),
-    "AdamOptimizer": Rule({"m": 0.0, "v": 0.0}, _adam),
-    "AdamWOptimizer": Rule({"m": 0.0, "v": 0.0}, _adamw),
-    "FtrlOptimizer": Rule({"accumulator": 0.1, "linear": 0.0}, _ftrl),
-    "GradientDescentOptimizer": Rule({}, _gradient_descent),
-    "MomentumOptimizer": Rule({"momentum": 0.0}, _momentum),
-    "ProximalAdagradOptimizer": Rule({"accumulator": 0.1}, _proximal_adagrad),
-    "ProximalGradientDescentOptimizer": Rule({}, _proximal_gradient_descent),
-    "RMSPropOptimizer": Rule({"mean_square": 1.0, "momentum": 0.0}, _rms_prop),
-}
+# registry.OPTIMIZERS refers to these.
+ADADELTA = Rule({"accumulator": 0.0, "update_accumulator": 0.0}, _adadelta)
+ADAGRAD = Rule({"accumulator": 0.1}, _adagrad)
+ADAM = Rule({"m": 0.0, "v": 0.0}, _adam)
+ADAMW = Rule({"m": 0.0, "v": 0.0}, _adamw)
+FTRL = Rule({"accumulator": 0.1, "linear": 0.0}, _ftrl)
+GRADIENT_DESCENT = Rule({}, _gradient_descent)
+MOMENTUM = Rule({"momentum": 0.0}, _momentum)
+PROXIMAL_ADAGRAD = Rule({"accumulator": 0.1}, _proximal_adagrad)
+PROXIMAL_GRADIENT_DESCENT = Rule({}, _proximal_gradient_descent)
+RMS_PROP = Rule({"mean_square": 1.0, "momentum": 0.0}, _rms_prop)
 
 
-class Optimizer(tf.Module):
-    """An optimizer of OPTIMIZERS with its slots for a list of variables."""
+class Optimizer:
+    """An optimizer and its slots for a list of variables.
 
-    def __init__(self, name: str, variables: list[tf.Variable]):
-        super().__init__()
-        self._update = OPTIMIZERS[name].update
+    Args:
+        name: name in registry.OPTIMIZERS.
+        variables: the variables to update.
+        flags: flag name -> value; hyperparameters that are missing have their defaults.
+    """
+
+    def __init__(self, name: str, variables: list[tf.Variable], flags: dict | None = None):
+        entry = registry.OPTIMIZERS[name]
+        rule = pkgutil.resolve_name(entry.rule)
+        given = flags or {}
+        self._hyperparameters = {f.name: given.get(f.name, f.default) for f in entry.flags}
+        self._update = rule.update
         self._variables = variables
         self.slots = [
             {
                 slot: tf.Variable(tf.fill(variable.shape, initial), trainable=False)
-                for slot, initial in OPTIMIZERS[name].slots.items()
+                for slot, initial in rule.slots.items()
             }
             for variable in variables
         ]
 
     def apply(self, gradients: list[tf.Tensor], learning_rate: tf.Tensor, step: tf.Tensor):
-        """Updates each variable by its gradient; `step` counts the updates from 1."""
+        """Update each variable by its gradient; `step` counts the updates from 1."""
         step = tf.cast(step, tf.float32)
         for variable, slots, gradient in zip(self._variables, self.slots, gradients, strict=True):
-            self._update(variable, slots, gradient, learning_rate, step)
+            self._update(variable, slots, gradient, learning_rate, step, **self._hyperparameters)
 
 
 def learning_rate(config, step: tf.Tensor, batch_size: int) -> tf.Tensor:
-    """base * decay ^ floor(examples before this step / examples between two decays).
+    """Staircase decay: base * decay ^ floor(examples seen / examples per decay).
 
     Args:
         config: a TrainConfig.
-        step: updates done before this one, int64.
-        batch_size: examples a step, of all replicas.
+        step: number of updates before this one, int64.
+        batch_size: examples per step, of all replicas.
     """
     examples = tf.cast(step, tf.float64) * batch_size
-    stairs = tf.floor(examples / config.learning_rate_decay_examples)
-    decay = tf.pow(tf.constant(config.learning_rate_decay, tf.float64), stairs)
+    num_decays = tf.floor(examples / config.learning_rate_decay_examples)
+    decay = tf.pow(tf.constant(config.learning_rate_decay, tf.float64), num_decays)
     return tf.cast(config.base_learning_rate * decay, tf.float32)
 
 
 def norm(gradient: tf.Tensor) -> tf.Tensor:
-    """The L2 norm of a tensor. As tf.norm, in one pass."""
+    """L2 norm of a tensor, as tf.norm, in one pass over memory."""
     return tf.sqrt(2 * tf.nn.l2_loss(gradient))
 
 
 def clip_each(
     gradients: list[tf.Tensor], norms: list[tf.Tensor], max_norm: float
 ) -> list[tf.Tensor]:
-    """Each gradient scaled down to `max_norm` where its own L2 norm is larger; 0: as they are."""
+    """Clip the L2 norm of each gradient, given in `norms`, to `max_norm`; 0 disables clipping."""
     if max_norm == 0:
         return gradients
+    # tf.clip_by_norm scales every gradient, even by 1, and computes its norm again.
     return [
-        # A condition, because most gradients are short, and scaling is a pass over all of one.
         tf.cond(
             norm > max_norm, lambda g=gradient, n=norm: g * (max_norm / n), lambda g=gradient: g
         )

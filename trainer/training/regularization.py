@@ -1,59 +1,36 @@
-"""The regularization loss, and its gradient."""
+"""Regularization losses, as the weights' Keras regularizers define them."""
 
+import keras
 import tensorflow as tf
 
-from trainer.models.fusion import fused
 
-ops = tf.raw_ops
+def loss(weights: list[keras.Variable]) -> tf.Tensor:
+    """Sum of the regularization losses of the weights, a float32 scalar."""
+    regularized = [weight for weight in weights if weight.regularizer]
+    return tf.add_n([tf.zeros([]), *(w.regularizer(w.value) for w in regularized)])
 
 
-class Regularization:
-    """What pulls weights towards 0: decay * sum(weight^2) / 2, summed over the weights.
+def add_gradient(gradient: tf.Tensor, weight: keras.Variable, penalty: float) -> tf.Tensor:
+    """Gradient of the label loss plus that of `penalty` times the regularization loss.
 
     Args:
-        weights: float32.
-        decays: of each weight; 0: nothing pulls at it.
+        gradient: of the label loss by `weight`, float32 or bfloat16.
+        weight: the weight.
+        penalty: factor of the regularization loss.
+
+    Returns:
+        The sum, float32.
     """
-
-    def __init__(self, weights: list[tf.Variable], decays: list[float]):
-        self.weights = weights
-        self.decays = decays
-        # Where a gradient lies while this one's is added to it; empty between two steps.
-        self.places = [
-            tf.Variable(tf.zeros([0]), shape=tf.TensorShape(None), trainable=False) for _ in weights
-        ]
-
-    def loss(self) -> tf.Tensor:
-        """A scalar, float32."""
-        pairs = zip(self.weights, self.decays, strict=True)
-        return tf.add_n([decay * tf.nn.l2_loss(weight) for weight, decay in pairs])
-
-    def added_to(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-        """The sum of other gradients by the weights, float32 or bfloat16, and this loss': float32.
-
-        Inside a step.
-        """
-        # After all products: beside one, a pass over memory hinders it more than it costs alone.
-        with tf.control_dependencies(gradients):
-            return [
-                _sum(gradient, weight, decay, place) if decay else tf.cast(gradient, tf.float32)
-                for gradient, weight, decay, place in zip(
-                    gradients, self.weights, self.decays, self.places, strict=True
-                )
-            ]
+    if not weight.regularizer or not penalty:
+        return tf.cast(gradient, tf.float32)
+    return _add_gradient(
+        gradient, tf.convert_to_tensor(weight.value), weight.regularizer, float(penalty)
+    )
 
 
-def _sum(gradient, weight, decay, place):
-    if gradient.dtype == tf.bfloat16:
-        return _sum_in_float32(gradient, weight, decay)
-    # In place, because memory is what this waits for. Assigning does not copy.
-    ops.AssignVariableOp(resource=place.handle, value=gradient)
-    ops.ResourceApplyGradientDescent(var=place.handle, alpha=-decay, delta=weight)
-    result = ops.ReadVariableOp(resource=place.handle, dtype=tf.float32)
-    ops.AssignVariableOp(resource=place.handle, value=tf.zeros([0]))
-    return tf.ensure_shape(result, gradient.shape)
-
-
-@fused
-def _sum_in_float32(gradient, weight, decay):
-    return tf.cast(gradient, tf.float32) + decay * weight
+@tf.function(jit_compile=True, autograph=False)
+def _add_gradient(gradient, weight, regularizer, penalty):
+    with tf.GradientTape() as tape:
+        tape.watch(weight)
+        regularization_loss = regularizer(weight)
+    return tf.cast(gradient, tf.float32) + penalty * tape.gradient(regularization_loss, weight)

@@ -1,76 +1,71 @@
-"""A model, its optimizer, and the step that improves it."""
+"""The model, the optimizer and the train step."""
 
 import keras
 import tensorflow as tf
 
+from trainer.common import replicas
 from trainer.config import TrainConfig
 from trainer.data import input_pipeline
 from trainer.models import registry
-from trainer.training import distribution, losses, optimizers
-from trainer.training.regularization import Regularization
+from trainer.training import distribution, losses, optimizers, regularization
 
 
 class Trainer:
-    """What training changes: the model's variables, the optimizer's, the number of steps."""
+    """Model, optimizer and step counter of a training run.
+
+    Attributes:
+        model: the model.
+        weights: the trainable variables of the model.
+        variables: all variables that a checkpoint must hold, by name.
+    """
 
     def __init__(self, config: TrainConfig, strategy: tf.distribute.Strategy):
-        # 1 more, because tf.data cannot shuffle by a tensor when TensorFlow's global seed is 0.
+        # tf.data cannot shuffle by a tensor when TensorFlow's global seed is 0.
         keras.utils.set_random_seed(config.seed + 1)
         self.config = config
         self.strategy = strategy
-        self.loss = losses.LOSSES[config.label_loss]
+        self.label_loss = losses.get(config.label_loss)
         with strategy.scope():
             self.model = registry.create(config.model_flags, config.mixed_precision)
             self.weights = [weight.value for weight in self.model.trainable_variables]
-            decays = [
-                config.regularization_penalty * registry.l2(weight)
-                for weight in self.model.trainable_variables
-            ]
-            self.regularization = Regularization(self.weights, decays)
-            self.optimizer = optimizers.Optimizer(config.optimizer, self.weights)
+            self.optimizer = optimizers.Optimizer(
+                config.optimizer, self.weights, config.optimizer_flags
+            )
             self.steps = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._traces = {}
-        self.variables = tf.train.Checkpoint(
-            model=registry.variables(self.model), optimizer=self.optimizer.slots, steps=self.steps
-        )
+        self.variables = self._variables()
+
+    def _variables(self) -> dict[str, tf.Variable]:
+        variables = registry.variables(self.model)
+        for weight, slots in zip(self.model.trainable_variables, self.optimizer.slots, strict=True):
+            variables |= {f"optimizer/{slot}/{weight.path}": v for slot, v in slots.items()}
+        return variables | {"steps": self.steps}
 
     def step(self, batch: dict[str, tf.Tensor], stop: bool = False) -> dict:
-        """One update on all replicas, unless it would make the weights NaN or infinite.
+        """Update the variables once on all replicas, unless a gradient is NaN or infinite.
 
         Args:
-            batch: this process' batch, of `reading`; may be empty where others' are not.
-            stop: whether this process was asked to end.
+            batch: this process' batch of `input_pipeline`; may be empty where others' are not.
+            stop: whether this process was asked to stop.
 
         Returns:
-            Scalars of before the update: "gradient_norm" (over all weights, before clipping),
-            "learning_rate", "videos" (of all replicas), "finite" (0 when the update was left out)
-            and "stop" (not 0 when a process was asked to end).
-            "scores": of the batch of this process' first replica, for `report`.
+            Scalars from before the update: "gradient_norm" (over all weights, before clipping),
+            "learning_rate", "videos" (of all replicas), "finite" (0 if the update was skipped) and
+            "stop" (not 0 if any process was asked to stop). "outputs": the model's outputs on this
+            process' first replica, for `report`.
         """
         parts = distribution.split(self.strategy, batch, self.config.batch_size)
-        arguments = parts, tf.constant(float(stop))
-        return distribution.first(self.strategy, self._traced(batch, arguments)(*arguments))
-
-    def _traced(self, batch, arguments):
-        """What tf.function makes of `_step` for a batch of these shapes.
-
-        Looked up here, because tf.function takes as long as a fiftieth of a small model's step.
-        """
-        shapes = tuple(tuple(values.shape) for values in tf.nest.flatten(batch))
-        if shapes not in self._traces:
-            self._traces[shapes] = self._step.get_concrete_function(*arguments)
-        return self._traces[shapes]
+        return distribution.first(self.strategy, self._step(parts, tf.constant(float(stop))))
 
     @tf.function
     def started_together(self) -> tf.Tensor:
         """Whether the replicas of all workers have done as many steps."""
 
         def total():
-            return distribution.total(tf.cast(self.steps, tf.float64))
+            return replicas.total(tf.cast(self.steps, tf.float64))
 
         totals = self.strategy.experimental_local_results(self.strategy.run(total))
-        replicas_in_sync = tf.cast(self.strategy.num_replicas_in_sync, tf.float64)
-        return totals[0] == replicas_in_sync * tf.cast(self.steps, tf.float64)
+        num_replicas = tf.cast(self.strategy.num_replicas_in_sync, tf.float64)
+        return totals[0] == num_replicas * tf.cast(self.steps, tf.float64)
 
     @tf.function
     def _step(self, parts, stop):
@@ -78,53 +73,72 @@ class Trainer:
 
     def _replica_step(self, batch, stop):
         labels = batch["labels"]
-        videos, stop = distribution.total(
-            [tf.cast(tf.shape(labels)[0], tf.float32), tf.identity(stop)]
-        )
+        videos, stop = replicas.total([tf.cast(tf.shape(labels)[0], tf.float32), tf.identity(stop)])
         with tf.GradientTape() as tape:
-            scores = self.model.scores(**input_pipeline.training_inputs(batch))
-        weight = 1 / tf.maximum(videos, 1)
-        of_scores = self.model.classifier.learn(scores, labels, self.loss, weight)
-        gradients = tape.gradient(scores, self.weights, of_scores)
+            inputs = input_pipeline.training_inputs(batch)
+            outputs = registry.call(self.model, inputs, training=True)
+        output_gradients = self._output_gradients(outputs, labels, 1 / tf.maximum(videos, 1))
+        gradients = tape.gradient(outputs, self.weights, output_gradients, "zero")
         if self.strategy.num_replicas_in_sync > 1:
-            gradients = distribution.total(
-                [tf.cast(gradient, tf.float32) for gradient in gradients]
-            )
-        gradients = self.regularization.added_to(gradients)
+            gradients = replicas.total([tf.cast(gradient, tf.float32) for gradient in gradients])
+        # After all matrix products: memory-bound operations slow down a product beside them.
+        with tf.control_dependencies(gradients):
+            gradients = [
+                regularization.add_gradient(gradient, weight, self.config.regularization_penalty)
+                for gradient, weight in zip(gradients, self.model.trainable_variables, strict=True)
+            ]
         norms = [optimizers.norm(gradient) for gradient in gradients]
         finite = tf.reduce_all(tf.math.is_finite(norms))
-        rate = optimizers.learning_rate(self.config, self.steps, self._videos_a_step)
+        learning_rate = optimizers.learning_rate(self.config, self.steps, self._videos_per_step)
         if finite and videos > 0:
             step = self.steps + 1
-            distribution.assign(self.steps, step)
+            replicas.assign(self.steps, step)
             clipped = optimizers.clip_each(gradients, norms, self.config.clip_gradient_norm)
-            self.optimizer.apply(clipped, rate, step)
+            self.optimizer.apply(clipped, learning_rate, step)
         return {
             "gradient_norm": tf.norm(norms),
-            "learning_rate": rate,
+            "learning_rate": learning_rate,
             "videos": videos,
             "finite": finite,
             "stop": stop,
-            "scores": scores,
+            "outputs": outputs,
         }
 
+    @tf.function(jit_compile=True, autograph=False)
+    def _output_gradients(self, outputs, labels, weight):
+        """Gradients of `weight` times the summed label loss by the model's outputs.
+
+        Head, loss and their gradient are elementwise: XLA compiles them into one pass over memory.
+        Matrix products stay outside, as TensorFlow's own library computes them faster on CPUs.
+        """
+        with tf.GradientTape() as tape:
+            tape.watch(outputs)
+            predictions = registry.probabilities(self.model, outputs)
+            label_loss = weight * tf.reduce_sum(self._label_losses(labels, predictions))
+        return tape.gradient(label_loss, outputs)
+
+    def _label_losses(self, labels, predictions):
+        return self.label_loss(losses.multi_hot(labels, predictions.shape[1]), predictions)
+
     @tf.function(reduce_retracing=True)
-    def report(self, scores: list[tf.Tensor], labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        """What a step says of its batch, apart from the step, which has no need of it.
+    def report(self, outputs, labels: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Compute predictions and losses of a batch after its step, which does not need them.
 
         Args:
-            scores: of `step`.
+            outputs: of `step`.
             labels: [batch, n] of this process; those of the first replica come first.
 
         Returns:
             The predictions, [batch, num_classes] of the first replica; their mean label loss; and
-            the regularization loss of the weights.
+            the regularization loss of the weights, times its penalty.
         """
-        predictions = self.model.classifier.predictions(scores)
-        present = losses.dense(labels[: tf.shape(predictions)[0]], predictions.shape[1])
-        label_loss = tf.reduce_mean(self.loss.values(predictions, present))
-        return predictions, label_loss, self.regularization.loss()
+        predictions = registry.probabilities(self.model, outputs)
+        label_loss = tf.reduce_mean(
+            self._label_losses(labels[: tf.shape(predictions)[0]], predictions)
+        )
+        regularization_loss = regularization.loss(self.model.trainable_variables)
+        return predictions, label_loss, self.config.regularization_penalty * regularization_loss
 
     @property
-    def _videos_a_step(self) -> int:
+    def _videos_per_step(self) -> int:
         return self.config.batch_size * self.strategy.num_replicas_in_sync

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from trainer.config import TrainConfig
 from trainer.models import registry
-from trainer.models.frame_level_models import BatchNorm
-from trainer.training.losses import LOSSES
+from trainer.models.layers import BatchNorm
+from trainer.training import losses
 
 SIZES = (3, 2)
 SMALL = {
@@ -61,7 +61,7 @@ def predict(model, videos) -> np.ndarray:
 
 
 def vector(model, videos, training=True) -> np.ndarray:
-    """What a model makes of each video and then classifies, in training."""
+    """The vector of each video that the model classifies."""
     inputs = tf.nest.map_structure(tf.constant, videos)
     return model.vector(**inputs, training=training).numpy()
 
@@ -70,16 +70,17 @@ def vector(model, videos, training=True) -> np.ndarray:
 
 
 class Weights:
-    """A model's variables by the end of their path, without the numbers that Keras adds."""
+    """A model's variables by the end of their path."""
 
     def __init__(self, model):
+        self.model = model.name
         self.values = {}
         for variable in model.variables:
-            path = "/" + re.sub(r"_\d+(?=/|$)", "", variable.path)
+            path = f"/{variable.path}"
             self.values.setdefault(path, []).append(variable.numpy().astype(np.float64))
 
     def __call__(self, end: str, number: int = 0) -> np.ndarray:
-        """The number-th variable whose path ends so."""
+        """The number-th variable whose path ends with `end`."""
         found = [v for path, vs in self.values.items() if path.endswith("/" + end) for v in vs]
         return found[number]
 
@@ -109,18 +110,18 @@ def frames_of(features, num_frames):
     return unit(features[:num_frames].astype(np.float64) * (4 / 255) + (4 / 512 - 2))
 
 
-def batch_norm(x, w, where, number=0):
-    mean, variance = (w(f"{where}batch_norm/{part}", number) for part in ("mean", "variance"))
-    gamma, beta = (w(f"{where}batch_norm/{part}", number) for part in ("gamma", "beta"))
+def batch_norm(x, w, where, number=0, name="norm"):
+    mean, variance = (w(f"{where}{name}/{part}", number) for part in ("mean", "variance"))
+    gamma, beta = (w(f"{where}{name}/{part}", number) for part in ("gamma", "beta"))
     return (x - mean) / np.sqrt(variance + 0.001) * gamma + beta
 
 
 def classify(x, w):
     if not w.has("gates/kernel"):
         return sigmoid(x @ w("classes/kernel") + w("classes/bias"))
-    trust = softmax((x @ w("gates/kernel")).reshape(3, 4), axis=0)
+    gates = softmax((x @ w("gates/kernel")).reshape(3, 4), axis=0)
     experts = sigmoid(x @ w("experts/kernel") + w("experts/bias")).reshape(2, 4)
-    return (trust[:2] * experts).sum(axis=0)
+    return (gates[:2] * experts).sum(axis=0)
 
 
 def frame_level_logistic(frames, w):
@@ -136,16 +137,16 @@ def dbof(frames, w, random_frames=True, pooling=np.max, activation=sigmoid, norm
         chosen = [min(start + i, n - 1) for i in range(iterations)]
     x = frames[chosen]
 
-    def layer(x, number, where):
-        x = x @ w("dbof_layer/projection/kernel", number)
+    def layer(x, name):
+        x = x @ w(f"{name}/projection/kernel")
         if norm:
-            return activation(batch_norm(x, w, where, number))
-        return activation(x + w("dbof_layer/projection/bias", number))
+            return activation(batch_norm(x, w, f"{name}/"))
+        return activation(x + w(f"{name}/projection/bias"))
 
     if norm:
-        x = batch_norm(x, w, "dbof_model/")
-    clusters = layer(x, 0, "dbof_layer/")
-    return classify(layer(pooling(clusters, axis=0), 1, "dbof_layer/"), w)
+        x = batch_norm(x, w, "dbof_model/", name="input_norm")
+    clusters = layer(x, "cluster")
+    return classify(layer(pooling(clusters, axis=0), "hidden"), w)
 
 
 def lstm(frames, w):
@@ -183,42 +184,43 @@ def gru(frames, w):
     return classify(x[-1], w)
 
 
-def vlad(vectors, share, centres):
+def vlad(vectors, share, centers):
     """[size, clusters] with clusters of length 1, as a vector."""
-    residuals = np.zeros(centres.shape)
+    residuals = np.zeros(centers.shape)
     for vector, shares in zip(vectors, share, strict=True):
-        residuals += (vector[:, None] - centres) * shares
+        residuals += (vector[:, None] - centers) * shares
     return unit(residuals, axis=0).ravel()
 
 
 def net_vlad(frames, w, number):
-    share = batch_norm(frames @ w("net_vlad/assign/kernel", number), w, "net_vlad/", number)
-    return unit(vlad(frames, softmax(share), w("vlad/centres", number)))
+    name = f"pooling_{number + 1}"
+    share = batch_norm(frames @ w(f"{name}/assignment/kernel"), w, f"{name}/")
+    return unit(vlad(frames, softmax(share), w(f"{name}/vlad/centers")))
 
 
 def ne_xt_vlad(frames, w, number):
-    groups = 2
+    groups, pooling = 2, f"pooling_{number + 1}"
 
     def dense(x, name):
-        return x @ w(f"ne_xt_vlad/{name}/kernel", number) + w(f"ne_xt_vlad/{name}/bias", number)
+        return x @ w(f"{pooling}/{name}/kernel") + w(f"{pooling}/{name}/bias")
 
     wide = dense(frames, "widen")
     trust = sigmoid(dense(wide, "attention"))
-    share = batch_norm(wide @ w("ne_xt_vlad/assign/kernel", number), w, "ne_xt_vlad/", 2 * number)
+    share = batch_norm(wide @ w(f"{pooling}/assignment/kernel"), w, f"{pooling}/")
     share = softmax(share.reshape(len(frames) * groups, 2)) * trust.reshape(-1, 1)
     parts = wide.reshape(len(frames) * groups, -1)
-    vector = vlad(parts, share, w("vlad/centres", number))
-    return batch_norm(vector, w, "ne_xt_vlad/", 2 * number + 1)
+    vector = vlad(parts, share, w(f"{pooling}/vlad/centers"))
+    return batch_norm(vector, w, f"{pooling}/", name="output_norm")
 
 
 def attention(frames, w, number):
-    what, gate = (
-        frames @ w(f"attention_pooling/{name}/kernel", number)
-        + w(f"attention_pooling/{name}/bias", number)
-        for name in ("what", "gate")
+    pooling = f"pooling_{number + 1}"
+    features, gate = (
+        frames @ w(f"{pooling}/{name}/kernel") + w(f"{pooling}/{name}/bias")
+        for name in ("features", "gate")
     )
-    scores = (np.tanh(what) * sigmoid(gate)) @ w("attention_pooling/scores/kernel", number)
-    return (softmax(scores, axis=0).T @ frames).ravel()
+    logits = (np.tanh(features) * sigmoid(gate)) @ w(f"{pooling}/logits/kernel")
+    return (softmax(logits, axis=0).T @ frames).ravel()
 
 
 def pooled_by(pooling):
@@ -227,8 +229,8 @@ def pooled_by(pooling):
     def model(frames, w):
         parts = np.split(frames, [SIZES[0]], axis=1)
         x = np.concatenate([pooling(part, w, number) for number, part in enumerate(parts)])
-        hidden = relu6(batch_norm(x @ w("hidden/kernel"), w, "pooling_model/"))
-        gates = batch_norm(hidden @ w("context_gating/projection/kernel"), w, "context_gating/")
+        hidden = relu6(batch_norm(x @ w("hidden/kernel"), w, f"{w.model}/"))
+        gates = batch_norm(hidden @ w("gating/projection/kernel"), w, "gating/")
         return classify(hidden * sigmoid(gates), w)
 
     return model
@@ -268,7 +270,7 @@ def test_equals_its_definition(videos, flags, definition):
     np.testing.assert_allclose(predict(model, videos), expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.fixture(scope="module", params=sorted(registry.FRAME_LEVEL_MODELS))
+@pytest.fixture(scope="module", params=registry.names(frame_level=True))
 def model(request):
     model = create(model=request.param)
     randomise(model)
@@ -302,32 +304,32 @@ def test_features_may_come_in_parts(model, videos, training):
     np.testing.assert_allclose(got[0], got[1], rtol=1e-5)
 
 
-def scores_and_gradients(model, videos):
-    """What a model's classifier learns from, and the gradients of all weights."""
+def outputs_and_gradients(model, videos):
+    """The outputs of a model in training, and the gradients of the loss by all weights."""
     inputs = {name: tf.constant(value) for name, value in videos.items()}
     weights = [variable.value for variable in model.trainable_variables]
+    labels = losses.multi_hot(tf.constant([[0]] * len(NUM_FRAMES)), 4)
     with tf.GradientTape() as tape:
-        scores = model.scores(**inputs)
-    labels, loss = tf.constant([[0]] * len(NUM_FRAMES)), LOSSES["CrossEntropyLoss"]
-    of_scores = model.classifier.learn(scores, labels, loss, 1.0)
-    return scores, tape.gradient(scores, weights, of_scores)
+        outputs = registry.call(model, inputs, training=True)
+        loss = losses.cross_entropy(labels, registry.probabilities(model, outputs))
+    return outputs, tape.gradient(loss, weights)
 
 
 def test_every_weight_is_trained(model, videos):
-    _, gradients = scores_and_gradients(model, videos)
+    _, gradients = outputs_and_gradients(model, videos)
     for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
         assert np.isfinite(gradient).all(), variable.path
         assert np.any(gradient), variable.path
 
 
-@pytest.mark.parametrize("name", registry.FRAME_LEVEL_MODELS)
+@pytest.mark.parametrize("name", registry.names(frame_level=True))
 def test_mixed_precision_is_close_to_float32(name, videos):
     exact, mixed = create(model=name), create(model=name, mixed_precision=True)
     mixed.set_weights(exact.get_weights())
-    (scores, *_), expected = scores_and_gradients(exact, videos)
-    (rounded, *_), gradients = scores_and_gradients(mixed, videos)
-    error = np.abs(tf.cast(rounded, tf.float32) - scores)
-    assert 0 < error.max() < 0.1 * np.abs(scores).max()
+    (logits, *_), expected = outputs_and_gradients(exact, videos)
+    (rounded, *_), gradients = outputs_and_gradients(mixed, videos)
+    error = np.abs(tf.cast(rounded, tf.float32) - logits)
+    assert 0 < error.max() < 0.1 * np.abs(logits).max()
     got, wanted = (
         np.concatenate([tf.cast(gradient, tf.float32).numpy().ravel() for gradient in gradients])
         for gradients in (gradients, expected)
@@ -336,10 +338,10 @@ def test_mixed_precision_is_close_to_float32(name, videos):
 
 
 def test_the_penalty_is_on_the_kernels_that_classify(model):
-    penalised = [variable.path for variable in model.variables if registry.l2(variable)]
+    penalised = [variable.path for variable in model.variables if variable.regularizer]
     assert penalised
     assert all(re.search(r"(classes|gates|experts)/kernel$", path) for path in penalised)
-    assert {registry.l2(variable) for variable in model.variables} == {0.0, 1e-8}
+    assert {float(v.regularizer.l2) for v in model.variables if v.regularizer} == {0.5e-8}
 
 
 @pytest.mark.parametrize(
@@ -360,7 +362,7 @@ def test_a_video_without_frames_is_not_nan(model):
     assert np.isfinite(predict(model, video)).all()
 
 
-@pytest.mark.parametrize("name", sorted(registry.FRAME_LEVEL_MODELS))
+@pytest.mark.parametrize("name", registry.names(frame_level=True))
 def test_one_feature_is_enough(name, videos):
     model = create(model=name, feature_names="audio", feature_sizes="5")
     randomise(model)
@@ -382,7 +384,7 @@ def test_frames_are_drawn_at_random_in_training(videos, sample_random_frames):
 
 def test_every_frame_may_be_drawn_and_none_after_the_end():
     model = create(model="DbofModel", iterations=1000)
-    chosen = model._chosen(tf.constant([10, 1, 0]), training=True).numpy()
+    chosen = model._sample(tf.constant([10, 1, 0]), training=True).numpy()
     assert [sorted(set(row)) for row in chosen] == [list(range(10)), [0], [0]]
 
 

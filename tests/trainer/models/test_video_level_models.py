@@ -7,8 +7,10 @@ import tensorflow as tf
 
 from trainer.config import TrainConfig
 from trainer.models import registry
-from trainer.models.video_level_models import Logistic, Moe
-from trainer.training.losses import LOSSES, dense
+from trainer.models.logistic import Logistic
+from trainer.models.moe import Moe
+from trainer.training import losses, regularization
+from trainer.training.registry import LOSSES
 
 
 def flags(**changes) -> dict:
@@ -129,7 +131,7 @@ def test_the_penalty_is_1e_8_times_half_the_sum_of_squares_of_kernels_alone(name
     predict(model, [[3.0, 4.0]])
     num_weights = sum(rows * columns for rows, columns in kernels)
     expected = 1e-8 * num_weights * 100.0**2 / 2
-    got = sum(registry.l2(w) * float(tf.nn.l2_loss(w.value)) for w in model.trainable_variables)
+    got = float(regularization.loss(model.trainable_variables))
     assert got == pytest.approx(expected, rel=1e-5)
 
 
@@ -171,83 +173,92 @@ def test_predictions_are_probabilities_of_any_batch(name):
     assert predict(model, features[:0]).shape == (0, 3)
 
 
-def logistic_of(product, bias):
-    """The plain formula of what Logistic.scores says, in float64."""
+def logistic_formula(product, bias):
+    """Probabilities from the output of Logistic, in float64."""
     return tf.sigmoid(product + bias)
 
 
-def moe_of(gates, experts, bias):
-    """The plain formula of what Moe.scores says, in float64."""
-    return tf.reduce_sum(tf.nn.softmax(gates, axis=1)[:, :-1] * tf.sigmoid(experts + bias), axis=1)
+def moe_formula(gate_logits, expert_products, expert_biases):
+    """Probabilities from the output of Moe, in float64."""
+    experts = tf.sigmoid(expert_products + expert_biases)
+    return tf.reduce_sum(tf.nn.softmax(gate_logits, axis=1)[:, :-1] * experts, axis=1)
 
 
 LABELS = tf.constant([[2, 0], [1, -1], [-1, -1], [2, 1]])
-# The classifier, its plain formula, and the shapes of its scores, for the 4 videos of LABELS.
+# The classifier, its formula, and the shapes of its outputs for the 4 videos of LABELS.
 CLASSIFIERS = {
-    "logistic": (Logistic(3), logistic_of, [[4, 3], [3]]),
-    "1 expert": (Moe(3, 1), moe_of, [[4, 2, 3], [4, 1, 3], [1, 3]]),
-    "2 experts": (Moe(3, 2), moe_of, [[4, 3, 3], [4, 2, 3], [2, 3]]),
-    "5 experts": (Moe(3, 5), moe_of, [[4, 6, 3], [4, 5, 3], [5, 3]]),
+    "logistic": (Logistic(3), logistic_formula, [[4, 3], [3]]),
+    "1 expert": (Moe(3, 1), moe_formula, [[4, 2, 3], [4, 1, 3], [1, 3]]),
+    "2 experts": (Moe(3, 2), moe_formula, [[4, 3, 3], [4, 2, 3], [2, 3]]),
+    "5 experts": (Moe(3, 5), moe_formula, [[4, 6, 3], [4, 5, 3], [5, 3]]),
 }
 
 
-def assert_learns_as_the_plain_formula(name, loss, scores, tolerance):
+def assert_gradients_are_those_of_the_formula(name, loss, outputs, tolerance):
     classifier, formula, _ = CLASSIFIERS[name]
-    exact = [tf.cast(score, tf.float64) for score in scores]
+    label_loss, labels = losses.get(loss), losses.multi_hot(LABELS, 3)
+    exact = [tf.cast(output, tf.float64) for output in outputs]
     with tf.GradientTape() as tape:
         tape.watch(exact)
         expected = formula(*exact)
-        losses = LOSSES[loss].values(tf.cast(expected, tf.float32), dense(LABELS, 3))
-        total = 0.25 * tf.reduce_sum(losses)
-    np.testing.assert_allclose(classifier.predictions(scores), expected, rtol=1e-5)
-    gradients = classifier.learn(scores, LABELS, LOSSES[loss], 0.25)
-    of_products = [gradient.dtype for gradient in gradients[:-1]]
-    assert of_products == [score.dtype for score in scores[:-1]]
-    for got, expected in zip(gradients, tape.gradient(total, exact), strict=True):
+        total = 0.25 * tf.reduce_sum(label_loss(labels, tf.cast(expected, tf.float32)))
+
+    @tf.function(jit_compile=True)
+    def probabilities_and_gradients(outputs):
+        with tf.GradientTape() as tape:
+            tape.watch(outputs)
+            probabilities = registry.probabilities(classifier, outputs)
+            total = 0.25 * tf.reduce_sum(label_loss(labels, probabilities))
+        return probabilities, tape.gradient(total, outputs)
+
+    probabilities, gradients = probabilities_and_gradients(outputs)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-5)
+    for output, got, wanted in zip(outputs, gradients, tape.gradient(total, exact), strict=True):
+        assert got.dtype == output.dtype
         assert np.isfinite(tf.cast(got, tf.float32)).all()
-        np.testing.assert_allclose(tf.cast(got, tf.float64), expected, tolerance, tolerance / 10)
+        np.testing.assert_allclose(tf.cast(got, tf.float64), wanted, tolerance, tolerance / 10)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("loss", sorted(LOSSES))
-def test_what_a_classifier_learns_is_the_gradient_of_the_plain_formula(name, loss):
+def test_gradients_are_those_of_the_formula(name, loss):
     shapes = CLASSIFIERS[name][2]
-    scores = [tf.random.stateless_normal(shape, [0, n]) for n, shape in enumerate(shapes)]
-    assert_learns_as_the_plain_formula(name, loss, scores, 1e-4)
+    outputs = [tf.random.stateless_normal(shape, [0, n]) for n, shape in enumerate(shapes)]
+    assert_gradients_are_those_of_the_formula(name, loss, outputs, 1e-4)
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_a_classifier_learns_in_the_type_of_its_products(name):
+def test_gradients_have_the_type_of_the_outputs(name):
     *products, bias = CLASSIFIERS[name][2]
-    scores = [
+    outputs = [
         tf.cast(tf.random.stateless_normal(shape, [0, n]), tf.bfloat16)
         for n, shape in enumerate(products)
     ]
-    scores.append(tf.random.stateless_normal(bias, [0, 9]))
-    assert_learns_as_the_plain_formula(name, "CrossEntropyLoss", scores, 0.02)
+    outputs.append(tf.random.stateless_normal(bias, [0, 9]))
+    assert_gradients_are_those_of_the_formula(name, "CrossEntropyLoss", outputs, 0.02)
 
 
-@pytest.mark.parametrize("gate", [-1000.0, -100.0, -30.0, 30.0, 100.0, 1000.0])
-def test_the_mixture_stays_finite_whatever_the_gates_say(gate):
-    gates = tf.constant(gate, shape=[4, 1, 3])
-    gates = tf.concat([gates, tf.zeros([4, 2, 3])], axis=1)
+@pytest.mark.parametrize("logit", [-1000.0, -100.0, -30.0, 30.0, 100.0, 1000.0])
+def test_the_mixture_stays_finite_for_any_gate_logits(logit):
+    gate_logits = tf.concat([tf.fill([4, 1, 3], logit), tf.zeros([4, 2, 3])], axis=1)
     experts = tf.random.stateless_normal([4, 2, 3], [0, 0])
-    scores = [gates, experts, tf.zeros([2, 3])]
-    assert_learns_as_the_plain_formula("2 experts", "CrossEntropyLoss", scores, 1e-3)
+    outputs = [gate_logits, experts, tf.zeros([2, 3])]
+    assert_gradients_are_those_of_the_formula("2 experts", "CrossEntropyLoss", outputs, 1e-3)
 
 
 @pytest.mark.parametrize("name", ["LogisticModel", "MoeModel"])
-def test_a_model_says_the_same_in_training(name):
+def test_a_model_predicts_the_same_in_training(name):
     model = registry.create(flags(model=name))
-    features = tf.random.stateless_normal([4, 2], [0, 0])
-    in_training = model.classifier.predictions(model.scores(features))
-    np.testing.assert_allclose(in_training, predict(model, features), rtol=1e-5)
+    inputs = {"features": tf.random.stateless_normal([4, 2], [0, 0])}
+    outputs = registry.call(model, inputs, training=True)
+    in_training = registry.probabilities(model, outputs)
+    np.testing.assert_allclose(in_training, predict(model, inputs["features"]), rtol=1e-5)
 
 
-def test_a_class_trusts_its_experts_to_1_in_all():
+def test_the_gate_probabilities_of_a_class_sum_to_1():
     model = registry.create(flags(model="MoeModel"))
-    gates, _ = model.classifier.opinions(tf.constant([[0.6, 0.8], [0.0, 0.0]]))
-    trust = tf.nn.softmax(gates, axis=1).numpy()
-    assert trust.shape == (2, 3, 3)
-    assert trust.sum(axis=1) == pytest.approx(np.ones([2, 3]))
-    assert trust[1] == pytest.approx(np.full([3, 3], 1 / 3))
+    classifier = model.classifier
+    gates, _ = classifier.mixture(classifier(tf.constant([[0.6, 0.8], [0.0, 0.0]])))
+    assert gates.shape == (2, 3, 3)
+    assert gates.numpy().sum(axis=1) == pytest.approx(np.ones([2, 3]))
+    assert gates[1].numpy() == pytest.approx(np.full([3, 3], 1 / 3))

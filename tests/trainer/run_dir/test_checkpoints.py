@@ -22,11 +22,10 @@ from trainer.run_dir.checkpoints import State
 STATE = State(7, Position(1, 24), "0123456789abcdef", {"batch_size": 8, "max_steps": None})
 
 
-def variables(value: float = 0.0, size: int = 3) -> tf.train.Checkpoint:
-    """What a checkpoint holds: `weights` [size], all of one value, and a step."""
-    return tf.train.Checkpoint(
-        weights=tf.Variable(tf.fill([size], value)), steps=tf.Variable(0, dtype=tf.int64)
-    )
+def variables(value: float = 0.0, size: int = 3) -> dict[str, tf.Variable]:
+    """Variables of a checkpoint: `weights` [size], all of one value, and a step."""
+    weights = tf.Variable(tf.fill([size], value))
+    return {"weights": weights, "steps": tf.Variable(0, dtype=tf.int64)}
 
 
 def save(train_dir, step: int, keep: int = 3, size: int = 3):
@@ -40,9 +39,9 @@ def restored(train_dir, size: int = 3) -> float | None:
     target = variables(-1.0, size)
     state = checkpoints.restore(str(train_dir), target)
     if state is None:
-        assert (target.weights.numpy() == -1).all()
+        assert (target["weights"].numpy() == -1).all()
         return None
-    assert (target.weights.numpy() == state.step).all()
+    assert (target["weights"].numpy() == state.step).all()
     return float(state.step)
 
 
@@ -52,13 +51,13 @@ def names(train_dir) -> list[str]:
 
 def test_what_is_saved_is_restored(tmp_path):
     saved = variables()
-    saved.weights.assign([1.5, -0.0, np.pi])
-    saved.steps.assign(2**40)
+    saved["weights"].assign([1.5, -0.0, np.pi])
+    saved["steps"].assign(2**40)
     checkpoints.save(str(tmp_path), saved, STATE, 3)
     target = variables()
     assert checkpoints.restore(str(tmp_path), target) == STATE
-    assert target.weights.numpy().tobytes() == saved.weights.numpy().tobytes()
-    assert int(target.steps) == 2**40
+    assert target["weights"].numpy().tobytes() == saved["weights"].numpy().tobytes()
+    assert int(target["steps"]) == 2**40
 
 
 def test_nothing_is_restored_where_nothing_was_saved(tmp_path):
@@ -148,14 +147,14 @@ def test_a_checkpoint_of_other_shapes_is_not_loaded(tmp_path):
 def test_a_checkpoint_without_a_variable_that_is_needed_is_not_loaded(tmp_path):
     save(tmp_path, 1)
     needs_more = variables()
-    needs_more.slots = tf.Variable([0.0])
+    needs_more["slots"] = tf.Variable([0.0])
     with pytest.raises(UserError, match="None of the 1 checkpoints"):
         checkpoints.restore(str(tmp_path), needs_more)
 
 
 def test_a_model_is_loaded_without_its_optimizer(tmp_path):
     saved = variables(5.0)
-    saved.slots = tf.Variable([0.0])
+    saved["slots"] = tf.Variable([0.0])
     checkpoints.save(str(tmp_path), saved, dataclasses.replace(STATE, step=5), 3)
     assert restored(tmp_path) == 5
 

@@ -16,11 +16,12 @@ import tensorflow as tf
 
 from trainer import train as command
 from trainer.common.errors import UserError
-from trainer.config import FRAME_LEVEL_MODELS, VIDEO_LEVEL_MODELS, TrainConfig
+from trainer.config import TrainConfig
 from trainer.data import input_pipeline
 from trainer.data.examples import encode_example
 from trainer.data.tfrecord import read_records, write_records
 from trainer.evaluation import evaluator
+from trainer.models import registry
 from trainer.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -121,7 +122,22 @@ def test_every_frame_level_model_learns(make_config, frame_shards, model, mixed_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", FRAME_LEVEL_MODELS)
+@pytest.mark.parametrize("mixed_precision", [False, True], ids=["float32", "mixed"])
+@pytest.mark.parametrize("model", registry.MODELS)
+def test_every_model_trains_in_both_types(make_config, frame_shards, model, mixed_precision):
+    flags = {"model": model, "mixed_precision": mixed_precision}
+    if registry.MODELS[model].frame_level:
+        flags |= FRAME_LEVEL | {"pooling_dropout": 0.0, "train_data_pattern": frame_shards}
+    config = make_config(**flags, max_steps=1, base_learning_rate=1e-9)
+    train(config)
+    before = evaluator.evaluate(config.train_dir, config.train_data_pattern).metrics
+    train(make_config(**flags, num_epochs=10, base_learning_rate=0.02))
+    after = evaluator.evaluate(config.train_dir, config.train_data_pattern).metrics
+    assert after["loss"] < before["loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", registry.names(frame_level=True))
 def test_every_frame_level_model_learns_from_audioset(make_config, real_data, model):
     flags = FRAME_LEVEL | {
         "model": model,
@@ -140,7 +156,7 @@ def test_every_frame_level_model_learns_from_audioset(make_config, real_data, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", VIDEO_LEVEL_MODELS)
+@pytest.mark.parametrize("model", registry.names(frame_level=False))
 def test_every_video_level_model_learns_from_real_means(make_config, real_data, model):
     config = make_config(
         model=model,

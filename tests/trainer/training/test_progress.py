@@ -21,11 +21,11 @@ def clock(monkeypatch):
     return clock
 
 
-RESULT = {"scores": [tf.constant([[2.0, -1.5]] * 8)], "learning_rate": 0.01, "gradient_norm": 2.0}
+RESULT = {"outputs": [tf.constant([[2.0, -1.5]] * 8)], "learning_rate": 0.01, "gradient_norm": 2.0}
 
 
-def report(scores, labels):
-    return tf.sigmoid(scores[0]), tf.constant(1.5), tf.constant(0.25)
+def report(outputs, labels):
+    return tf.sigmoid(outputs[0]), tf.constant(1.5), tf.constant(0.25)
 
 
 @pytest.fixture

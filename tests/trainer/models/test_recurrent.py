@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.models import recurrence
+from trainer.models import kernels, recurrent
 
-LAYERS = [(recurrence.Lstm, keras.layers.LSTM), (recurrence.Gru, keras.layers.GRU)]
+LAYERS = [(recurrent.Lstm, keras.layers.LSTM), (recurrent.Gru, keras.layers.GRU)]
 LENGTHS = [7, 2, 1]
 FRAMES = np.random.default_rng(0).normal(size=[len(LENGTHS), 7, 4]).astype(np.float32)
 
@@ -47,7 +47,7 @@ def test_outputs_and_gradients_are_those_of_keras(ours, theirs, all_outputs):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("layer", [recurrence.Lstm, recurrence.Gru])
+@pytest.mark.parametrize("layer", [recurrent.Lstm, recurrent.Gru])
 def test_what_follows_a_videos_last_frame_changes_nothing(layer):
     weights = weights_of(layer)
     other = FRAMES.copy()
@@ -60,7 +60,7 @@ def test_what_follows_a_videos_last_frame_changes_nothing(layer):
         np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("layer", [recurrence.Lstm, recurrence.Gru])
+@pytest.mark.parametrize("layer", [recurrent.Lstm, recurrent.Gru])
 def test_mixed_precision_is_close_to_float32(layer):
     weights = [weight / 10 for weight in weights_of(layer)]
     exact, close = (
@@ -82,7 +82,7 @@ def test_keras_layer_on_a_gpu_never_gets_an_empty_batch(ours, theirs, num_videos
         return inner_loop(self, sequences, *others, **named)
 
     monkeypatch.setattr(theirs, "inner_loop", seeing)
-    monkeypatch.setattr(recurrence, "_on_gpu", lambda: True)
+    monkeypatch.setattr(kernels, "use", lambda training: False)
     weights = weights_of(theirs)
     frames, mask = FRAMES[:num_videos], tf.sequence_mask(LENGTHS[:num_videos], 7)
     layers = ours(5, return_sequences=True), theirs(5, return_sequences=True)
