@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from components.validate_data.parsing import Parser
 from components.validate_data.shard import Shard, keep_freed_memory, scan
 from components.validate_data.statistics import SplitStatistics
 from trainer.data.examples import encode_example, encode_sequence_example
@@ -140,7 +139,7 @@ def read_with_beam(path: Path) -> None:
 
 def validate(path: Path, record_format: RecordFormat) -> None:
     statistics = SplitStatistics.empty(record_format)
-    scan(Shard("train", str(path)), Parser(record_format), statistics)
+    scan(Shard("train", str(path)), record_format, statistics)
     assert not statistics.findings.has("error")
 
 

@@ -34,7 +34,7 @@ from trainer.data.records import (
 )
 from trainer.data.tfrecord import write_records
 
-VERSION = 1  # one more whenever the same settings begin to give other bytes
+VERSION = 2  # increment when the same settings produce different bytes
 SETTINGS_FILE = "settings.json"
 
 NUM_TRAIN_SHARDS, NUM_EVAL_SHARDS = 8, 2

@@ -1,4 +1,4 @@
-"""Beam's own options: which runner does the work, and how."""
+"""Options of Apache Beam: defaults and checks."""
 
 import contextlib
 import os
@@ -8,16 +8,20 @@ from collections.abc import Sequence
 
 from trainer.common.errors import UserError
 
-# Beam's runner on this machine. What Beam calls DirectRunner first tries to download another one.
+# Beam's local runner. DirectRunner would first try to download Prism.
 LOCAL_RUNNER = "FnApiRunner"
 
-# From so much data on, one worker process a core is worth the seconds that it takes to start them.
+# From this size on, one worker process per core is worth its startup time of a few seconds.
 MANY_BYTES = 1 << 30
 ALL_CORES = ("--direct_running_mode=multi_processing", "--direct_num_workers=0")
 
 
 def split(text: str) -> list[str]:
-    """Options from one text, quoted as in a shell; UserError if a quote is not closed."""
+    """Split a string of options as a shell does.
+
+    Raises:
+        UserError: A quotation mark is not closed.
+    """
     try:
         return shlex.split(text)
     except ValueError as error:
@@ -25,26 +29,30 @@ def split(text: str) -> list[str]:
 
 
 def complete(beam_args: Sequence[str], total_bytes: int) -> list[str]:
-    """Beam's options from a command line, and what fits the data where they say nothing.
+    """Return `beam_args` preceded by defaults that suit the amount of data.
 
     Raises:
-        UserError: one of them is not written --name or --name=value, or not known to Beam.
+        UserError: An option does not have the form --name or --name=value, or is unknown to Beam.
     """
     for argument in beam_args:
         if not argument.startswith("--"):
-            raise UserError(f"Beam's options are --name or --name=value; got {argument!r}.")
+            raise UserError(
+                f"Beam options must have the form --name or --name=value; got {argument!r}."
+            )
     unknown = _unknown(beam_args)
     if unknown:
-        raise UserError(f"Unknown flags, neither ours nor Beam's: {', '.join(unknown)}.")
+        raise UserError(
+            f"Unknown flags, known neither to validate_data nor to Beam: {', '.join(unknown)}."
+        )
     defaults = [f"--runner={LOCAL_RUNNER}"]
     if total_bytes >= MANY_BYTES and (os.cpu_count() or 1) > 1:
         defaults += ALL_CORES
-    return [*defaults, *beam_args]  # of two with the same name the later one counts
+    return [*defaults, *beam_args]  # the last option of a name wins
 
 
 @contextlib.contextmanager
-def workers_find_our_packages():
-    """Lets worker processes of this machine import what this one can."""
+def python_path_for_workers():
+    """Let local worker processes import from this process's sys.path."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     try:

@@ -187,7 +187,7 @@ def _bands(statistics: dict) -> list[tuple[str, list]]:
 def _comparison(row: dict, references: References) -> dict:
     labels = row["labels"]
     return {
-        "title": f"{row['split']} against {row['against']}",
+        "title": f"{row['split']} compared with {row['against']}",
         "rows": [
             *_label_rows(labels),
             *(_shift_row(name, feature) for name, feature in row["features"].items()),

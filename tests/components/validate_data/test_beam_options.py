@@ -6,7 +6,7 @@ from components.validate_data.beam_options import (
     ALL_CORES,
     MANY_BYTES,
     complete,
-    workers_find_our_packages,
+    python_path_for_workers,
 )
 from trainer.common.errors import UserError
 
@@ -30,7 +30,7 @@ def test_the_users_options_count():
 @pytest.mark.parametrize(
     "options, words",
     [
-        (["--runer=FlinkRunner"], "neither ours nor Beam's: --runer"),
+        (["--runer=FlinkRunner"], "known neither to validate_data nor to Beam: --runer"),
         (["--runner", "FlinkRunner"], "--name or --name=value; got 'FlinkRunner'"),
     ],
 )
@@ -44,6 +44,6 @@ def test_the_path_is_as_it_was_afterwards(monkeypatch, before):
     monkeypatch.delenv("PYTHONPATH", raising=False)
     if before:
         monkeypatch.setenv("PYTHONPATH", before)
-    with workers_find_our_packages():
+    with python_path_for_workers():
         assert os.getcwd() in os.environ["PYTHONPATH"].split(os.pathsep)
     assert os.environ.get("PYTHONPATH") == before

@@ -124,7 +124,7 @@ def test_a_comparison_by_hand():
         },
     }
     (got,) = context(comparisons=[comparison])["comparisons"]
-    assert got["title"] == "eval against train"
+    assert got["title"] == "eval compared with train"
     assert [row[1:3] for row in got["rows"]] == [
         ("0.2500", "0.1250"),
         ("0.5000", "0.0000"),
