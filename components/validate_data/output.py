@@ -7,7 +7,7 @@ import numpy as np
 from google.protobuf import text_format
 
 from components.report import render
-from components.validate_data import drift, page, schema
+from components.validate_data import drift, report_context, schema
 from components.validate_data.findings import Example, Findings
 from components.validate_data.observed import observe
 from components.validate_data.references import References, Settings
@@ -51,7 +51,8 @@ def write(
         "comparisons": comparisons,
     }
     anomalies = {"passed": not fails(findings, settings.fail_on), "anomalies": findings.as_rows()}
-    html = render("validate_data/report.html", **page.context(statistics, anomalies, references))
+    context = report_context.context(statistics, anomalies, references)
+    html = render("validate_data/report.html", **context)
     files = {
         STATISTICS: json.dumps(statistics).encode(),
         TFDV_STATISTICS: to_proto(split_statistics, record_format).SerializeToString(),
