@@ -14,7 +14,7 @@ CLIENT := $(if $(filter vertex,$(TARGET)),install-dev,install)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev run compile submit schedule doctor images push engines test test-fast lint format protos lock bench tensorboard clean
+.PHONY: help install install-dev run compile submit schedule doctor cluster cluster-down images push engines test test-fast test-cluster lint format protos lock bench tensorboard clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,12 @@ schedule: $(CLIENT) ## Run it there again and again: CRON='0 2 * * *'; or ARGS=p
 doctor: $(CLIENT) ## Find what would break such a run, before it starts: ARGS='name=value ...' as for submit
 	@$(RUN) -m pipeline doctor $${TARGET:+"--target=$$TARGET"} $(ARGS)
 
+cluster: install ## Create a kind cluster with Kubeflow Pipelines, the images and generated data (docs/kind.md)
+	@infra/kind.sh up
+
+cluster-down: ## Delete that cluster
+	@infra/kind.sh down
+
 engines: build/engines/flink-job-server.jar build/engines/prism ## Build what Beam needs for Flink (with Maven, Java 11 or 17) and Prism (with Go); tests use them
 
 build/engines/flink-job-server.jar: infra/flink/pom.xml
@@ -71,6 +77,9 @@ test: install-dev ## Run all tests
 
 test-fast: install-dev ## Run the tests that take no longer than a few seconds each
 	@$(RUN) -m pytest -m "not slow" $(ARGS)
+
+test-cluster: install-dev ## Run whole pipelines on the Kubeflow at KF_PIPELINES_ENDPOINT, in the cluster of the current kubeconfig
+	@$(RUN) -m pytest tests/cluster $(ARGS)
 
 lint: install-dev ## Check style and format
 	@$(RUN) -m ruff check .

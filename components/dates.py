@@ -1,12 +1,24 @@
 """Dates in the names of data files, for runs that come again and again to find new data."""
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from trainer.common.errors import UserError
 
 EXAMPLES = "{date}, {date:%Y/%m/%d} or {date-1d:%Y%m%d}, the day before"
 _DATE = re.compile(r"\{date(?:-(?P<days>\d{1,4})d)?(?::(?P<form>[^{}]*))?\}")
+
+
+def run_time(scheduled_at: str) -> datetime:
+    """Return the time for which a run was scheduled, or now (UTC) if the backend tells none.
+
+    Args:
+        scheduled_at: An RFC 3339 time, or the name of kfp's placeholder where the backend does not
+            fill it in, such as kfp's local runner and Kubeflow Pipelines before 2.17.
+    """
+    return (
+        datetime.now(UTC) if scheduled_at.startswith("{{") else datetime.fromisoformat(scheduled_at)
+    )
 
 
 def fill_in(pattern: str, moment: datetime) -> str:

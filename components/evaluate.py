@@ -1,4 +1,4 @@
-"""Measures the new model and the published one on the same videos, and reports on both."""
+"""The evaluation step: evaluates the new and the published model on the same videos."""
 
 import json
 import logging
@@ -6,17 +6,17 @@ import math
 
 import numpy as np
 
-from components import experts, report
-from components.comparison import compare
+from components import expert_report, report
+from components.metric_table import metric_rows
 from components.publish import Champion, read_champion
 from trainer.common import storage
 from trainer.common.errors import UserError
 from trainer.evaluation import evaluator
 from trainer.evaluation.evaluator import Evaluation
 
-LISTED_CLASSES = 10  # in each table of the report
-LEAST_VIDEOS = 10  # of a class that is called one of the best or worst, where there are such
-BINS = 20
+NUM_LISTED = 10  # classes in each table of the report
+MIN_VIDEOS = 10  # of a class that is listed as one of the best or worst
+NUM_BINS = 20  # of the histogram of average precision
 
 
 def evaluate(
@@ -27,26 +27,29 @@ def evaluate(
     vocabulary: str = "",
     batch_size: int = 1024,
 ) -> dict:
-    """Writes metrics.json and report.html to `output_dir`; experts.json too, if the model has them.
+    """Evaluate the new and the published model, and write a report.
+
+    Writes metrics.json and report.html to `output_dir`, and experts.json if the new model is a
+    mixture of experts.
 
     Args:
-        train_dir: Where the trainer saved the new model.
-        eval_data: Glob(s) of the videos to measure on.
-        publish_dir: Where models are published; what is published there is measured too.
-        output_dir: Where to write.
-        vocabulary: CSV file with the classes' names; "": they go by their number.
+        train_dir: Directory of the new model's checkpoints.
+        eval_data: Glob(s) of the evaluation records.
+        publish_dir: Directory of published models. The model published there is evaluated too.
+        output_dir: Directory to write to.
+        vocabulary: CSV file with class names. Empty: classes are shown by their ids.
         batch_size: Videos per batch.
 
     Returns:
-        What metrics.json holds: "challenger" and "champion" (metric name -> finite number; the
-        champion null where nothing is published), "champion_version", "train_dir", "step". A
+        The content of metrics.json: "challenger" and "champion" (metric name -> value; the
+        champion is null if no model is published), "champion_version", "train_dir" and "step". A
         metric that is not finite is left out.
 
     Raises:
-        UserError: a model or a record cannot be read, or no video has a label.
+        UserError: A model or a record cannot be read, or no video has a label.
     """
     champion = read_champion(publish_dir)
-    logging.info("Measuring the new model, of %s.", train_dir)
+    logging.info("Evaluating the new model in %s.", train_dir)
     new = evaluator.evaluate(train_dir, eval_data, batch_size, vocabulary_file=vocabulary)
     old = _evaluate_champion(champion, eval_data, batch_size) if champion else None
     metrics = {
@@ -59,7 +62,7 @@ def evaluate(
     html = page(new, metrics, eval_data, old)
     storage.write_text(storage.join(output_dir, "report.html"), html)
     if new.experts:
-        text = experts.as_json(new.experts, _least_videos(new))
+        text = expert_report.as_json(new.experts, _min_videos(new))
         storage.write_text(storage.join(output_dir, "experts.json"), text)
     text = json.dumps(metrics, indent=1, allow_nan=False) + "\n"
     storage.write_text(storage.join(output_dir, "metrics.json"), text)
@@ -67,70 +70,73 @@ def evaluate(
 
 
 def _evaluate_champion(champion: Champion, eval_data: str, batch_size: int) -> Evaluation:
-    logging.info("Measuring the published model, %s.", champion.path)
+    logging.info("Evaluating the published model in %s.", champion.path)
     try:
         return evaluator.evaluate(champion.path, eval_data, batch_size)
     except UserError as error:
         raise UserError(
-            f"The published model {champion.path!r} cannot be measured on this data, so nothing "
-            f"can be compared with it: {error} Publish models for other data in another folder."
+            f"The published model {champion.path!r} cannot be evaluated on this data, and the new "
+            f"model cannot be compared with it: {error} Publish models of other data to another "
+            "directory."
         ) from error
 
 
 def _finite(metrics: dict) -> dict:
-    """Those that JSON, and Kubeflow, can hold."""
+    """The metrics that JSON, and Kubeflow's metrics, can represent."""
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def page(new: Evaluation, metrics: dict, eval_data: str, old: Evaluation | None = None) -> str:
-    """The report, as HTML.
+    """Return the report as HTML.
 
     Args:
-        new: The new model's evaluation.
-        metrics: What metrics.json holds.
-        eval_data: Where the videos came from.
-        old: The published model's evaluation, if any.
+        new: Evaluation of the new model.
+        metrics: Content of metrics.json.
+        eval_data: Glob(s) of the evaluation records.
+        old: Evaluation of the published model, if there is one.
     """
     seen = np.flatnonzero(new.num_positives)
-    precisions, videos = new.average_precision[seen], new.num_positives[seen]
+    precisions = new.average_precision[seen]
     classes = [
-        (new.class_names[i], int(count), float(precision))
-        for i, count, precision in zip(seen, videos, precisions, strict=True)
+        (new.class_names[i], int(num_videos), float(precision))
+        for i, num_videos, precision in zip(seen, new.num_positives[seen], precisions, strict=True)
     ]
-    least_videos = _least_videos(new)
-    frequent = [c for c in classes if c[1] >= least_videos]
-    counts, edges = np.histogram(precisions, BINS, range=(0, 1))
-    of_experts = None
+    min_videos = _min_videos(new)
+    frequent = [row for row in classes if row[1] >= min_videos]
+    counts, edges = np.histogram(precisions, NUM_BINS, range=(0, 1))
+    experts = None
     if new.experts:
         old_experts = old.experts if old else None
-        of_experts = experts.section(new.experts, old_experts, new.class_names, least_videos)
+        experts = expert_report.section(new.experts, old_experts, new.class_names, min_videos)
     return report.render(
         "evaluation.html",
         kind="Evaluation",
         eval_data=eval_data,
         model_flags=new.model_flags,
         metrics=metrics,
-        comparison=compare(metrics["challenger"], metrics["champion"] or {}),
+        comparison=metric_rows(metrics["challenger"], metrics["champion"] or {}),
         num_classes=len(new.num_positives),
         bin_edges=edges.tolist(),
         bin_counts=counts.tolist(),
-        points=[(count, precision, name) for name, count, precision in classes],
-        least_videos=least_videos,
-        best=_rows(frequent, lambda c: (-c[2], -c[1])),
-        worst=_rows(frequent, lambda c: (c[2], -c[1])),
-        most_frequent=_rows(classes, lambda c: -c[1]),
-        experts=of_experts,
+        points=[(num_videos, precision, name) for name, num_videos, precision in classes],
+        min_videos=min_videos,
+        best=_rows(frequent, lambda row: (-row[2], -row[1])),
+        worst=_rows(frequent, lambda row: (row[2], -row[1])),
+        experts=experts,
     )
 
 
-def _least_videos(new: Evaluation) -> int:
-    """Videos of a class that says something by itself: LEAST_VIDEOS, if a class has as many."""
-    return int(min(LEAST_VIDEOS, new.num_positives.max()))
+def _min_videos(new: Evaluation) -> int:
+    """Minimum number of videos of a class that is listed by its average precision.
+
+    It is less than MIN_VIDEOS if no class has as many.
+    """
+    return int(min(MIN_VIDEOS, new.num_positives.max()))
 
 
-def _rows(classes: list[tuple[str, int, float]], order) -> list[tuple[str, str, str]]:
-    """The rows of a table: the first classes by `order`."""
+def _rows(classes: list[tuple[str, int, float]], sort_key) -> list[tuple[str, str, str]]:
+    """Table rows of the first NUM_LISTED classes (name, number of videos, average precision)."""
     return [
-        (name, report.count(videos), report.score(precision))
-        for name, videos, precision in sorted(classes, key=order)[:LISTED_CLASSES]
+        (name, report.count(num_videos), report.score(precision))
+        for name, num_videos, precision in sorted(classes, key=sort_key)[:NUM_LISTED]
     ]

@@ -1,22 +1,27 @@
-"""The export step: a SavedModel, checked against the checkpoint that it was made of."""
+"""The export step: writes a SavedModel, and compares its predictions with the checkpoint's."""
 
 import tensorflow as tf
 
 from trainer.data.records import MAX_FRAMES, RecordFormat
 from trainer.serving import loading, saved_model
 
-TOLERANCE = 1e-5  # the two graphs may round differently
+TOLERANCE = 1e-5  # of probabilities; the two graphs may round differently
 
 
 def export(train_dir: str, output_dir: str, vocabulary: str = "") -> dict:
-    """Exports the newest checkpoint of `train_dir` to the local folder `output_dir`.
+    """Export the newest checkpoint of `train_dir` to the local folder `output_dir`.
+
+    Args:
+        train_dir: Directory of the checkpoints.
+        output_dir: Folder to create.
+        vocabulary: CSV file with class names. Empty: classes are named by their ids.
 
     Returns:
-        The manifest, as trainer.serving.saved_model.write makes it.
+        The manifest, as returned by trainer.serving.saved_model.write.
 
     Raises:
-        UserError: there is no model in `train_dir`, or `output_dir` cannot be written.
-        RuntimeError: the exported model does not say what the checkpoint says.
+        UserError: There is no model in `train_dir`, or `output_dir` cannot be written.
+        RuntimeError: The predictions of the exported model differ from those of the checkpoint.
     """
     manifest = saved_model.export(train_dir, output_dir, vocabulary)
     trained, exported = loading.load(train_dir), loading.load(output_dir)
@@ -24,14 +29,14 @@ def export(train_dir: str, output_dir: str, vocabulary: str = "") -> dict:
     difference = tf.reduce_max(tf.abs(trained.predict(batch) - exported.predict(batch)))
     if not difference < TOLERANCE:
         raise RuntimeError(
-            f"The exported model must give the checkpoint's probabilities, within {TOLERANCE}; "
-            f"they differ by {difference:.3g}."
+            "The exported model must predict the same probabilities as the checkpoint, within "
+            f"{TOLERANCE}; they differ by {difference:.3g}."
         )
     return manifest
 
 
 def _random_batch(record_format: RecordFormat, size: int = 8) -> dict[str, tf.Tensor]:
-    """A batch of `reading` with arbitrary features."""
+    """Return a batch of trainer.data.input_pipeline with random features and no labels."""
     if record_format.frame_features:
         shape = [size, MAX_FRAMES, record_format.width]
         features = tf.cast(tf.random.stateless_uniform(shape, [0, 0], 0, 256, tf.int32), tf.uint8)

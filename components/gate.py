@@ -4,55 +4,70 @@ import json
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, make_dataclass
 
-from components.comparison import METRICS
 from trainer.common import storage
 from trainer.common.command_line import flag, parse
 from trainer.common.errors import UserError, without_traceback
+from trainer.evaluation.metrics import METRICS
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the new model may be published, and a sentence that says why or why not."""
+    """Whether the new model may be published, and the reason as a sentence."""
 
     accepted: bool
     reason: str
 
 
 @dataclass(frozen=True)
-class GateConfig:
-    """Decides whether a new model is good enough, and better than the published one.
+class GateFlags:
+    """Flags that do not depend on the metrics."""
+
+    metrics_file: str = flag("", "metrics.json of the evaluation.", "Files")
+    output_file: str = flag("verdict.json", "File to write the verdict to.", "Files")
+
+    metric: str = flag(
+        "gap", f"Metric to compare the models by: {', '.join(METRICS)}.", "Comparison"
+    )
+    min_improvement: float = flag(
+        0.0,
+        "Minimum improvement over the published model; 0 means any improvement counts.",
+        "Comparison",
+    )
+
+
+# min_gap, min_hit_at_1, ...
+Minimums = make_dataclass(
+    "Minimums",
+    [
+        (f"min_{name}", float, flag(0.0, f"Minimum {metric.title}, from 0 to 1.", "Minimums"))
+        for name, metric in METRICS.items()
+    ],
+    frozen=True,
+)
+
+
+@dataclass(frozen=True)
+class GateConfig(Minimums, GateFlags):
+    """Decide whether a new model is good enough, and better than the published one.
 
     Raises:
-        UserError: a value is out of its range.
+        UserError: A value is out of its range.
     """
-
-    metrics_file: str = flag("", "The metrics.json that the evaluation wrote.", "Files")
-    output_file: str = flag("verdict.json", "Where to write the verdict.", "Files")
-
-    min_gap: float = flag(0.0, "Least GAP that is accepted, 0 to 1.", "Minimums")
-    min_hit_at_1: float = flag(0.0, "Least Hit@1 that is accepted, 0 to 1.", "Minimums")
-    min_perr: float = flag(0.0, "Least PERR that is accepted, 0 to 1.", "Minimums")
-    min_map: float = flag(0.0, "Least mAP that is accepted, 0 to 1.", "Minimums")
-
-    metric: str = flag("gap", f"What to compare by, one of {', '.join(METRICS)}.", "Champion")
-    min_improvement: float = flag(
-        0.0, "By how much to beat the published model; 0: by anything above nothing.", "Champion"
-    )
 
     def __post_init__(self):
         if not self.metrics_file:
             raise UserError("--metrics_file must be given: the metrics.json of an evaluation.")
         if self.metric not in METRICS:
-            raise UserError(f"The metric must be one of {list(METRICS)}; got {self.metric!r}.")
+            raise UserError(f"metric must be one of {list(METRICS)}; got {self.metric!r}.")
         for name in ("min_improvement", *(f"min_{metric}" for metric in METRICS)):
-            if not 0 <= getattr(self, name) <= 1:  # NaN too
+            if not 0 <= getattr(self, name) <= 1:  # false for NaN too
                 raise UserError(f"{name} must be from 0 to 1; got {getattr(self, name)}.")
 
 
 def main(argv: list[str]):
-    """Decides as the flags say. A model that is rejected is no error."""
+    """Run the command. The exit code is 0 if the model is rejected, too."""
     with without_traceback():
         config = parse(GateConfig, argv)
         verdict = decide(**asdict(config))
@@ -60,68 +75,69 @@ def main(argv: list[str]):
 
 
 def decide(metrics_file: str, output_file: str, **settings) -> Verdict:
-    """Judges the model whose metrics are in `metrics_file`, and writes the verdict.
+    """Decide whether a model may be published, and write the verdict.
 
-    It is accepted if its metrics are all there, each reaches its minimum, and it beats the
-    champion, if there is one, in `metric`: strictly, and by at least `min_improvement`.
+    The model is accepted if it has every metric, each at its minimum or above, and if its `metric`
+    is higher than that of the published model, by at least `min_improvement`.
 
     Args:
         metrics_file: JSON with "challenger" (metric name -> value), and "champion" and
-            "champion_version", null if there is none.
-        output_file: Where to write the verdict as JSON: "accepted" and "reason".
-        settings: As in `GateConfig`.
+            "champion_version", which are null if no model is published.
+        output_file: JSON file to write "accepted" and "reason" to.
+        settings: The other fields of `GateConfig`.
 
     Raises:
-        UserError: a setting is out of its range, or a file cannot be read or written.
+        UserError: A setting is out of its range, or a file cannot be read or written.
     """
-    config = GateConfig(metrics_file, output_file, **settings)
+    config = GateConfig(metrics_file=metrics_file, output_file=output_file, **settings)
     metrics = storage.read_json(metrics_file, "challenger", "champion", "champion_version")
-    verdict = _judge(metrics, config)
+    verdict = _decide(metrics, config)
     storage.write_text(output_file, json.dumps(asdict(verdict), indent=1) + "\n")
     return verdict
 
 
-def _judge(metrics: dict, config: GateConfig) -> Verdict:
+def _decide(metrics: dict, config: GateConfig) -> Verdict:
     challenger = metrics["challenger"]
-    missing = [label for name, label in METRICS.items() if not _is_number(challenger.get(name))]
+    missing = [metric.title for name, metric in METRICS.items() if not _is_number(challenger, name)]
     if missing:
-        return Verdict(False, f"The new model has no {', no '.join(missing)}.")
-    checks = [_compare(metrics, config), *_reach_minimums(challenger, config)]
-    failed = [reason for passed, reason in checks if not passed]
-    reasons = failed or [reason for _, reason in checks]
-    return Verdict(not failed, "; ".join(reasons) + ".")
+        return Verdict(False, f"The new model has no finite {', '.join(missing)}.")
+    checks = [_check_improvement(metrics, config), *_check_minimums(challenger, config)]
+    failures = [reason for passed, reason in checks if not passed]
+    reasons = failures or [reason for _, reason in checks]
+    return Verdict(not failures, "; ".join(reasons) + ".")
 
 
-def _is_number(value) -> bool:
+def _is_number(metrics: dict, name: str) -> bool:
+    value = metrics.get(name)
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _compare(metrics: dict, config: GateConfig) -> tuple[bool, str]:
-    """Whether the new model beats the champion, and how that reads."""
-    label, new = METRICS[config.metric], metrics["challenger"][config.metric]
+def _check_improvement(metrics: dict, config: GateConfig) -> tuple[bool, str]:
+    """Whether the new model is better than the published one, and the reason."""
+    title, new = METRICS[config.metric].title, metrics["challenger"][config.metric]
     if metrics["champion"] is None:
-        return True, f"{label} is {new:.4f}, and no model is published yet that it had to beat"
-    champion = f"the published model {metrics['champion_version']}"
-    old = metrics["champion"].get(config.metric)
-    if not _is_number(old):
-        return True, f"{label} is {new:.4f}, and {champion} has none"
+        return True, f"{title} is {new:.4f}, and no model has been published before"
+    published = f"the published model {metrics['champion_version']}"
+    if not _is_number(metrics["champion"], config.metric):
+        return True, f"{title} is {new:.4f}, and {published} has none"
+    old = metrics["champion"][config.metric]
     if new <= old:
-        return False, f"{label} {new:.4f} does not beat {old:.4f} of {champion} on the same videos"
-    lead = f"{label} {new:.4f} beats {old:.4f} of {champion} on the same videos by {new - old:.4g}"
+        return False, f"{title} {new:.4f} does not improve on {old:.4f} of {published}"
+    improvement = f"{title} {new:.4f} improves on {old:.4f} of {published} by {new - old:.4g}"
     if new < old + config.min_improvement:
-        return False, f"{lead}, which is less than {config.min_improvement:g}"
-    return True, lead
+        return False, f"{improvement}, less than the minimum of {config.min_improvement:g}"
+    return True, improvement
 
 
-def _reach_minimums(challenger: dict, config: GateConfig) -> Iterator[tuple[bool, str]]:
-    """For each minimum that is set, whether it is reached, and how that reads."""
-    for name, label in METRICS.items():
+def _check_minimums(challenger: dict, config: GateConfig) -> Iterator[tuple[bool, str]]:
+    """For each minimum that is set: whether the new model reaches it, and the reason."""
+    for name, metric in METRICS.items():
         minimum, value = getattr(config, f"min_{name}"), challenger[name]
+        text = f"{metric.title} {value:.4f}"
         if value < minimum:
-            lack = f"by {minimum - value:.4g}"
-            yield False, f"{label} {value:.4f} is below the minimum of {minimum:g} {lack}"
+            yield False, f"{text} is below the minimum of {minimum:g} by {minimum - value:.4g}"
         elif minimum > 0:
-            yield True, f"{label} {value:.4f} reaches the minimum of {minimum:g}"
+            yield True, f"{text} reaches the minimum of {minimum:g}"
 
 
 if __name__ == "__main__":

@@ -27,10 +27,6 @@ step = component(base_image="set-in-the-graph", install_kfp_package=False)
 def validate_data(
     train_data: str,
     eval_data: str,
-    feature_names: str,
-    feature_sizes: str,
-    frame_features: bool,
-    num_classes: int,
     vocabulary: str,
     fail_on: str,
     schema: str,
@@ -43,56 +39,12 @@ def validate_data(
     run_name: str,
     job_name: str,
     job_id: str,
-    statistics: Output[Artifact],
-    report: Output[HTML],
-) -> NamedTuple("Validated", [("fingerprint", str), ("train_data", str), ("eval_data", str)]):
-    import logging
-    from datetime import UTC, datetime
-
-    from components.dates import fill_in
-    from components.run_folder import run_folder
-    from components.summary import recorded
-    from components.validate_data.beam_options import split
-    from components.validate_data.drift import Thresholds
-    from components.validate_data.references import Settings
-    from components.validate_data.validation import validate
-    from trainer.common import storage
-    from trainer.common.errors import without_traceback
-    from trainer.data.records import RecordFormat, parse_features
-
-    logging.getLogger("apache_beam").setLevel(logging.WARNING)
-    run = run_folder(output_dir, run_name, job_name, job_id)
-    with without_traceback():
-        storage.delete_tree(run)  # what an earlier run of the same name left
-    with without_traceback(), recorded(run, job_id, "validate_data"):
-        # Here, once, so that all steps read the same files, if midnight comes in between too.
-        now = datetime.now(UTC)
-        train_data, eval_data = fill_in(train_data, now), fill_in(eval_data, now)
-        features = parse_features(feature_names, feature_sizes)
-        folder = storage.join(run, "validation")
-        fingerprint = validate(
-            {"train": train_data, "eval": eval_data},
-            folder,
-            RecordFormat(features, frame_features, num_classes),
-            split(beam_options),
-            Settings(
-                fail_on=fail_on,
-                vocabulary=vocabulary,
-                baseline=baseline,
-                schema=schema,
-                thresholds=Thresholds(max_label_linf, max_label_js, max_mean_shift),
-            ),
-        )
-        for artifact, name in ((statistics, "statistics.json"), (report, "report.html")):
-            storage.write_bytes(artifact.path, storage.read_bytes(storage.join(folder, name)))
-        return fingerprint, train_data, eval_data
-
-
-@step
-def train(
-    train_data: str,
-    data_fingerprint: str,
-    output_dir: str,
+    scheduled_at: str,
+    reuse_training: bool,
+    trainer_flags: str,
+    num_gpu: str,
+    # Flags of the trainer. Each becomes a parameter of the pipeline, with the flag's default and
+    # help. They are checked here, before the data is read and before a GPU is waited for.
     feature_names: str,
     feature_sizes: str,
     frame_features: bool,
@@ -110,39 +62,76 @@ def train(
     learning_rate_decay_examples: float,
     clip_gradient_norm: float,
     export_model_steps: int,
-    num_gpu: str,
-    trainer_flags: str,
-) -> NamedTuple("Trained", [("train_dir", str)]):
-    from components.train import parse_accelerator_count, train
+    checkpoint_minutes: float,
+    data_statistics: Output[Artifact],
+    validation_report: Output[HTML],
+) -> NamedTuple(
+    "Validated",
+    [("train_data", str), ("eval_data", str), ("train_dir", str), ("trainer_argv", list)],
+):
+    parameters = dict(locals())
+
+    import json
+    import logging
+
+    from components.dates import fill_in, run_time
+    from components.run_folder import run_folder
+    from components.summary import recorded
+    from components.train import command_line, train_folder, trainer_config
+    from components.validate_data.beam_options import split
+    from components.validate_data.drift import Thresholds
+    from components.validate_data.references import Settings
+    from components.validate_data.validation import validate
+    from trainer.common import storage
+    from trainer.common.errors import without_traceback
+
+    logging.getLogger("apache_beam").setLevel(logging.WARNING)
+    run = run_folder(output_dir, run_name, job_name, job_id)
+    with without_traceback():
+        storage.delete_tree(run)  # what an earlier run of the same name left
+    with without_traceback(), recorded(run, job_id, "validate_data"):
+        config = trainer_config(parameters)
+        # Here, once, so that all steps read the same files. A run that makes up for a missed one
+        # reads the files of the day that was missed.
+        moment = run_time(scheduled_at)
+        train_data, eval_data = fill_in(train_data, moment), fill_in(eval_data, moment)
+        folder = storage.join(run, "validation")
+        fingerprint = validate(
+            {"train": train_data, "eval": eval_data},
+            folder,
+            config.record_format,
+            split(beam_options),
+            Settings(
+                fail_on=fail_on,
+                vocabulary=vocabulary,
+                baseline=baseline,
+                schema=schema,
+                thresholds=Thresholds(max_label_linf, max_label_js, max_mean_shift),
+            ),
+        )
+        for artifact, name in (
+            (data_statistics, "statistics.json"),
+            (validation_report, "report.html"),
+        ):
+            storage.write_bytes(artifact.path, storage.read_bytes(storage.join(folder, name)))
+        train_dir = train_folder(config, output_dir, fingerprint, "" if reuse_training else job_id)
+        argv = command_line(config)
+        plan = {"train_dir": train_dir, "trainer_argv": argv}
+        storage.write_text(storage.join(run, "plan.json"), json.dumps(plan, indent=1) + "\n")
+        return train_data, eval_data, train_dir, argv
+
+
+@step
+def train(train_data: str, train_dir: str, trainer_argv: list):
+    from components.summary import recorded
+    from components.train import train
     from trainer.common import console
     from trainer.common.errors import without_traceback
 
     console.set_up()
-    with without_traceback():
-        num_gpus = parse_accelerator_count(num_gpu)
-    flags = dict(
-        feature_names=feature_names,
-        feature_sizes=feature_sizes,
-        frame_features=frame_features,
-        num_classes=num_classes,
-        model=model,
-        moe_num_mixtures=moe_num_mixtures,
-        batch_size=batch_size,
-        num_epochs=num_epochs,
-        max_steps=max_steps or None,  # 0: no limit
-        label_loss=label_loss,
-        regularization_penalty=regularization_penalty,
-        optimizer=optimizer,
-        base_learning_rate=base_learning_rate,
-        learning_rate_decay=learning_rate_decay,
-        learning_rate_decay_examples=learning_rate_decay_examples,
-        clip_gradient_norm=clip_gradient_norm,
-        export_model_steps=export_model_steps,
-        num_gpu=num_gpus,
-        require_gpu=num_gpus > 0,
-    )
-    with without_traceback():
-        return (train(train_data, output_dir, data_fingerprint, flags, trainer_flags),)
+    # In its own folder, which all runs with the same inputs share, because the step may be cached.
+    with without_traceback(), recorded(train_dir, "", "train"):
+        train(train_data, train_dir, trainer_argv)
 
 
 @step
@@ -156,7 +145,7 @@ def evaluate(
     job_name: str,
     job_id: str,
     metrics: Output[Metrics],
-    report: Output[HTML],
+    evaluation_report: Output[HTML],
     metrics_file: Output[Artifact],
 ):
     from trainer.common import console, storage
@@ -175,7 +164,7 @@ def evaluate(
         for prefix, values in (("", scores["challenger"]), ("champion_", scores["champion"] or {})):
             for name, value in values.items():
                 metrics.log_metric(prefix + name, value)
-        for artifact, name in ((metrics_file, "metrics.json"), (report, "report.html")):
+        for artifact, name in ((metrics_file, "metrics.json"), (evaluation_report, "report.html")):
             storage.write_bytes(artifact.path, storage.read_bytes(storage.join(folder, name)))
 
 
@@ -285,7 +274,7 @@ def summary(
     run_name: str,
     job_name: str,
     job_id: str,
-    report: Output[HTML],
+    run_summary: Output[HTML],
 ):
     from components.run_folder import run_folder
     from components.summary import summarise
@@ -296,4 +285,4 @@ def summary(
         run = run_folder(output_dir, run_name, job_name, job_id)
         summarise(run, job_id, status.state, status.error_message or "")
         page = storage.read_bytes(storage.join(run, "summary.html"))
-        storage.write_bytes(report.path, page)
+        storage.write_bytes(run_summary.path, page)

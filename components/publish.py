@@ -2,12 +2,13 @@
 
 In `publish_dir`, local or gs://:
 
-    champion.json   points at the published model: its version and its metrics
-    <version>/      one model each, by the time it was exported: yyyymmddhhmmss, in UTC
+    champion.json   the version of the published model, and its metrics
+    VERSION/        a model that was published; VERSION is the time of its export, yyyymmddhhmmss
+                    in UTC
 
-A model's folder is complete before the pointer names it, and never changes afterwards. So read the
-pointer, and nothing is ever half published. Older versions stay: to go back to one, publish it
-again.
+A model's folder is complete before champion.json names it, and does not change afterwards, so a
+reader that follows champion.json never sees an incomplete model. Older versions are kept: to roll
+back to one, publish its folder again.
 """
 
 import datetime
@@ -34,17 +35,19 @@ class Champion:
 
 @dataclass(frozen=True)
 class PublishConfig:
-    """Publishes an exported model, in place of the one that is published now.
+    """Publish an exported model, replacing the one that is published now.
 
     Raises:
-        UserError: a flag is missing.
+        UserError: A flag is missing.
     """
 
-    model_dir: str = flag("", "The exported model's folder.", "Files")
-    publish_dir: str = flag("", "Where models are published.", "Files")
-    metrics_file: str = flag("", "The metrics.json of the model's evaluation.", "Files")
+    model_dir: str = flag("", "Folder of the exported model.", "Files")
+    publish_dir: str = flag("", "Folder of the published models, local or gs://.", "Files")
+    metrics_file: str = flag("", "metrics.json of the model's evaluation.", "Files")
     expected_champion: str = flag(
-        "", "The version that is published now, which is to be replaced. Empty: none is.", "Files"
+        "",
+        "Version that is published now and will be replaced. Empty: no model is published.",
+        "Files",
     )
 
     def __post_init__(self):
@@ -54,7 +57,7 @@ class PublishConfig:
 
 
 def main(argv: list[str]):
-    """Publishes as the flags say."""
+    """Run the command."""
     with without_traceback():
         config = parse(PublishConfig, argv)
         version = publish(
@@ -66,49 +69,51 @@ def main(argv: list[str]):
 def publish(
     model_dir: str, publish_dir: str, metrics_file: str, expected_champion: str | None
 ) -> str:
-    """Publishes an exported model. To do so again, after an error too, is safe.
+    """Publish an exported model. Publishing it again is safe, also after an error.
 
     Args:
-        model_dir: The exported model's folder.
-        publish_dir: Where models are published.
-        metrics_file: JSON with "challenger": the model's metrics.
-        expected_champion: The version that is published now; None or "": none is.
+        model_dir: Folder of the exported model.
+        publish_dir: Folder of the published models, local or gs://.
+        metrics_file: JSON with "challenger", the metrics of the model.
+        expected_champion: Version that is published now; None or "" if no model is.
 
     Returns:
         The version.
 
     Raises:
-        UserError: another model than `expected_champion` is published; or a file cannot be read or
-            written. What was published before still is.
+        UserError: A model other than `expected_champion` is published, or a file cannot be read or
+            written. The published model has not changed.
     """
     version = _version(model_dir)
     metrics = storage.read_json(metrics_file, "challenger")["challenger"]
     pointer = storage.join(publish_dir, POINTER)
-    # In this order: if the pointer changes in between, the swap at the end fails.
+    # Read before the check: if the pointer changes after it, the replacement at the end fails.
     before = storage.read_bytes(pointer) if storage.exists(pointer) else None
     published = _published_version(publish_dir)
     if published not in (version, expected_champion or None):
-        raise _overtaken(publish_dir, published, expected_champion)
+        raise _conflict(publish_dir, published, expected_champion)
 
     folder = storage.join(publish_dir, version)
-    # Claims the folder: a model that was exported in the same second must not mix with this one.
+    # Claim the folder first: two models exported in the same second would have the same version.
     manifest = storage.read_bytes(storage.join(model_dir, MANIFEST))
     if not storage.replace_if(storage.join(folder, MANIFEST), manifest, expected=None):
-        raise UserError(f"{folder!r} holds another model of the same second; export this anew.")
+        raise UserError(
+            f"{folder!r} holds another model, exported in the same second. Export this model again."
+        )
     if published == version:
         return version
     storage.copy_tree(model_dir, folder)
     after = json.dumps({"version": version, "metrics": metrics}, indent=1) + "\n"
     if not storage.replace_if(pointer, after.encode(), expected=before):
-        raise _overtaken(publish_dir, _published_version(publish_dir), expected_champion)
+        raise _conflict(publish_dir, _published_version(publish_dir), expected_champion)
     return version
 
 
 def read_champion(publish_dir: str) -> Champion | None:
-    """The model that is published in `publish_dir`; None if none is.
+    """Return the model that is published in `publish_dir`, or None.
 
     Raises:
-        UserError: the pointer is damaged, or the model that it names is gone.
+        UserError: champion.json is damaged, or the model that it names does not exist.
     """
     pointer = storage.join(publish_dir, POINTER)
     if not storage.exists(pointer):
@@ -117,7 +122,7 @@ def read_champion(publish_dir: str) -> Champion | None:
     folder = storage.join(publish_dir, champion["version"])
     if not storage.exists(storage.join(folder, MANIFEST)):
         raise UserError(
-            f"{pointer!r} says that {folder!r} is published, but no model is there. Put it back, "
+            f"{pointer!r} names the published model {folder!r}, which does not exist. Restore it, "
             f"or delete {pointer!r} to start without a published model."
         )
     return Champion(champion["version"], folder, champion["metrics"])
@@ -135,15 +140,16 @@ def _version(model_dir: str) -> str:
         time = datetime.datetime.fromisoformat(created)
     except (TypeError, ValueError):
         raise UserError(
-            f"Expected a time under 'created' in {manifest!r}; got {created!r}."
+            f"Expected an ISO 8601 time for 'created' in {manifest!r}; got {created!r}."
         ) from None
     return time.astimezone(datetime.UTC).strftime("%Y%m%d%H%M%S")
 
 
-def _overtaken(publish_dir: str, published: str | None, expected: str | None) -> UserError:
+def _conflict(publish_dir: str, published: str | None, expected: str | None) -> UserError:
     return UserError(
-        f"Not published: {published or 'no model'} is the published model in {publish_dir!r} now, "
-        f"but this one was compared with {expected or 'none'}. Compare them, and publish again."
+        f"Not published: the published model in {publish_dir!r} is {published or 'none'} now, but "
+        f"this model was compared with {expected or 'none'}. Run the pipeline again to compare "
+        "the two."
     )
 
 

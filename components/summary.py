@@ -1,32 +1,31 @@
 """The run's summary: what each step recorded, how the run ended, and why."""
 
 import contextlib
-import itertools
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from components import report
-from components.comparison import compare
+from components.metric_table import metric_rows
 from trainer.common import storage
 from trainer.common.errors import UserError
 
 STEPS = ("validate_data", "train", "evaluate", "gate", "export_model", "publish")
-UNRECORDED = ("train",)  # runs share its result, so it knows of no run
+FINISHED = ("done", "cached")
 REPORTS = {"Validation": "validation/report.html", "Evaluation": "evaluation/report.html"}
 
 
 @contextlib.contextmanager
-def recorded(run_dir: str, run_id: str, step: str) -> Iterator[None]:
-    """Record in the run's folder that a step started, and how it ended.
+def recorded(folder: str, run_id: str, step: str) -> Iterator[None]:
+    """Record that a step started, and how it ended.
 
     Writes steps/STEP.json: "run_id", "state" ("running", "done" or "failed"), "started" and
     "ended" (ISO 8601, UTC) and "error". A step that is killed stays "running".
 
     Args:
-        run_dir: The run's folder.
+        folder: The run's folder; of train, whose result runs share, the trainer's folder.
         run_id: The backend's id of the run. It tells the records of this run from those of an
-            earlier one with the same `run_name`.
+            earlier one with the same `run_name`. Empty for train.
         step: One of `STEPS`.
     """
     started = _now()
@@ -39,7 +38,7 @@ def recorded(run_dir: str, run_id: str, step: str) -> Iterator[None]:
             "ended": ended,
             "error": error,
         }
-        storage.write_text(_record_path(run_dir, step), json.dumps(values, indent=1) + "\n")
+        storage.write_text(_record_path(folder, step), json.dumps(values, indent=1) + "\n")
 
     record("running")
     try:
@@ -56,8 +55,8 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _record_path(run_dir: str, step: str) -> str:
-    return storage.join(run_dir, "steps", f"{step}.json")
+def _record_path(folder: str, step: str) -> str:
+    return storage.join(folder, "steps", f"{step}.json")
 
 
 def summarise(run_dir: str, run_id: str, state: str = "", error: str = "") -> dict:
@@ -85,6 +84,7 @@ def summarise(run_dir: str, run_id: str, state: str = "", error: str = "") -> di
         UserError: A file cannot be read or written.
     """
     steps = _records(run_dir, run_id)
+    plan = _result(run_dir, steps, "plan.json")
     metrics = _result(run_dir, steps, "evaluation/metrics.json")
     verdict = _result(run_dir, steps, "verdict.json")
     published = _result(run_dir, steps, "publish.json")
@@ -103,7 +103,7 @@ def summarise(run_dir: str, run_id: str, state: str = "", error: str = "") -> di
         "metrics": metrics.get("challenger"),
         "champion": metrics.get("champion"),
         "champion_version": metrics.get("champion_version"),
-        "train_dir": metrics.get("train_dir"),
+        "train_dir": plan.get("train_dir"),
         "version": published.get("version"),
         "model": published.get("path"),
         "reports": {
@@ -119,11 +119,21 @@ def summarise(run_dir: str, run_id: str, state: str = "", error: str = "") -> di
 
 def _records(run_dir: str, run_id: str) -> dict[str, dict]:
     """The records of this run's steps, in the order of `STEPS`."""
-    paths = {step: _record_path(run_dir, step) for step in STEPS}
-    records = {
-        step: storage.read_json(path) for step, path in paths.items() if storage.exists(path)
-    }
-    return {step: record for step, record in records.items() if record["run_id"] == run_id}
+    records = {step: _read(_record_path(run_dir, step)) for step in STEPS}
+    records = {step: record for step, record in records.items() if record.get("run_id") == run_id}
+    plan = _result(run_dir, records, "plan.json")
+    if plan:
+        records["train"] = _train_record(plan["train_dir"], records)
+    return {step: records[step] for step in STEPS if records.get(step)}
+
+
+def _train_record(train_dir: str, records: dict[str, dict]) -> dict:
+    """The record of train in this run: of an earlier one if the step was answered from a cache."""
+    record = _read(_record_path(train_dir, "train"))
+    in_this_run = record and record["started"] >= records["validate_data"]["ended"]
+    if in_this_run or "evaluate" not in records:
+        return record if in_this_run else {}
+    return {"state": "cached", "started": None, "ended": None, "error": None}
 
 
 def _result(run_dir: str, steps: dict[str, dict], name: str) -> dict:
@@ -131,8 +141,11 @@ def _result(run_dir: str, steps: dict[str, dict], name: str) -> dict:
 
     The first step to start deletes what an earlier run with the same name left.
     """
-    path = storage.join(run_dir, name)
-    return storage.read_json(path) if steps and storage.exists(path) else {}
+    return _read(storage.join(run_dir, name)) if steps else {}
+
+
+def _read(path: str) -> dict:
+    return storage.read_json(path) if storage.exists(path) else {}
 
 
 def _outcome(state: str, verdict: dict, published: dict) -> str:
@@ -145,12 +158,7 @@ def _outcome(state: str, verdict: dict, published: dict) -> str:
 
 def _ended_by(steps: dict[str, dict]) -> str:
     """The step in which a run without a result ended."""
-    for step, following in itertools.zip_longest(STEPS, STEPS[1:]):
-        if step in UNRECORDED and following in steps:
-            continue
-        if steps.get(step, {}).get("state") != "done":
-            return step
-    raise AssertionError(f"Every step is done, but the run has no result: {steps}")
+    return next(step for step in STEPS if steps.get(step, {}).get("state") not in FINISHED)
 
 
 def _error(steps: dict[str, dict], ended_by: str, backend_error: str) -> str | None:
@@ -164,8 +172,6 @@ def _error(steps: dict[str, dict], ended_by: str, backend_error: str) -> str | N
             f"{ended_by} started at {record['started']} and did not finish: it was killed, or the "
             "run was cancelled. The step's log tells more."
         )
-    if ended_by in UNRECORDED:
-        return f"{ended_by} did not finish. The step's log tells why, if it started."
     return f"{ended_by} did not start."
 
 
@@ -177,20 +183,13 @@ def page(run_dir: str, summary: dict) -> str:
         run_dir=run_dir,
         summary=summary,
         steps=_step_states(summary),
-        comparison=compare(summary["metrics"] or {}, summary["champion"] or {}),
+        comparison=metric_rows(summary["metrics"] or {}, summary["champion"] or {}),
         report_files=REPORTS,
     )
 
 
 def _step_states(summary: dict) -> list[tuple[str, str]]:
-    """(step, "done", "failed" or "not run") of each step."""
-    if summary["outcome"] == "published":
-        num_done = len(STEPS)
-    elif summary["outcome"] == "rejected":
-        num_done = STEPS.index("gate") + 1
-    else:
-        num_done = STEPS.index(summary["ended_by"])
-    states = ["done"] * num_done
-    if summary["ended_by"] in (*summary["steps"], *UNRECORDED):
-        states.append("failed")
-    return list(itertools.zip_longest(STEPS, states, fillvalue="not run"))
+    """(step, "done", "cached", "failed" or "not run") of each step."""
+    states = {step: record["state"] for step, record in summary["steps"].items()}
+    shown = {"done": "done", "cached": "cached", None: "not run"}
+    return [(step, shown.get(states.get(step), "failed")) for step in STEPS]

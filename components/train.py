@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shlex
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import trainer
@@ -11,40 +12,72 @@ from trainer.common.command_line import parse
 from trainer.common.errors import UserError
 from trainer.config import TrainConfig
 
+FLAGS = {field.name: field for field in fields(TrainConfig)}
+PLACES = ("train_data_pattern", "train_dir")  # set by the pipeline
 
-def train(
-    train_data: str, output_dir: str, data_fingerprint: str, flags: dict, trainer_flags: str = ""
-) -> str:
-    """Trains a model, or goes on with the training that the same inputs began.
+
+def trainer_config(parameters: dict) -> TrainConfig:
+    """Return the trainer's flags that the pipeline's parameters ask for.
 
     Args:
-        train_data: glob(s) of the training shards.
-        output_dir: the folder that keeps what runs make.
-        data_fingerprint: identifies the content of the data, as validate_data returns it.
-        flags: the trainer's flags, name -> value.
-        trainer_flags: further flags, as on the trainer's command line.
-
-    Returns:
-        The trainer's folder, output_dir/train/KEY. The key is made of the data, the flags and the
-        trainer's code: what decides the weights. So a step that was killed goes on when it is
-        tried again, in the same run or in another one, and nothing is trained twice.
+        parameters: Name -> value of pipeline parameters. Those that are named like a flag of the
+            trainer set it; for a flag without a default (--max_steps), 0 leaves it unset.
+            "num_gpu", the number of accelerators that the step gets, is a string.
+            "trainer_flags" holds further flags, as on the trainer's command line.
 
     Raises:
-        UserError: a flag, a file or a record is not as it must be.
+        UserError: A flag is unknown, or its value is out of range.
     """
-    argv = [f"--{name}={value}" for name, value in flags.items() if value is not None]
+    given = {name: value for name, value in parameters.items() if name in FLAGS}
+    given |= _gpu_flags(given.pop("num_gpu", "0"))
+    argv = [
+        f"--{name}={value}"
+        for name, value in given.items()
+        if value or FLAGS[name].default is not None
+    ]
+    text = parameters.get("trainer_flags", "")
     try:
-        argv += shlex.split(trainer_flags)
+        argv += shlex.split(text)
     except ValueError as error:
-        raise UserError(f"trainer_flags: {error} in {trainer_flags!r}.") from None
-    key = _key(argv, data_fingerprint)
-    train_dir = storage.join(output_dir, "train", key)
-    argv += [f"--train_data_pattern={train_data}", f"--train_dir={train_dir}"]
-    config = parse(TrainConfig, ["components/train.py", *argv])
-    from trainer.training import loop
+        raise UserError(f"trainer_flags: {error} in {text!r}.") from None
+    config = parse(TrainConfig, ["trainer.train", *argv])
+    return replace(config, **{name: FLAGS[name].default for name in PLACES})
 
-    loop.train(config)
-    return train_dir
+
+def command_line(config: TrainConfig) -> list[str]:
+    """Return the flags that differ from their defaults, as on the trainer's command line."""
+    return [
+        f"--{name}={getattr(config, name)}"
+        for name, flag in FLAGS.items()
+        if getattr(config, name) != flag.default
+    ]
+
+
+def train_folder(
+    config: TrainConfig, output_dir: str, data_fingerprint: str, run_id: str = ""
+) -> str:
+    """Return the trainer's folder, output_dir/train/KEY.
+
+    The key is made of everything that decides the weights: the data, the flags and the trainer's
+    code. A step that was killed therefore resumes when it is retried, in the same run or in
+    another one, and nothing is trained twice.
+
+    Args:
+        config: The trainer's flags.
+        output_dir: The folder that keeps what runs produce.
+        data_fingerprint: Identifies the content of the training data.
+        run_id: If given, the key is made of it too, so that the run trains a new model.
+    """
+    parts = [asdict(config), data_fingerprint, run_id]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    for source in sorted(Path(trainer.__file__).parent.rglob("*.py")):
+        digest.update(source.read_bytes())
+    return storage.join(output_dir, "train", digest.hexdigest()[:16])
+
+
+def _gpu_flags(count: str) -> dict:
+    num_gpus = parse_accelerator_count(count)
+    return {"num_gpu": num_gpus, "require_gpu": num_gpus > 0}
 
 
 def parse_accelerator_count(count: str) -> int:
@@ -61,9 +94,19 @@ def parse_accelerator_count(count: str) -> int:
     return int(count)
 
 
-def _key(argv: list[str], data_fingerprint: str) -> str:
-    """Identifies what decides the weights, in 16 hexadecimal digits."""
-    digest = hashlib.sha256(json.dumps([argv, data_fingerprint]).encode())
-    for source in sorted(Path(trainer.__file__).parent.rglob("*.py")):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()[:16]
+def train(train_data: str, train_dir: str, argv: list[str]):
+    """Train a model, or resume the training that the same inputs began.
+
+    Args:
+        train_data: Glob(s) of the training shards.
+        train_dir: The trainer's folder.
+        argv: The trainer's other flags, as returned by `command_line`.
+
+    Raises:
+        UserError: A flag, a file or a record is not as it must be.
+    """
+    argv = [*argv, f"--train_data_pattern={train_data}", f"--train_dir={train_dir}"]
+    config = parse(TrainConfig, ["trainer.train", *argv])
+    from trainer.training import loop  # loads TensorFlow
+
+    loop.train(config)

@@ -1,7 +1,7 @@
 #!/bin/sh
-# entrypoint.sh MODULE [WORD ...]: runs the module with the flags that follow it, or, where a command
-# follows it, that command. For Docker puts an image's entry point before a command (as kfp's local
-# runner gives one), where Kubernetes and Vertex AI replace it.
+# entrypoint.sh MODULE [ARGUMENT ...]: if the first argument is a flag or missing, run the module with
+# the arguments; otherwise run the arguments as a command. Docker, and so kfp's local runner, puts the
+# entry point before a step's command; Kubernetes and Vertex AI replace it.
 set -eu
 module=$1
 shift

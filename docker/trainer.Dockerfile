@@ -1,14 +1,14 @@
-# yt8m-trainer: the steps that need TensorFlow. Alone it trains:
+# yt8m-trainer: the steps with TensorFlow. Its entry point trains:
 #   docker run yt8m-trainer --model=MoeModel --train_data_pattern=... --train_dir=...
-# VARIANT=gpu brings CUDA along, so that a node needs the driver only.
+# VARIANT=gpu includes CUDA: a node needs only the driver.
 ARG BASE_IMAGE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 
 FROM ${BASE_IMAGE} AS packages
 ARG VARIANT=cpu
 COPY docker/trainer-${VARIANT}.txt docker/kfp.txt /locks/
-# What only building needs goes: headers, and Clang. Compiled here, for later the files are read-only;
-# checked by nothing, so that the same packages are the same layer. What is largest gets a layer of
-# its own, which other packages do not change.
+# Remove what only builds need: headers and Clang. Compile now, because the files are read-only later.
+# Unchecked hashes instead of timestamps: the same packages give the same layer. The largest packages
+# get a layer of their own, which a change of the others does not touch.
 RUN python3 -m venv --without-pip /opt/venv \
     && python3 -m pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps \
         --require-hashes -r /locks/trainer-${VARIANT}.txt -r /locks/kfp.txt \
@@ -26,16 +26,16 @@ FROM ${BASE_IMAGE} AS code
 COPY docker/entrypoint.sh /opt/yt8m/
 COPY trainer /opt/yt8m/trainer
 COPY components /opt/yt8m/components
-# Readable by anyone, whatever the umask of the checkout was.
+# Readable by any user, whatever the umask of the checkout.
 RUN chmod -R a+rX /opt/yt8m \
     && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/yt8m
 
 FROM ${BASE_IMAGE}
 COPY --from=packages /opt/largest /opt/venv/lib/python3.11/site-packages
 COPY --from=packages /opt/venv /opt/venv
-# HOME and USER: the user may have no line in /etc/passwd. NVIDIA_*: what of the node's driver the
-# container gets, where there is one. LD_LIBRARY_PATH: where GKE and Vertex AI put the driver; and the
-# one library of CUDA that TensorFlow's loader misses where pip puts it, without which it has no GPU.
+# HOME and USER: the user may have no entry in /etc/passwd. NVIDIA_*: the parts of the
+# node's driver that the container gets. LD_LIBRARY_PATH: where GKE and Vertex AI mount the driver, and
+# the one CUDA library that TensorFlow does not find where pip installs it.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/opt/yt8m \
     PYTHONUNBUFFERED=1 \

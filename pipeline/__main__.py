@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import sys
 
 COMMANDS = {
@@ -32,5 +33,18 @@ def main(argv: list[str]):
     importlib.import_module(f"pipeline.{command}").main([f"python -m pipeline {command}", *rest])
 
 
+def run(argv: list[str]):
+    """Runs `main`, and ends quietly if the reader of its output (`head`, say) has closed it."""
+    try:
+        try:
+            main(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes stdout once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # as a shell reports SIGPIPE
+
+
 if __name__ == "__main__":
-    main(sys.argv)
+    run(sys.argv)

@@ -3,17 +3,13 @@
 import json
 import sys
 import tempfile
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import profile as profiles
+from pipeline.paths import BUILD, ROOT, VERSION
+from pipeline.profiles import profile as profiles
 from trainer.common.command_line import flag, parse
 from trainer.common.errors import UserError, without_traceback
-
-ROOT = Path(__file__).resolve().parents[1]
-BUILD = ROOT / "build"
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
 @dataclass(frozen=True)
@@ -57,12 +53,12 @@ def compile_pipeline(
     # Here, so that --help and mistakes answer at once.
     from kfp.compiler import Compiler
 
-    from pipeline import graph
+    from pipeline.graphs import train as graph
 
     profile = profiles.read(config.profile)
     images = graph.Images(**(images or _images(config)))
     folder = Path(config.output_dir).absolute()
-    files = {"kubeflow": folder / "pipeline.yaml", "vertex": folder / "pipeline.vertex.yaml"}
+    files = {"kubeflow": folder / "pipeline.yaml", "vertex": folder / "pipeline.vertex.client.yaml"}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".compile-", dir=folder) as temporary:

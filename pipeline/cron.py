@@ -39,6 +39,18 @@ def read(text: str) -> str:
     return cron
 
 
+def announce(text: str) -> str:
+    """Print in words when a schedule fires; return its cron expression, with 6 fields."""
+    if not text:
+        raise UserError("When? Give --cron='0 2 * * *' (each night at 2), with your own times.")
+    expression = read(text)
+    firings = next_firings(expression, datetime.now(UTC), 3)
+    print(f"{words(expression)} (UTC), next:")
+    for firing in firings:
+        print(f"  {firing:%a %d %b %Y %H:%M:%S}")
+    return expression
+
+
 def words(cron: str) -> str:
     """What an expression that `read` returned means, e.g. "At 02:00 every day"."""
     return _firings(cron, datetime.now(UTC)).explain()

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from components.dates import fill_in
 from components.train import parse_accelerator_count
-from pipeline.connection import resolve
-from pipeline.submit import PackageConfig, prepare, split
+from pipeline.kubeflow.connection import resolve
+from pipeline.prepare import PackageConfig, complete, prepare, split
 from trainer.common import storage
 from trainer.common.command_line import flag, parse
 from trainer.common.errors import UserError, without_traceback
@@ -60,7 +60,7 @@ def examine(checks: Iterator[tuple[str, Callable[[], str]]]) -> bool:
 def checks(config: DoctorConfig, words: list[str]) -> Iterator[tuple[str, Callable[[], str]]]:
     """Title and check, one after the other; a check returns words or raises."""
     compiled, values = prepare(config, words)
-    values = {name: p.default for name, p in compiled.parameters.items()} | values
+    values = complete(compiled, values)
     yield "Pipeline", lambda: f"version {compiled.version}; its parameters fit it"
     yield from _kubeflow(config) if config.target == "kubeflow" else _vertex(config)
     for image in compiled.images:
@@ -71,7 +71,7 @@ def checks(config: DoctorConfig, words: list[str]) -> Iterator[tuple[str, Callab
     yield "output_dir", lambda: _output(_from_here(config, values["output_dir"]))
     _, count = _accelerators(values)
     if count and config.target == "kubeflow":
-        yield "Nodes", lambda: _nodes(values)
+        yield "Nodes", lambda: nodes(values)
         yield "Quota", lambda: _namespace_quota(config, values)
         yield "Google quota", lambda: _google_quota(config, values)
     elif count:
@@ -84,7 +84,7 @@ def _accelerators(values: dict) -> tuple[str, int]:
 
 
 def _kubeflow(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], str]]]:
-    from pipeline import kubeflow
+    from pipeline.kubeflow import client as kubeflow
 
     connection = resolve(config)
 
@@ -111,7 +111,7 @@ def _kubeflow(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def _vertex(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], str]]]:
-    from pipeline import vertex
+    from pipeline.vertex import client as vertex
 
     yield "Access", lambda: vertex.access(config)
     yield "pipeline_root", lambda: _output(config.pipeline_root)
@@ -151,7 +151,7 @@ def _image(name: str) -> str:
     return f"{name} can be pulled with this machine's credentials"
 
 
-def _nodes(values: dict) -> str:
+def nodes(values: dict) -> str:
     """Whether a node fits, as it says itself: labels, and accelerators of that type."""
     kind, count = _accelerators(values)
     selector = ",".join(f"{key}={value}" for key, value in values["node_selector"].items())

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.compile import ROOT, VERSION
+from pipeline.paths import ROOT, VERSION
 from trainer.common.command_line import flag, parse
 from trainer.common.errors import UserError, without_traceback
 
@@ -48,7 +48,7 @@ def local_names(variant: str = "cpu", tag: str = "") -> dict[str, str]:
 
 def sources() -> str:
     """A digest of all that is put into the images, and of their recipes."""
-    from pipeline import engine
+    from pipeline.local import engine
 
     digest = hashlib.sha256()
     recipes = [f"docker/{image}.Dockerfile" for image in NAMES]
@@ -76,7 +76,7 @@ def build(config: ImagesConfig) -> dict[str, str]:
     Raises:
         UserError: no engine answers, or an image cannot be built.
     """
-    from pipeline import engine
+    from pipeline.local import engine
 
     client = engine.connect()
     base = {"BASE_IMAGE": config.base_image} if config.base_image else {}

@@ -8,10 +8,10 @@ from pathlib import Path
 import yaml
 
 from pipeline.parameters import Parameter, parameters_of_spec
+from pipeline.paths import ROOT
 from trainer.common.errors import UserError
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where there is C
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,11 @@ class Package:
     steps: dict[str, str]
 
 
-def read(path: str, cache: bool = True) -> Package:
+def read(path: str) -> Package:
     """The compiled pipeline in a file.
 
     Args:
         path: File that `compile` wrote.
-        cache: False: no step takes its outputs from an earlier run. It has to stand in the
-            package, for a server ignores what is asked of it along with a run.
 
     Raises:
         UserError: it cannot be read, or is no compiled pipeline.
@@ -60,9 +58,6 @@ def read(path: str, cache: bool = True) -> Package:
         info, components = spec["pipelineInfo"], spec["components"]
     except (yaml.YAMLError, IndexError, TypeError, KeyError):
         raise UserError(f"{path} is no compiled pipeline. `make compile` writes one.") from None
-    if not cache:
-        _turn_caching_off(spec)
-        text = yaml.safe_dump_all(documents)
     return Package(
         name=info["name"],
         description=info.get("description", ""),
@@ -87,12 +82,6 @@ def read(path: str, cache: bool = True) -> Package:
 def _dags(spec: dict) -> list[dict]:
     """The graph, and the graphs in it, such as a condition's."""
     return [part["dag"] for part in (spec["root"], *spec["components"].values()) if "dag" in part]
-
-
-def _turn_caching_off(spec: dict):
-    for dag in _dags(spec):
-        for task in dag["tasks"].values():
-            task["cachingOptions"] = {}
 
 
 def _commit() -> str:

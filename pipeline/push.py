@@ -5,8 +5,8 @@ import re
 import sys
 from dataclasses import dataclass
 
-from pipeline.compile import ROOT, VERSION
 from pipeline.images import SOURCES, VARIANTS, local_names, progress
+from pipeline.paths import ROOT, VERSION
 from trainer.common import storage
 from trainer.common.command_line import flag, parse
 from trainer.common.errors import UserError, without_traceback
@@ -47,7 +47,7 @@ def push(config: PushConfig) -> dict[str, str]:
     Raises:
         UserError: no engine answers, an image was not built, or it cannot be sent.
     """
-    from pipeline import engine
+    from pipeline.local import engine
 
     client = engine.connect()
     names = local_names(config.variant, config.tag)

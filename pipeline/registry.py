@@ -69,9 +69,18 @@ def _authorization(http, headers, login: dict, repository: str) -> str:
     if not challenge.lower().startswith("bearer "):
         return basic.get("authorization", "")
     asked = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+    realm = asked.get("realm", "")
+    # The password goes to the realm, so it must not travel in plain text.
+    url = urllib3.util.parse_url(realm)
+    is_local = re.fullmatch(r"localhost|127\.[\d.]+", url.host or "")
+    if not (url.host and (url.scheme == "https" or (url.scheme == "http" and is_local))):
+        raise UserError(
+            f"{repository}: its registry must name an https:// address that issues tokens; "
+            f"it names {realm or 'none'!r}."
+        )
     query = {"scope": f"repository:{repository}:pull"}
     query |= {"service": asked["service"]} if "service" in asked else {}
-    answer = http.request("GET", f"{asked['realm']}?{urlencode(query)}", headers=basic)
+    answer = http.request("GET", f"{realm}?{urlencode(query)}", headers=basic)
     if answer.status != 200:
         return ""
     given = answer.json()

@@ -7,17 +7,18 @@ import time
 from datetime import UTC, datetime
 
 from components import generate_data
-from components.comparison import METRICS
 from components.dates import fill_in
 from components.run_folder import run_folder
 from components.summary import summarise
 from components.train import parse_accelerator_count
 from pipeline import parameters
 from pipeline.checks import check
-from pipeline.compile import BUILD, ROOT, CompileConfig, compile_pipeline
+from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.images import local_names
+from pipeline.paths import BUILD, ROOT
 from trainer.common import storage
 from trainer.common.errors import UserError, without_traceback
+from trainer.evaluation.metrics import METRICS
 
 DATA = ("train_data", "eval_data")
 
@@ -68,7 +69,7 @@ def _runner(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _known_parameters() -> dict[str, parameters.Parameter]:
-    from pipeline import graph  # loads kfp
+    from pipeline.graphs import train as graph  # loads kfp
 
     return parameters.parameters_of(graph.build(graph.Images("", ""), graph.TARGETS["kubeflow"]))
 
@@ -143,11 +144,11 @@ def run(arguments: dict, runner: str = "subprocess"):
     Raises:
         UserError: a step failed; or there is no engine, or an image is missing, to run it in.
     """
-    from pipeline import local  # loads kfp
+    from pipeline.local import subprocess_runner as local  # loads kfp
 
     run_pipeline = local.run
     if runner == "docker":
-        from pipeline import docker_runner
+        from pipeline.local import docker_runner
 
         run_pipeline = docker_runner.run
 
@@ -182,7 +183,7 @@ def run(arguments: dict, runner: str = "subprocess"):
 
 def _table(summary: dict) -> str:
     """The metrics of the new model, and of the one that was published, if any was."""
-    rows = [("", *METRICS.values())]
+    rows = [("", *(metric.title for metric in METRICS.values()))]
     models = {"new model": summary["metrics"], "published before": summary["champion"]}
     for name, metrics in models.items():
         if metrics:

@@ -1,14 +1,9 @@
 """Runs the pipeline again and again, on Kubeflow or on Vertex AI: python -m pipeline schedule."""
 
-import hashlib
-import json
-import re
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
-from pipeline.connection import ConnectionConfig, resolve, secret_free
-from pipeline.submit import PackageConfig, prepare, show, split
+from pipeline.prepare import PackageConfig, split
 from trainer.common.command_line import flag, parse
 from trainer.common.errors import UserError, without_traceback
 
@@ -28,6 +23,9 @@ class ScheduleConfig(PackageConfig):
     )
     catchup: bool = flag(False, "Make up for runs that were missed.", "The schedule")
     max_concurrency: int = flag(1, "Most runs at the same time, 1 to 10.", "The schedule")
+    force: bool = flag(
+        False, "delete: delete the schedule even if that ends a run in progress.", "The schedule"
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -44,13 +42,10 @@ def main(argv: list[str]):
         if action != "set" and words:
             raise UserError(f"Parameters are for setting a schedule; got {words[0]!r}.")
         if config.target == "vertex":
-            from pipeline import vertex
-
-            vertex.schedule(config, action, words)
-        elif action == "set":
-            set_schedule(config, words)
+            from pipeline.vertex.schedule import change, set_schedule
         else:
-            change(config, action)
+            from pipeline.kubeflow.schedule import change, set_schedule
+        set_schedule(config, words) if action == "set" else change(config, action)
 
 
 def _action(words: list[str]) -> tuple[str, list[str]]:
@@ -60,173 +55,6 @@ def _action(words: list[str]) -> tuple[str, list[str]]:
     if words[0] not in ACTIONS:
         raise UserError(f"What to do is one of {', '.join(ACTIONS)}; got {words[0]!r}.")
     return words[0], words[1:]
-
-
-def announce(config: ScheduleConfig) -> str:
-    """Says in words when the schedule fires; returns its cron expression, of 6 fields."""
-    if not config.cron:
-        raise UserError("When? Give --cron='0 2 * * *' (each night at 2), with your own times.")
-    from pipeline import cron
-
-    expression = cron.read(config.cron)
-    firings = cron.next_firings(expression, datetime.now(UTC), 3)
-    print(f"{cron.words(expression)} (UTC), next:")
-    for firing in firings:
-        print(f"  {firing:%a %d %b %Y %H:%M:%S}")
-    return expression
-
-
-def check_values(values: dict):
-    """Raises UserError for parameters that runs cannot share."""
-    if values.get("run_name"):
-        raise UserError("Each run of a schedule needs a name of its own; leave run_name out.")
-
-
-def set_schedule(config: ScheduleConfig, words: list[str]):
-    """Creates the schedule, replaces it, or leaves it alone when it is as it should be."""
-    compiled, values = prepare(config, words)
-    check_values(values)
-    connection = resolve(config)
-    expression = announce(config)
-    if config.dry_run:
-        what = {"schedule": config.name, "cron": expression, "version": compiled.version}
-        return show(secret_free(connection) | what, compiled, values)
-
-    from pipeline import kubeflow, upload  # load kfp
-
-    with kubeflow.explained(connection):
-        client = kubeflow.connect(connection)
-        pipeline_id, version_id, _ = upload.upload(client, connection, compiled)
-        experiment_id = upload.experiment(client, connection, config.experiment)
-        wanted = _wanted(config, expression, values, experiment_id, pipeline_id, version_id)
-        done = _put(client, connection, config.name, wanted)
-    print(
-        f"Schedule: {config.name} ({done}), of {'the newest' if config.latest else 'this'} version"
-    )
-    print(f"Version:  {compiled.version}")
-
-
-def _wanted(config: ScheduleConfig, expression, values, experiment_id, pipeline_id, version_id):
-    """The schedule as it is sent; its description holds a digest of it all."""
-    import kfp_server_api as api
-
-    from pipeline import cron
-
-    wanted = api.V2beta1RecurringRun(
-        display_name=config.name,
-        experiment_id=experiment_id,
-        mode=api.RecurringRunMode.ENABLE,
-        trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=expression)),
-        pipeline_version_reference=api.V2beta1PipelineVersionReference(
-            pipeline_id, None if config.latest else version_id
-        ),
-        runtime_config=api.V2beta1RuntimeConfig(values, config.pipeline_root or None),
-        service_account=config.service_account or None,
-        no_catchup=not config.catchup,
-        max_concurrency=config.max_concurrency,
-    )
-    content = json.dumps(wanted.to_dict(), sort_keys=True, default=str)
-    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    wanted.description = f"{cron.words(expression)} (UTC). Settings {digest}."
-    return wanted
-
-
-def _put(client, connection: ConnectionConfig, name: str, wanted) -> str:
-    """Sees to it that the wanted schedule is the only one of its name; tells what was done.
-
-    The server cannot change a schedule, only make and delete one. The new one is made first: when
-    something goes wrong in between there is one too many, which the next try removes, not none.
-    """
-    from pipeline import kubeflow
-
-    def same(schedule) -> bool:
-        # By the digest, for the server fills in what was left open.
-        return _digest(schedule) == _digest(wanted)
-
-    def find():
-        return next(filter(same, _of_name(client, connection, name)), None)
-
-    def create():
-        create_one = client.recurring_runs.recurring_run_service_create_recurring_run
-        return create_one(recurring_run=wanted)
-
-    there = _of_name(client, connection, name)
-    keep = next(filter(same, there), None)
-    others = [schedule for schedule in there if schedule is not keep]
-    if keep is None:
-        if others and all(schedule.status == "DISABLED" for schedule in others):
-            wanted.mode = "DISABLE"
-        kubeflow.ensure(find, create, look_first=False)
-    for schedule in others:
-        _delete(client, schedule)
-    paused = ", paused as before" if (keep or wanted).mode == "DISABLE" else ""
-    return ("left as it is" if keep else "updated" if others else "created") + paused
-
-
-def _digest(schedule) -> str | None:
-    match = re.search(r"Settings ([0-9a-f]{16})\.", schedule.description or "")
-    return match and match[1]
-
-
-def _of_name(client, connection: ConnectionConfig, name: str) -> list:
-    return [schedule for schedule in _all(client, connection) if schedule.display_name == name]
-
-
-def _all(client, connection: ConnectionConfig) -> list:
-    from pipeline import kubeflow
-
-    listed = client.recurring_runs.recurring_run_service_list_recurring_runs
-    return list(kubeflow.every(listed, "recurring_runs", **kubeflow.in_namespace(connection)))
-
-
-def _delete(client, schedule):
-    from kfp_server_api import ApiException
-
-    try:
-        client.recurring_runs.recurring_run_service_delete_recurring_run(schedule.recurring_run_id)
-    except ApiException as error:
-        if error.status != 404:  # gone already, maybe by an earlier try of ours
-            raise
-
-
-def change(config: ScheduleConfig, action: str):
-    """Lists the schedules, or pauses, resumes or deletes the one of the name."""
-    connection = resolve(config)
-    from pipeline import kubeflow
-
-    with kubeflow.explained(connection):
-        client = kubeflow.connect(connection)
-        if action == "list":
-            return _list(_all(client, connection))
-        schedules = _of_name(client, connection, config.name)
-        if not schedules:
-            raise UserError(f"There is no schedule of the name {config.name!r}; `list` lists them.")
-        recurring = client.recurring_runs
-        for schedule in schedules:
-            if action == "pause":
-                recurring.recurring_run_service_disable_recurring_run(schedule.recurring_run_id)
-            elif action == "resume":
-                recurring.recurring_run_service_enable_recurring_run(schedule.recurring_run_id)
-            else:
-                _delete(client, schedule)
-    print(f"Schedule: {config.name} ({action.removesuffix('e')}ed)")
-
-
-def _list(schedules: list):
-    from pipeline import cron
-
-    if not schedules:
-        print("There are no schedules.")
-    for schedule in sorted(schedules, key=lambda schedule: schedule.display_name):
-        timing = schedule.trigger and schedule.trigger.cron_schedule
-        when = "at intervals"
-        if timing:
-            try:
-                when = f"{cron.words(timing.cron)} (UTC)"
-            except ValueError:
-                when = timing.cron
-        state = "paused" if schedule.status == "DISABLED" else "on"
-        print(f"{schedule.display_name:<24} {state:<8} {when}")
 
 
 if __name__ == "__main__":

@@ -1,44 +1,11 @@
 """Runs the compiled pipeline on Kubeflow or on Vertex AI: python -m pipeline submit."""
 
 import sys
-import time
-import uuid
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from pipeline import parameters
-from pipeline.checks import check
-from pipeline.compile import BUILD
-from pipeline.connection import ConnectionConfig, resolve, secret_free
+from pipeline.prepare import PackageConfig, prepare, split
 from trainer.common.command_line import flag, parse
-from trainer.common.errors import UserError, without_traceback
-
-FILES = {"kubeflow": BUILD / "pipeline.yaml", "vertex": BUILD / "pipeline.vertex.yaml"}
-EXPERIMENT = "yt8m-pipeline"
-
-
-@dataclass(frozen=True, repr=False)
-class PackageConfig(ConnectionConfig):
-    """What of the pipeline is sent where; common to the commands that send it."""
-
-    target: str = flag("kubeflow", "Where to: kubeflow or vertex.", "What to run")
-    pipeline: str = flag("", "Compiled pipeline. Default: what `compile` wrote.", "What to run")
-    params: str = flag("", "TOML or YAML file of parameters.", "What to run")
-    cache: bool = flag(
-        True, "Training may be taken from an earlier run with the same inputs.", "What to run"
-    )
-    experiment: str = flag(EXPERIMENT, "Experiment to put the run in.", "What to run")
-    service_account: str = flag("", "Account that the steps run as.", "What to run")
-    pipeline_root: str = flag("", "Where the steps' artifacts are kept.", "What to run")
-    dry_run: bool = flag(False, "Say what would be sent, and send nothing.", "What to run")
-
-    project: str = flag("", "Google Cloud project. Default: gcloud's.", "Vertex AI")
-    region: str = flag("us-central1", "Google Cloud region.", "Vertex AI")
-    labels: str = flag("", "Labels, comma-separated, e.g. team=video,stage=test.", "Vertex AI")
-    network: str = flag("", "VPC network that the steps are in.", "Vertex AI")
-
-    def __post_init__(self):
-        if self.target not in FILES:
-            raise UserError(f"--target must be {' or '.join(FILES)}; got {self.target!r}.")
+from trainer.common.errors import without_traceback
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,46 +17,6 @@ class SubmitConfig(PackageConfig):
     timeout: float = flag(24.0, "Hours to follow it at most.", "The run")
 
 
-def split(argv: list[str], config_class) -> tuple[list[str], list[str]]:
-    """The command's flags, as `parse` takes them, and its words name=value, with or without -p."""
-    takes_value = {field.name for field in fields(config_class) if field.type is not bool}
-    flags, words = argv[:1], []
-    rest = iter(argv[1:])
-    for word in rest:
-        if word == "-p":
-            words.append(next(rest, ""))
-        elif word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            name = name.replace("no-", "no", 1) if name.startswith("no-") else name
-            name = name.replace("-", "_")
-            flags.append(f"--{name}{equals}{value}")
-            if name in takes_value and not equals:
-                flags += [value for value in [next(rest, None)] if value is not None]
-        elif "=" in word:
-            words.append(word)
-        else:
-            flags.append(word)
-    return flags, words
-
-
-def prepare(config: PackageConfig, words: list[str]):
-    """The package, and the values of its parameters.
-
-    Raises:
-        UserError: there is no compiled pipeline; a parameter is unknown, missing, of the wrong
-            type, or one that a step would refuse.
-    """
-    from pipeline import package  # loads yaml
-
-    compiled = package.read(config.pipeline or str(FILES[config.target]), config.cache)
-    values = parameters.read(config.params, compiled.parameters) if config.params else {}
-    values |= parameters.parse(words, compiled.parameters)
-    parameters.require(values, compiled.parameters)
-    defaults = {name: p.default for name, p in compiled.parameters.items() if p.default is not None}
-    check(defaults | values)
-    return compiled, values
-
-
 def main(argv: list[str]):
     """The command."""
     with without_traceback():
@@ -97,109 +24,10 @@ def main(argv: list[str]):
         config = parse(SubmitConfig, flags)
         compiled, values = prepare(config, words)
         if config.target == "vertex":
-            from pipeline import vertex
-
-            sys.exit(vertex.submit(config, compiled, values))
+            from pipeline.vertex.submit import submit
+        else:
+            from pipeline.kubeflow.submit import submit
         sys.exit(submit(config, compiled, values))
-
-
-def submit(config: SubmitConfig, compiled, values: dict) -> int:
-    """Runs the package on Kubeflow.
-
-    Returns:
-        The exit code: 0; or, of a run that was followed, that of its end.
-    """
-    connection = resolve(config)
-    name = config.run_name or f"{compiled.version}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
-    if config.dry_run:
-        what = {"version": compiled.version, "run": name, "experiment": config.experiment}
-        show(secret_free(connection) | what, compiled, values)
-        return 0
-
-    from pipeline import follow, kubeflow, upload  # load kfp
-
-    with kubeflow.explained(connection):
-        client = kubeflow.connect(connection)
-        pipeline_id, version_id, is_new = upload.upload(client, connection, compiled)
-        state = "uploaded" if is_new else "there already"
-        print(f"Version:  {compiled.version} ({state})")
-        print(f"          {kubeflow.version_link(connection, pipeline_id, version_id)}")
-        experiment_id = upload.experiment(client, connection, config.experiment)
-        run = _create(client, config, experiment_id, (pipeline_id, version_id), name, values)
-        link = kubeflow.run_link(connection, run.run_id)
-        print(f"Run:      {name}\n          {link}", flush=True)
-        if not config.wait:
-            return 0
-        try:
-            run = follow.follow(
-                client, connection, run.run_id, compiled.steps, config.timeout * 3600
-            )
-        except KeyboardInterrupt:
-            print("\nNo longer followed; the run goes on.", file=sys.stderr)
-            return 130
-    return _tell(connection, run, compiled.steps, link)
-
-
-def show(where: dict, compiled, values: dict):
-    """Says what would be sent, and where to."""
-    print("Nothing is sent (--dry-run). It would be:")
-    for name, value in where.items():
-        print(f"  {name + ':':<17}{value}")
-    for name, parameter in compiled.parameters.items():
-        mark = "" if name in values else "  (default)"
-        print(f"    {name} = {values.get(name, parameter.default)!r}{mark}")
-
-
-def _create(client, config: SubmitConfig, experiment_id, version: tuple[str, str], name, values):
-    """The run, made once."""
-    import kfp_server_api as api
-
-    from pipeline import kubeflow
-
-    mark = f"Submission {uuid.uuid4()}"
-
-    def find():
-        listed = client.runs.run_service_list_runs
-        found = kubeflow.every(
-            listed, "runs", experiment_id=experiment_id, sort_by="created_at desc"
-        )
-        return next((run for run in found if run.description == mark), None)
-
-    def create():
-        return client.runs.run_service_create_run(
-            run=api.V2beta1Run(
-                experiment_id=experiment_id,
-                display_name=name,
-                description=mark,
-                pipeline_version_reference=api.V2beta1PipelineVersionReference(*version),
-                runtime_config=api.V2beta1RuntimeConfig(values, config.pipeline_root or None),
-                service_account=config.service_account or None,
-            )
-        )
-
-    return kubeflow.ensure(find, create, look_first=False)[0]
-
-
-def _tell(connection: ConnectionConfig, run, steps: dict[str, str], link: str) -> int:
-    """Says how the run ended; returns the exit code."""
-    from pipeline import follow, kubeflow
-
-    if run.state not in follow.EXIT_CODES:
-        print(
-            f"error: The run goes on, but is followed no longer (--timeout): {link}",
-            file=sys.stderr,
-        )
-        return follow.STILL_RUNNING
-    was = "was " if run.state in ("CANCELED", "SKIPPED") else ""
-    print(f"The run {was}{run.state.lower()}.")
-    if run.state == "FAILED":
-        step, pod, why = follow.failure(run, steps)
-        where = kubeflow.log_link(connection, run.run_id, pod) if pod else link
-        print(
-            f"error: {step or 'The run'} failed{': ' + why if why else '.'}\nLog: {where}",
-            file=sys.stderr,
-        )
-    return follow.EXIT_CODES[run.state]
 
 
 if __name__ == "__main__":

@@ -7,25 +7,28 @@ from dataclasses import dataclass
 from trainer.common import console
 from trainer.common.command_line import flag, parse
 from trainer.common.errors import UserError, without_traceback
+from trainer.evaluation.metrics import METRICS
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Measures GAP, Hit@1, PERR and mAP of a model on labelled videos.
+    """Evaluate a model on labelled videos.
 
-    What the model reads (features, frame level or not) comes from the model, not from flags.
+    The names and sizes of the features, and their level, are saved with the model.
     """
 
     train_dir: str = flag(
-        "/tmp/yt8m_model/", "Where the trainer saved the model, or an exported model.", "Files"
+        "/tmp/yt8m_model/", "Directory of the trained or exported model.", "Files"
     )
     eval_data_pattern: str | None = flag(
         None, "File glob(s) for the evaluation dataset, comma-separated.", "Files"
     )
-    output_file: str = flag("", "Write the metrics to this JSON file too.", "Files")
+    output_file: str = flag(
+        "", "JSON file to write the metrics to, besides printing them.", "Files"
+    )
     batch_size: int = flag(1024, "Examples per batch.", "Evaluation")
-    num_readers: int = flag(8, "How many input files to read at once.", "Evaluation")
-    top_k: int = flag(20, "Best classes a video that GAP and mAP look at.", "Evaluation")
+    num_readers: int = flag(8, "Number of input files to read in parallel.", "Evaluation")
+    top_k: int = flag(20, "Number of top predictions per video that GAP and mAP use.", "Evaluation")
 
     def __post_init__(self):
         if not self.eval_data_pattern:
@@ -36,7 +39,7 @@ class EvaluateConfig:
 
 
 def main(argv: list[str]):
-    """Evaluates as the flags say."""
+    """Run the command."""
     with without_traceback():
         config = parse(EvaluateConfig, argv)
         console.set_up()
@@ -50,14 +53,15 @@ def main(argv: list[str]):
             config.top_k,
             config.num_readers,
         )
-        m = result.metrics
+        values = result.metrics
+        titles = [f"{metric.title}: {values[name]:.3f}" for name, metric in METRICS.items()]
         print(
-            f"step {result.step} | Hit@1: {m['hit_at_1']:.3f} | PERR: {m['perr']:.3f} | "
-            f"MAP: {m['map']:.3f} | GAP: {m['gap']:.3f} | Avg_Loss: {m['loss']:.6f} | "
-            f"num_classes: {m['num_classes_with_videos']} | num_videos: {m['num_videos']}"
+            f"step {result.step} | {' | '.join(titles)} | Loss: {values['loss']:.6f} | "
+            f"videos: {values['num_videos']} | "
+            f"classes with videos: {values['num_classes_with_videos']}"
         )
         if config.output_file:
-            storage.write_text(config.output_file, json.dumps(m, indent=1) + "\n")
+            storage.write_text(config.output_file, json.dumps(values, indent=1) + "\n")
 
 
 if __name__ == "__main__":

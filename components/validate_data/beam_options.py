@@ -1,26 +1,35 @@
-"""Options of Apache Beam: defaults and checks."""
+"""Apache Beam's pipeline options: which runner does the work, and how."""
 
 import contextlib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 
 from trainer.common.errors import UserError
 
-# Beam's local runner. DirectRunner would first try to download Prism.
+# Beam's runner in this process. Beam's DirectRunner first tries to download another runner.
 LOCAL_RUNNER = "FnApiRunner"
 
-# From this size on, one worker process per core is worth its startup time of a few seconds.
-MANY_BYTES = 1 << 30
+# Inputs of this size or more are worth the seconds it takes to start one worker process per core.
+MIN_BYTES_FOR_ALL_CORES = 1 << 30
 ALL_CORES = ("--direct_running_mode=multi_processing", "--direct_num_workers=0")
+
+# What a Dataflow job needs -> an example value.
+DATAFLOW_OPTIONS = {
+    "project": "my-project",
+    "region": "us-central1",
+    "temp_location": "gs://my-bucket/tmp",
+    "sdk_container_image": "REGISTRY/yt8m-dataflow:0.1.0",
+}
 
 
 def split(text: str) -> list[str]:
-    """Split a string of options as a shell does.
+    """Split a string into options, with the shell's quoting rules.
 
     Raises:
-        UserError: A quotation mark is not closed.
+        UserError: a quote is not closed.
     """
     try:
         return shlex.split(text)
@@ -29,30 +38,55 @@ def split(text: str) -> list[str]:
 
 
 def complete(beam_args: Sequence[str], total_bytes: int) -> list[str]:
-    """Return `beam_args` preceded by defaults that suit the amount of data.
+    """Check Beam's options and add defaults that suit the size of the data.
+
+    Args:
+        beam_args: Options as on a command line, e.g. ["--runner=FlinkRunner"].
+        total_bytes: Size of all input files.
+
+    Returns:
+        The defaults, followed by `beam_args`: the last of two options with the same name counts.
 
     Raises:
-        UserError: An option does not have the form --name or --name=value, or is unknown to Beam.
+        UserError: an option is not written --name or --name=value, Beam does not know it, or
+            DataflowRunner lacks an option that it needs.
     """
+    from apache_beam.options.pipeline_options import PipelineOptions
+
     for argument in beam_args:
         if not argument.startswith("--"):
-            raise UserError(
-                f"Beam options must have the form --name or --name=value; got {argument!r}."
-            )
-    unknown = _unknown(beam_args)
+            raise UserError(f"Beam options must be --name or --name=value; got {argument!r}.")
+    options = PipelineOptions(list(beam_args))
+    known = options.get_all_options()
+    unknown = options.get_all_options(retain_unknown_options=True).keys() - known.keys()
     if unknown:
-        raise UserError(
-            f"Unknown flags, known neither to validate_data nor to Beam: {', '.join(unknown)}."
-        )
+        names = ", ".join(f"--{name}" for name in sorted(unknown))
+        raise UserError(f"Unknown flags, known neither to validate_data nor to Beam: {names}.")
+    if (known["runner"] or "").lower() in ("dataflow", "dataflowrunner"):
+        _check_dataflow(known)
     defaults = [f"--runner={LOCAL_RUNNER}"]
-    if total_bytes >= MANY_BYTES and (os.cpu_count() or 1) > 1:
+    if total_bytes >= MIN_BYTES_FOR_ALL_CORES and (os.cpu_count() or 1) > 1:
         defaults += ALL_CORES
-    return [*defaults, *beam_args]  # the last option of a name wins
+    return [*defaults, *beam_args]
+
+
+def _check_dataflow(options: dict):
+    """Check the options of a Dataflow job before Beam contacts Google Cloud."""
+    missing = [
+        f"--{name}={example}" for name, example in DATAFLOW_OPTIONS.items() if not options[name]
+    ]
+    if missing:
+        raise UserError(f"DataflowRunner also needs, for example: {' '.join(missing)}")
+    for name in ("temp_location", "staging_location"):
+        value = options[name]
+        # Beam would replace a path that it cannot use by a bucket of its own making.
+        if value and not re.fullmatch(r"gs://[a-z0-9][-_a-z0-9.]+[a-z0-9]/.*", value):
+            raise UserError(f"DataflowRunner needs --{name}=gs://BUCKET/FOLDER; got {value!r}.")
 
 
 @contextlib.contextmanager
 def python_path_for_workers():
-    """Let local worker processes import from this process's sys.path."""
+    """Let worker processes on this machine import what this process can import."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     try:
@@ -61,11 +95,3 @@ def python_path_for_workers():
         os.environ.pop("PYTHONPATH")
         if before is not None:
             os.environ["PYTHONPATH"] = before
-
-
-def _unknown(beam_args: Sequence[str]) -> list[str]:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    options = PipelineOptions(list(beam_args))
-    everything = options.get_all_options(retain_unknown_options=True)
-    return [f"--{name}" for name in sorted(everything.keys() - options.get_all_options().keys())]

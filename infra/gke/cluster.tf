@@ -11,8 +11,31 @@ resource "google_container_cluster" "cluster" {
     services_secondary_range_name = "services"
   }
 
+  # Dataplane V2, which enforces network policies.
+  datapath_provider = "ADVANCED_DATAPATH"
+
   private_cluster_config {
     enable_private_nodes = true
+  }
+
+  # The control plane: by its DNS name for whoever IAM admits; by its address from these networks only.
+  control_plane_endpoints_config {
+    dns_endpoint_config {
+      allow_external_traffic = true
+    }
+  }
+
+  master_authorized_networks_config {
+    gcp_public_cidrs_access_enabled = false
+
+    dynamic "cidr_blocks" {
+      for_each = var.authorized_networks
+
+      content {
+        display_name = cidr_blocks.key
+        cidr_block   = cidr_blocks.value
+      }
+    }
   }
 
   workload_identity_config {
@@ -23,7 +46,7 @@ resource "google_container_cluster" "cluster" {
     channel = "REGULAR"
   }
 
-  # The pools below take the place of the one that each cluster begins with.
+  # The node pools below replace the default one.
   remove_default_node_pool = true
   initial_node_count       = 1
 
@@ -47,6 +70,15 @@ resource "google_container_node_pool" "cpu" {
     service_account = google_service_account.nodes.email
     oauth_scopes    = ["https://www.googleapis.com/auth/cloud-platform"]
 
+    metadata = {
+      disable-legacy-endpoints = "true"
+    }
+
+    shielded_instance_config {
+      enable_secure_boot          = true
+      enable_integrity_monitoring = true
+    }
+
     workload_metadata_config {
       mode = "GKE_METADATA"
     }
@@ -60,7 +92,7 @@ resource "google_container_node_pool" "gpu" {
   cluster  = google_container_cluster.cluster.id
   location = var.region
 
-  # None until a step wants one, and none again ten minutes after. From any zone that has some.
+  # No nodes until a step needs one, and none again ten minutes after; in any zone that has some.
   initial_node_count = 0
 
   autoscaling {
@@ -76,6 +108,10 @@ resource "google_container_node_pool" "gpu" {
     service_account = google_service_account.nodes.email
     oauth_scopes    = ["https://www.googleapis.com/auth/cloud-platform"]
 
+    metadata = {
+      disable-legacy-endpoints = "true"
+    }
+
     guest_accelerator {
       type  = each.value.accelerator_type
       count = each.value.accelerator_count
@@ -85,7 +121,7 @@ resource "google_container_node_pool" "gpu" {
       }
     }
 
-    # GKE adds the taint nvidia.com/gpu itself, which keeps everything else away from GPUs.
+    # GKE itself adds the taint nvidia.com/gpu, which keeps other pods off these nodes.
     dynamic "taint" {
       for_each = each.value.spot ? ["spot"] : []
 

@@ -1,5 +1,5 @@
 variable "project" {
-  description = "Google Cloud project to make everything in."
+  description = "Google Cloud project."
   type        = string
 }
 
@@ -16,7 +16,7 @@ variable "zones" {
 }
 
 variable "name" {
-  description = "What the cluster is called, and what the names of the rest begin with."
+  description = "Name of the cluster, and prefix of the other names."
   type        = string
   default     = "yt8m"
 }
@@ -28,15 +28,27 @@ variable "bucket" {
 }
 
 variable "namespace" {
-  description = "Kubernetes namespace in which the steps run: kubeflow, or a profile's."
+  description = "Kubernetes namespace that the steps run in: kubeflow, or that of a Kubeflow profile."
   type        = string
   default     = "kubeflow"
 }
 
-variable "kubernetes_service_account" {
-  description = "Kubernetes service account as which they run; Kubeflow Pipelines' own is pipeline-runner."
+variable "output_folder" {
+  description = "Folder of output_dir in the bucket, gs://BUCKET/OUTPUT_FOLDER: train/, runs/ and published/ lie below it."
   type        = string
-  default     = "pipeline-runner"
+  default     = "yt8m"
+}
+
+variable "dataflow" {
+  description = "Whether the data validation may run on Dataflow."
+  type        = bool
+  default     = false
+}
+
+variable "authorized_networks" {
+  description = "Networks, name = CIDR block, that may connect to the control plane's public address. Empty: none; kubectl uses the DNS name, for which IAM decides."
+  type        = map(string)
+  default     = {}
 }
 
 variable "cpu_machine_type" {
@@ -79,7 +91,7 @@ variable "gpu_pools" {
 }
 
 variable "deletion_protection" {
-  description = "Whether terraform destroy is to leave the cluster alone."
+  description = "Whether terraform destroy keeps the cluster."
   type        = bool
   default     = true
 }

@@ -17,7 +17,7 @@ from trainer.evaluation.evaluator import Evaluation
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory) -> str:
-    """A shard of 30 videos, each with the class of its largest value among 3."""
+    """A shard of 30 videos with 3 features each; the label is the index of the largest."""
     path = str(tmp_path_factory.mktemp("data") / "videos.tfrecord")
     vectors = np.random.default_rng(0).normal(size=[30, 3]).astype(np.float32)
     write_records(
@@ -33,16 +33,20 @@ def videos(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def train_small(videos, tmp_path_factory):
     """train_small(num_epochs, model): a train_dir."""
-    output_dir = str(tmp_path_factory.mktemp("output"))
-    flags = {"feature_names": "rgb", "feature_sizes": "3", "num_classes": 3, "batch_size": 10}
-    return lambda num_epochs, model="LogisticModel": train(
-        videos, output_dir, "data", flags | {"num_epochs": num_epochs, "num_gpu": 0, "model": model}
-    )
+    output_dir = tmp_path_factory.mktemp("output")
+    flags = ["--feature_names=rgb", "--feature_sizes=3", "--num_classes=3", "--batch_size=10"]
+
+    def train_small(num_epochs, model="LogisticModel") -> str:
+        train_dir = str(output_dir / f"{model}-{num_epochs}")
+        train(videos, train_dir, [*flags, f"--num_epochs={num_epochs}", f"--model={model}"])
+        return train_dir
+
+    return train_small
 
 
 @pytest.fixture
 def published(videos, train_small, tmp_path):
-    """A folder where a model of one epoch is published."""
+    """A model of one epoch: publish_dir, version and metrics."""
     publish_dir, train_dir = str(tmp_path / "published"), train_small(1)
     scores = evaluate.evaluate(train_dir, videos, publish_dir, str(tmp_path / "first"))
     export(train_dir, str(tmp_path / "model"))
@@ -51,7 +55,7 @@ def published(videos, train_small, tmp_path):
     return publish_dir, version, scores["challenger"]
 
 
-def test_the_first_model_has_no_champion(videos, train_small, tmp_path):
+def test_first_model_has_no_champion(videos, train_small, tmp_path):
     train_dir, output_dir = train_small(2), str(tmp_path / "evaluation")
     metrics = evaluate.evaluate(train_dir, videos, str(tmp_path / "published"), output_dir)
     assert metrics == json.loads(storage.read_text(f"{output_dir}/metrics.json"))
@@ -64,12 +68,14 @@ def test_the_first_model_has_no_champion(videos, train_small, tmp_path):
     assert "Experts</h2>" not in html and not storage.exists(f"{output_dir}/experts.json")
 
 
-def test_a_mixture_of_experts_is_looked_into(videos, train_small, tmp_path):
+def test_mixture_of_experts_is_analyzed(videos, train_small, tmp_path):
     train_dir, publish_dir = train_small(1, "MoeModel"), str(tmp_path / "published")
     evaluate.evaluate(train_dir, videos, publish_dir, str(tmp_path / "first"))
     written = json.loads((tmp_path / "first" / "experts.json").read_text())
     assert written["num_videos"] == 30 == sum(written["num_positives"])
-    assert np.sum(written["on_all"]["weights"], axis=1) == pytest.approx(np.ones(3), abs=1e-3)
+    assert np.sum(written["all_videos"]["gate_probabilities"], axis=1) == pytest.approx(
+        np.ones(3), abs=1e-3
+    )
     html = (tmp_path / "first" / "report.html").read_text()
     assert "Every class has 2 experts" in html and "Expert 2" in html and "Dummy" in html
     assert "; published:" not in html
@@ -80,10 +86,10 @@ def test_a_mixture_of_experts_is_looked_into(videos, train_small, tmp_path):
     evaluate.evaluate(train_dir, videos, publish_dir, str(tmp_path / "second"))
     summary = written["summary"]
     html = (tmp_path / "second" / "report.html").read_text()
-    assert f"; published: {summary['entropy']:.3f} and {summary['entropy_on_all']:.3f}" in html
+    assert f"; published: {summary['entropy']:.3f} and {summary['entropy_all_videos']:.3f}" in html
 
 
-def test_the_champion_is_measured_on_the_same_videos(published, videos, train_small, tmp_path):
+def test_champion_is_evaluated_on_the_same_videos(published, videos, train_small, tmp_path):
     publish_dir, version, scores = published
     metrics = evaluate.evaluate(train_small(2), videos, publish_dir, str(tmp_path / "second"))
     assert metrics["champion"] == pytest.approx(scores)
@@ -92,18 +98,18 @@ def test_the_champion_is_measured_on_the_same_videos(published, videos, train_sm
     assert f"version {version}" in (tmp_path / "second" / "report.html").read_text()
 
 
-def test_a_champion_that_cannot_read_the_data_is_named(published, videos, train_small):
+def test_error_names_a_champion_that_cannot_read_the_data(published, videos, train_small):
     publish_dir, version, _ = published
     manifest = f"{publish_dir}/{version}/manifest.json"
     storage.write_text(manifest, storage.read_text(manifest).replace('"rgb"', '"sound"'))
-    with pytest.raises(UserError, match=f"published/{version}' cannot be measured on this data"):
+    with pytest.raises(UserError, match=f"published/{version}' cannot be evaluated on this data"):
         evaluate.evaluate(train_small(2), videos, publish_dir, f"{publish_dir}/evaluation")
     assert not storage.exists(f"{publish_dir}/evaluation")
 
 
 @pytest.fixture
 def result() -> Evaluation:
-    """Three classes, the last of which no video has."""
+    """Evaluation with three classes; no video has the last one."""
     metrics = {"gap": 0.5, "hit_at_1": 0.75, "perr": float("nan"), "map": 0.6, "loss": 2.5}
     counts = {"num_videos": 1234, "num_videos_without_labels": 1, "num_classes_with_videos": 2}
     return Evaluation(
@@ -126,7 +132,7 @@ def metrics_of(result: Evaluation, champion: dict | None = None) -> dict:
     }
 
 
-def test_what_is_not_finite_is_left_out(result):
+def test_metrics_that_are_not_finite_are_left_out(result):
     values = {"gap": 0.5, "perr": float("nan"), "loss": float("inf"), "num_videos": 3}
     assert evaluate._finite(values) == {"gap": 0.5, "num_videos": 3}
 
@@ -141,16 +147,16 @@ def test_report_of_a_first_model(result):
     assert "Difference" not in content and "nan" not in content
 
 
-def test_report_beside_a_champion(result):
+def test_report_with_a_champion(result):
     champion = {"gap": 0.4, "hit_at_1": 0.8, "map": 0.6, "loss": 2.0, "perr": 0.5}
     html = evaluate.page(result, metrics_of(result, champion), "/data/*.tfrecord")
     assert '<div class="note good">+0.1000 vs 0.4000</div>' in html
     assert '<div class="note bad">\N{MINUS SIGN}0.0500 vs 0.8000</div>' in html
-    assert '<td class="number bad">+0.5000</td>' in html  # of the loss less is better
+    assert '<td class="number bad">+0.5000</td>' in html  # lower loss is better
     assert '<td class="number ">+0.0000</td>' in html
 
 
-def test_best_and_worst_are_of_classes_that_are_not_rare(result):
+def test_rare_classes_are_neither_best_nor_worst(result):
     rows = [("rare", 1, 1.0), ("good", 30, 0.9), ("bad", 40, 0.1), ("fair", 50, 0.5)]
     result = Evaluation(
         metrics=result.metrics,

@@ -1,4 +1,4 @@
-"""The export step: what is exported is checked against the checkpoint."""
+"""The export step: the exported model predicts what the checkpoint predicts."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from trainer.serving import loading
 
 
 def save_model(train_dir, weight=None, **flags) -> str:
-    """A train_dir with a new model, all of whose weights are `weight` if that is given."""
+    """Save an untrained model, with all weights equal to `weight` if given; return train_dir."""
     small = {"feature_names": "rgb", "feature_sizes": "2", "num_classes": 3}
     config = TrainConfig(**small | flags)
     model = registry.create(config.model_flags)
@@ -31,7 +31,7 @@ def save_model(train_dir, weight=None, **flags) -> str:
 
 
 @pytest.mark.parametrize("model", ["LogisticModel", "MoeModel"])
-def test_the_exported_model_says_what_the_checkpoint_says(tmp_path, model):
+def test_exported_model_predicts_what_the_checkpoint_predicts(tmp_path, model):
     train_dir = save_model(tmp_path / "model", model=model)
     (tmp_path / "names.csv").write_text("Index,Name\n1,Car\n")
     manifest = export(train_dir, f"{tmp_path}/exported", f"{tmp_path}/names.csv")
@@ -43,12 +43,12 @@ def test_the_exported_model_says_what_the_checkpoint_says(tmp_path, model):
     np.testing.assert_allclose(exported.predict(batch), trained.predict(batch), rtol=1e-5)
 
 
-def test_a_model_that_says_no_number_is_not_exported(tmp_path):
+def test_model_that_predicts_nan_is_an_error(tmp_path):
     train_dir = save_model(tmp_path / "model", weight=np.nan)
-    with pytest.raises(RuntimeError, match="must give the checkpoint's probabilities"):
+    with pytest.raises(RuntimeError, match="must predict the same probabilities"):
         export(train_dir, f"{tmp_path}/exported")
 
 
-def test_without_a_model_there_is_nothing_to_export(tmp_path):
+def test_missing_checkpoint_is_an_error(tmp_path):
     with pytest.raises(UserError, match="No model in"):
         export(str(tmp_path), f"{tmp_path}/exported")

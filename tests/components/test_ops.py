@@ -4,10 +4,12 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from kfp import dsl
 from kfp.dsl import HTML, Artifact, Markdown
 
 from components import ops
 from components.generate_data import generate
+from components.train import FLAGS as TRAINER_FLAGS
 
 
 @pytest.fixture
@@ -43,9 +45,23 @@ def test_gate_shows_its_verdict(metrics_file, tmp_path, min_gap, accepted):
     assert written == {"accepted": accepted, "reason": reason}
 
 
+DATA_FORMAT = ("feature_names", "feature_sizes", "frame_features", "num_classes")
+FLAGS = {
+    name: TRAINER_FLAGS[name].default or 0
+    for name in ops.validate_data.component_spec.inputs
+    if name in TRAINER_FLAGS and name not in (*DATA_FORMAT, "num_gpu")
+}
+
+
 @pytest.fixture
 def validate_data(tmp_path):
-    def validate_data(train_data: str, eval_data: str, **changes):
+    def validate_data(
+        train_data: str,
+        eval_data: str,
+        flags: dict | None = None,
+        scheduled_at: str = dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER,
+        **changes,
+    ):
         thresholds = {"max_label_linf": 0.02, "max_label_js": 0.1, "max_mean_shift": 0.25}
         return ops.validate_data.python_func(
             train_data=train_data,
@@ -54,6 +70,7 @@ def validate_data(tmp_path):
             feature_sizes="1024,128",
             frame_features=False,
             num_classes=3,
+            **FLAGS | (flags or {}),
             vocabulary="",
             fail_on="error",
             schema="",
@@ -63,9 +80,13 @@ def validate_data(tmp_path):
             output_dir=str(tmp_path / "output"),
             run_name="nightly",
             job_name="",
-            job_id="",
-            statistics=Artifact(uri=str(tmp_path / "statistics.json")),
-            report=HTML(uri=str(tmp_path / "report.html")),
+            job_id="1f2e",
+            scheduled_at=scheduled_at,
+            reuse_training=True,
+            trainer_flags="",
+            num_gpu="0",
+            data_statistics=Artifact(uri=str(tmp_path / "statistics.json")),
+            validation_report=HTML(uri=str(tmp_path / "report.html")),
         )
 
     return validate_data
@@ -77,12 +98,30 @@ def test_validate_data_fills_in_the_day_and_tells_which_files_it_read(validate_d
     for day in midnight_may_come:
         (tmp_path / f"{day:%Y%m%d}").symlink_to(data)
     validated = validate_data(f"{tmp_path}/{{date}}/train*", f"{tmp_path}/{{date:%Y%m%d}}/eval*")
-    fingerprint, train_data, eval_data = validated
-    assert len(fingerprint) >= 16
+    train_data, eval_data, train_dir, argv = validated
+    assert train_dir.startswith(f"{tmp_path}/output/train/")
+    assert "--num_classes=3" in argv
+    plan_file = tmp_path / "output" / "runs" / "nightly" / "plan.json"
+    assert json.loads(plan_file.read_text()) == {"train_dir": train_dir, "trainer_argv": argv}
     day = train_data.split("/")[-2]
     assert day in [f"{day:%Y%m%d}" for day in midnight_may_come]
     assert train_data == f"{tmp_path}/{day}/train*"
     assert eval_data == f"{tmp_path}/{day}/eval*"
+
+
+def test_a_flag_of_the_trainer_is_checked_before_data_is_read(validate_data, tmp_path):
+    with pytest.raises(SystemExit, match="--batch_size must be at least 1; got 0"):
+        validate_data("no such file", "nor this", flags={"batch_size": 0})
+    record = tmp_path / "output" / "runs" / "nightly" / "steps" / "validate_data.json"
+    assert "--batch_size" in json.loads(record.read_text())["error"]
+
+
+def test_validate_data_reads_the_files_of_the_day_that_was_scheduled(validate_data, tmp_path):
+    data = generate(str(tmp_path / "20260301"), num_videos=60, num_classes=3)
+    train_data, _, _, _ = validate_data(
+        f"{tmp_path}/{{date}}/train*", f"{data}/eval*", scheduled_at="2026-03-01T02:00:00Z"
+    )
+    assert train_data == f"{tmp_path}/20260301/train*"
 
 
 @pytest.mark.parametrize("name", ["max_label_linf", "max_label_js", "max_mean_shift"])

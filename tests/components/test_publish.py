@@ -24,7 +24,7 @@ def publish_dir(request, tmp_path) -> str:
 
 @pytest.fixture
 def exported(tmp_path):
-    """Makes the folder of a model that was exported at the time of `version`."""
+    """exported(version): folder and metrics.json of a model exported at the time of `version`."""
 
     def export(version: str, content: str = "") -> tuple[str, str]:
         folder = tmp_path / f"model-{version}{content}"
@@ -44,11 +44,11 @@ def publish_model(exported, publish_dir: str, version: str, expected: str | None
     return publish(model_dir, publish_dir, metrics_file, expected)
 
 
-def test_nothing_is_published_at_first(publish_dir):
+def test_no_champion_at_first(publish_dir):
     assert read_champion(publish_dir) is None
 
 
-def test_publishes(exported, publish_dir):
+def test_publish(exported, publish_dir):
     assert publish_model(exported, publish_dir, FIRST, None) == FIRST
     champion = read_champion(publish_dir)
     assert champion.version == FIRST
@@ -57,14 +57,14 @@ def test_publishes(exported, publish_dir):
     assert storage.read_text(f"{champion.path}/variables/variables.index") == FIRST
 
 
-def test_replaces_the_champion_and_keeps_its_folder(exported, publish_dir):
+def test_replaced_champion_keeps_its_folder(exported, publish_dir):
     publish_model(exported, publish_dir, FIRST, None)
     publish_model(exported, publish_dir, SECOND, FIRST)
     assert read_champion(publish_dir).version == SECOND
     assert storage.read_text(f"{publish_dir}/{FIRST}/variables/variables.index") == FIRST
 
 
-def test_goes_back_to_an_older_version(exported, publish_dir):
+def test_roll_back_to_an_older_version(exported, publish_dir):
     model_dir, metrics_file = exported(FIRST)
     publish(model_dir, publish_dir, metrics_file, None)
     publish_model(exported, publish_dir, SECOND, FIRST)
@@ -73,7 +73,7 @@ def test_goes_back_to_an_older_version(exported, publish_dir):
     assert storage.read_text(f"{publish_dir}/{FIRST}/variables/variables.index") == FIRST
 
 
-def test_again_is_the_same(exported, publish_dir):
+def test_publishing_twice_is_safe(exported, publish_dir):
     publish_model(exported, publish_dir, FIRST, None)
     model_dir, metrics_file = exported(SECOND)
     for _ in range(2):
@@ -82,22 +82,22 @@ def test_again_is_the_same(exported, publish_dir):
 
 
 @pytest.mark.parametrize("expected", [None, "", FIRST])
-def test_refuses_when_another_was_published_meanwhile(exported, publish_dir, expected):
+def test_conflict_with_another_champion(exported, publish_dir, expected):
     publish_model(exported, publish_dir, FIRST, None)
     publish_model(exported, publish_dir, SECOND, FIRST)
-    message = f"{SECOND} is the published model in '{publish_dir}' now, but this one was compared"
+    message = f"the published model in '{publish_dir}' is {SECOND} now, but this model was compared"
     with pytest.raises(UserError, match=message):
         publish_model(exported, publish_dir, THIRD, expected)
     assert read_champion(publish_dir).version == SECOND
     assert not storage.exists(f"{publish_dir}/{THIRD}")
 
 
-def test_refuses_when_the_champion_is_gone(exported, publish_dir):
-    with pytest.raises(UserError, match=f"no model is the published model .* with {FIRST}"):
+def test_conflict_with_no_champion(exported, publish_dir):
+    with pytest.raises(UserError, match=f"the published model in .* is none now, .* with {FIRST}"):
         publish_model(exported, publish_dir, SECOND, FIRST)
 
 
-def test_one_of_two_at_once_is_published(exported, publish_dir, monkeypatch):
+def test_only_one_of_two_concurrent_publications_succeeds(exported, publish_dir, monkeypatch):
     models = {version: exported(version) for version in (FIRST, SECOND)}
     both_copied = threading.Barrier(2)
     copy_tree = storage.copy_tree
@@ -123,21 +123,21 @@ def test_one_of_two_at_once_is_published(exported, publish_dir, monkeypatch):
         thread.join()
     (winner,) = [version for version, result in results.items() if result == version]
     (loser,) = set(models) - {winner}
-    assert f"{winner} is the published model" in results[loser]
+    assert f"is {winner} now" in results[loser]
     champion = read_champion(publish_dir)
     assert champion.version == winner
     assert storage.read_text(f"{champion.path}/variables/variables.index") == winner
 
 
-def test_two_models_of_one_second_do_not_mix(exported, publish_dir):
+def test_models_exported_in_the_same_second_do_not_mix(exported, publish_dir):
     publish_model(exported, publish_dir, FIRST, None)
     other, metrics_file = exported(FIRST, content="other")
-    with pytest.raises(UserError, match="holds another model of the same second"):
+    with pytest.raises(UserError, match="holds another model, exported in the same second"):
         publish(other, publish_dir, metrics_file, FIRST)
     assert storage.read_text(f"{publish_dir}/{FIRST}/variables/variables.index") == FIRST
 
 
-# Ends the process, as SIGKILL would, at the n-th write.
+# Ends the process at the n-th write, as SIGKILL would.
 KILLED = """
     import os
     from components.publish import publish
@@ -160,7 +160,7 @@ KILLED = """
 """
 
 
-def test_killed_at_any_write_the_old_model_stays_and_a_retry_succeeds(exported, publish_dir):
+def test_kill_at_any_write_keeps_the_champion_and_a_retry_succeeds(exported, publish_dir):
     publish_model(exported, publish_dir, FIRST, None)
     model_dir, metrics_file = exported(SECOND)
     kill_at, killed = 1, True
@@ -181,7 +181,7 @@ def test_killed_at_any_write_the_old_model_stays_and_a_retry_succeeds(exported, 
     assert kill_at > 5  # the claim, two files, the pointer (and its own write, locally)
 
 
-def test_a_damaged_pointer_is_named(exported, publish_dir):
+def test_error_names_a_damaged_pointer(exported, publish_dir):
     storage.write_text(f"{publish_dir}/champion.json", "{}")
     with pytest.raises(
         UserError, match=r"Expected a JSON object with version, metrics in .*champion"
@@ -189,28 +189,28 @@ def test_a_damaged_pointer_is_named(exported, publish_dir):
         publish_model(exported, publish_dir, FIRST, None)
 
 
-def test_a_champion_whose_folder_is_gone_is_named(exported, publish_dir):
+def test_error_names_a_missing_champion(exported, publish_dir):
     publish_model(exported, publish_dir, FIRST, None)
     storage.delete_tree(f"{publish_dir}/{FIRST}")
-    with pytest.raises(UserError, match=f"{FIRST}' is published, but no model is there"):
+    with pytest.raises(UserError, match=f"{FIRST}', which does not exist"):
         read_champion(publish_dir)
 
 
 @pytest.mark.parametrize("manifest", ['{"created": "yesterday"}', '{"created": 5}'])
-def test_a_manifest_without_a_time(exported, publish_dir, manifest):
+def test_manifest_without_a_time_is_an_error(exported, publish_dir, manifest):
     model_dir, metrics_file = exported(FIRST)
     storage.write_text(f"{model_dir}/manifest.json", manifest)
-    with pytest.raises(UserError, match="Expected a time under 'created'"):
+    with pytest.raises(UserError, match="Expected an ISO 8601 time for 'created'"):
         publish(model_dir, publish_dir, metrics_file, None)
     assert not storage.exists(publish_dir)
 
 
-def test_no_model_to_publish(publish_dir, tmp_path):
+def test_missing_model_is_an_error(publish_dir, tmp_path):
     with pytest.raises(UserError, match=r"Cannot read '.*none/manifest.json'"):
         publish(str(tmp_path / "none"), publish_dir, "metrics.json", None)
 
 
-def test_times_are_in_utc(exported, publish_dir):
+def test_versions_are_in_utc(exported, publish_dir):
     model_dir, metrics_file = exported(FIRST)
     storage.write_text(f"{model_dir}/manifest.json", '{"created": "2026-01-02T04:04:05+01:00"}')
     assert publish(model_dir, publish_dir, metrics_file, None) == FIRST

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from components.summary import STEPS, UNRECORDED, recorded, summarise
+from components.summary import STEPS, recorded, summarise
 from trainer.common import storage
 from trainer.common.errors import UserError
 
@@ -29,7 +29,10 @@ def leave(
     if until is None:
         return
     files = {
-        "validate_data": {"validation/report.html": "<p>"},
+        "validate_data": {
+            "validation/report.html": "<p>",
+            "plan.json": {"train_dir": f"{run_dir}-train", "trainer_argv": []},
+        },
         "train": {},
         "evaluate": {
             "evaluation/report.html": "<p>",
@@ -37,7 +40,7 @@ def leave(
                 "challenger": SCORES,
                 "champion": OLD_SCORES,
                 "champion_version": "20260101000000",
-                "train_dir": "/out/train/key",
+                "train_dir": f"{run_dir}-train",
                 "step": 10,
             },
         },
@@ -49,9 +52,15 @@ def leave(
         for name, content in files[step].items():
             text = content if isinstance(content, str) else json.dumps(content)
             storage.write_text(f"{run_dir}/{name}", text)
-        if step not in UNRECORDED:
-            with recorded(run_dir, run_id, step):
-                pass
+        with record(run_dir, step, run_id):
+            pass
+
+
+def record(run_dir: str, step: str, run_id: str = RUN_ID):
+    """Record a step, in the folder in which it does so itself."""
+    if step == "train":
+        return recorded(f"{run_dir}-train", "", step)
+    return recorded(run_dir, run_id, step)
 
 
 def page_of(run_dir: str) -> str:
@@ -73,7 +82,7 @@ def test_a_published_model(run_dir, state):
     summary = summarise(run_dir, RUN_ID, state)
     assert summary == json.loads(storage.read_text(f"{run_dir}/summary.json"))
     steps = summary.pop("steps")
-    assert list(steps) == [step for step in STEPS if step not in UNRECORDED]
+    assert list(steps) == list(STEPS)
     assert {step["state"] for step in steps.values()} == {"done"}
     assert summary == {
         "run_id": RUN_ID,
@@ -86,7 +95,7 @@ def test_a_published_model(run_dir, state):
         "metrics": SCORES,
         "champion": OLD_SCORES,
         "champion_version": "20260101000000",
-        "train_dir": "/out/train/key",
+        "train_dir": f"{run_dir}-train",
         "version": "2026",
         "model": "/out/published/2026",
         "reports": {
@@ -117,19 +126,16 @@ def test_a_rejected_model_is_a_good_end(tmp_path, state):
     assert states(html) == ["done"] * 4 + ["not run"] * 2
 
 
-RECORDED = [step for step in STEPS if step not in UNRECORDED]
-
-
 def leave_up_to(run_dir: str, step: str):
     """Write what the steps before `step` leave."""
     number = STEPS.index(step)
     leave(run_dir, until=STEPS[number - 1] if number else None)
 
 
-@pytest.mark.parametrize("step", RECORDED)
+@pytest.mark.parametrize("step", STEPS)
 def test_a_step_that_failed_is_named_with_its_reason(run_dir, step):
     leave_up_to(run_dir, step)
-    with pytest.raises(UserError), recorded(run_dir, RUN_ID, step):
+    with pytest.raises(UserError), record(run_dir, step):
         raise UserError("a.tfrecord, record 7: no id.")
     summary = summarise(run_dir, RUN_ID, "FAILED", "Task failed.")
     assert summary["outcome"] == "failed"
@@ -146,27 +152,51 @@ def test_a_step_that_failed_is_named_with_its_reason(run_dir, step):
 def test_a_step_that_was_killed_is_named(tmp_path, step, state, outcome):
     run_dir = str(tmp_path)
     leave_up_to(run_dir, step)
-    if step in UNRECORDED:
+    with record(run_dir, step):
         summary = summarise(run_dir, RUN_ID, state)
-    else:
-        with recorded(run_dir, RUN_ID, step):
-            summary = summarise(run_dir, RUN_ID, state)
     assert (summary["outcome"], summary["ended_by"]) == (outcome, step)
     assert "did not finish" in summary["error"] and "log" in summary["error"]
     assert states(page_of(run_dir))[: STEPS.index(step) + 1][-1] == "failed"
 
 
-@pytest.mark.parametrize("step", RECORDED)
+@pytest.mark.parametrize("step", STEPS)
 def test_a_step_that_never_started_is_named(tmp_path, step):
     run_dir = str(tmp_path)
     leave_up_to(run_dir, step)
-    if step == "evaluate":  # train, before it, leaves no record
-        step = "train"
     summary = summarise(run_dir, RUN_ID, "FAILED")
     assert (summary["outcome"], summary["ended_by"]) == ("failed", step)
-    if step != "train":
-        assert summary["error"] == f"{step} did not start."
-        assert "failed" not in states(page_of(run_dir))
+    assert summary["error"] == f"{step} did not start."
+    number = STEPS.index(step)
+    assert states(page_of(run_dir)) == ["done"] * number + ["not run"] * (6 - number)
+
+
+def an_earlier_training(run_dir: str, monkeypatch):
+    """Record a failed training of the same model, a second before any other step."""
+    with monkeypatch.context() as patch:
+        patch.setattr("components.summary._now", lambda: "2026-01-01T00:00:00+00:00")
+        with pytest.raises(UserError), record(run_dir, "train"):
+            raise UserError("No GPU.")
+
+
+def test_a_training_of_an_earlier_run_is_not_taken_for_this_ones(tmp_path, monkeypatch):
+    run_dir = str(tmp_path / "run")
+    an_earlier_training(run_dir, monkeypatch)
+    leave(run_dir, until="validate_data")
+    summary = summarise(run_dir, RUN_ID, "FAILED")
+    assert (summary["ended_by"], summary["error"]) == ("train", "train did not start.")
+
+
+def test_a_training_that_was_answered_from_the_cache(tmp_path, monkeypatch):
+    run_dir = str(tmp_path / "run")
+    an_earlier_training(run_dir, monkeypatch)
+    leave(run_dir)
+    with monkeypatch.context() as patch:
+        patch.setattr("components.summary._now", lambda: "2026-01-01T00:00:00+00:00")
+        with record(run_dir, "train"):
+            pass
+    summary = summarise(run_dir, RUN_ID, "COMPLETE")
+    assert summary["outcome"] == "published"
+    assert states(page_of(run_dir)) == ["done", "cached", *["done"] * 4]
 
 
 def test_the_backends_error_is_shown_where_no_step_recorded_one(run_dir):

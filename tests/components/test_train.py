@@ -1,12 +1,13 @@
 """The training step: a folder of its own for its inputs, gone on with when they are the same."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from components.train import train
+from components.train import command_line, train, train_folder, trainer_config
 from trainer.common.errors import UserError
 from trainer.data.examples import encode_example
 from trainer.data.tfrecord import write_records
@@ -26,11 +27,12 @@ def data(tmp_path) -> str:
 def step(data, tmp_path):
     """step(...): trains for up to 3 steps; returns the name of the train_dir."""
 
-    def run(fingerprint="0123", trainer_flags="", output_dir=tmp_path, **flags) -> str:
-        flags = FLAGS | {"num_epochs": 1} | flags
-        train_dir = Path(train(data, str(output_dir), fingerprint, flags, trainer_flags))
-        assert train_dir.parent == Path(output_dir) / "train"
-        return train_dir.name
+    def run(fingerprint="0123", run_id="", output_dir=tmp_path, **parameters) -> str:
+        config = trainer_config(FLAGS | {"num_epochs": 1} | parameters)
+        train_dir = train_folder(config, str(output_dir), fingerprint, run_id)
+        train(data, train_dir, command_line(config))
+        assert Path(train_dir).parent == Path(output_dir) / "train"
+        return Path(train_dir).name
 
     return run
 
@@ -71,14 +73,43 @@ def test_flags_may_be_given_as_text(step, tmp_path):
     assert not Path("/nowhere").exists()
 
 
-def test_a_flag_of_none_has_its_default(step):
-    step(max_steps=None, seed=None)
+def test_a_run_that_reuses_no_training_has_a_folder_of_its_own(step):
+    names = [step(max_steps=1, run_id=run_id) for run_id in ("", "run-1", "run-2", "run-1")]
+    assert len(set(names)) == 3
+    assert names[1] == names[3]  # a retry resumes
+
+
+def test_0_leaves_a_flag_without_a_default_unset():
+    config = trainer_config({"max_steps": 0, "clip_gradient_norm": 0.0})
+    assert config.max_steps is None
+    assert config.clip_gradient_norm == 0.0
+
+
+@pytest.mark.parametrize("count, num_gpu, require_gpu", [("0", 0, False), ("2", 2, True)])
+def test_a_training_that_is_given_gpus_requires_them(count, num_gpu, require_gpu):
+    config = trainer_config({"num_gpu": count})
+    assert (config.num_gpu, config.require_gpu) == (num_gpu, require_gpu)
+
+
+def test_parameters_that_are_no_flags_are_for_other_steps():
+    assert trainer_config({"min_gap": 0.5, "output_dir": "x"}) == trainer_config({})
+
+
+def test_the_command_line_gives_the_same_flags_again(tmp_path):
+    flagfile = tmp_path / "flags"
+    flagfile.write_text("--optimizer=MomentumOptimizer\n--noskip_bad_records\n")
+    text = f"--flagfile={flagfile} --base_learning_rate=0.1 '--feature_names=a, b'"
+    given = {"feature_sizes": "1,2", "batch_size": 7, "trainer_flags": text}
+    config = trainer_config(given)
+    argv = command_line(config)
+    assert "--optimizer=MomentumOptimizer" in argv  # the train step does not need the flagfile
+    assert trainer_config({"trainer_flags": shlex.join(argv)}) == config
 
 
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ({"modle": "MoeModel"}, "Unknown command line flag 'modle'"),
+        ({"trainer_flags": "--modle=MoeModel"}, "Unknown command line flag 'modle'"),
         ({"batch_size": 0}, "--batch_size must be at least 1"),
         ({"trainer_flags": "--optimiser=Adam"}, "Did you mean: optimizer"),
         ({"trainer_flags": "MoeModel"}, "must be a --flag; got 'MoeModel'"),

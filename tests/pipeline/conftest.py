@@ -5,7 +5,7 @@ import os
 import pytest
 
 from pipeline.compile import CompileConfig, compile_pipeline
-from pipeline.connection import ENVIRONMENT
+from pipeline.kubeflow.connection import ENVIRONMENT
 from tests.pipeline.kubeflow_server import KubeflowServer
 from trainer.common.errors import UserError
 
@@ -13,7 +13,8 @@ from trainer.common.errors import UserError
 @pytest.fixture
 def server(monkeypatch, tmp_path):
     """A server of our own, and a user who has no settings of his own."""
-    from pipeline import follow, kubeflow
+    from pipeline.kubeflow import client as kubeflow
+    from pipeline.kubeflow import follow
 
     for variable in ENVIRONMENT.values():
         monkeypatch.delenv(variable, raising=False)
@@ -41,7 +42,7 @@ def _without_docker(error: UserError):
 @pytest.fixture(scope="session")
 def docker_engine():
     """A Docker engine."""
-    from pipeline import engine
+    from pipeline.local import engine
 
     try:
         return engine.connect()
@@ -64,7 +65,7 @@ def built(docker_engine) -> dict[str, str]:
 @pytest.fixture
 def run_in(docker_engine):
     """A function that runs a command in an image; returns the exit code and the lines printed."""
-    from pipeline import engine
+    from pipeline.local import engine
 
     def run(image: str, command: list[str], **settings) -> tuple[int, list[str]]:
         with engine.container(docker_engine, image, command, **settings) as running:

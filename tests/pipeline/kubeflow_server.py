@@ -70,6 +70,7 @@ class KubeflowServer:
         script: What a run is like each time it is looked at: {"state": ..., "tasks": [...]}; the
             last stays.
         page_size: Most items in an answer.
+        logs: Argo's node id -> the log of that pod.
     """
 
     def __init__(self):
@@ -81,6 +82,7 @@ class KubeflowServer:
         self.faults = []
         self.script = []
         self.page_size = 2
+        self.logs = {}
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (_Handler,), {"app": self}))
         self._server.handle_error = lambda *_: None  # a client that has hung up
@@ -112,7 +114,9 @@ class KubeflowServer:
         """What to answer to a request."""
         with self._lock:
             for of_method, pattern, respond in self._routes():
-                match = re.fullmatch(API + pattern, path)
+                match = re.fullmatch(
+                    pattern if pattern.startswith("/apis") else API + pattern, path
+                )
                 if match and of_method == method:
                     return respond(*match.groups(), query, body)
         raise Refusal(404, f"Not Found: {method} {path}")
@@ -120,6 +124,7 @@ class KubeflowServer:
     def _routes(self):
         kind = "(pipelines|experiments|runs|recurringruns)"
         return [
+            ("GET", "/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", self._log),
             ("GET", "/healthz", lambda q, b: {"multi_user": self.multi_user}),
             ("POST", "/pipelines/upload_version", self._upload_version),
             ("GET", "/pipelines/([^/]+)/versions", lambda i, q, b: self._list("versions", q, i)),
@@ -190,9 +195,12 @@ class KubeflowServer:
                 items = [item for item in items if item.get(name) == query[name]]
         if query.get("filter"):
             for predicate in json.loads(query["filter"])["predicates"]:
-                assert predicate["operation"] == "EQUALS"
-                key, value = predicate["key"], predicate["stringValue"]
-                items = [item for item in items if item[key] == value]
+                key, operation = predicate["key"], predicate["operation"]
+                allowed = {
+                    "EQUALS": lambda p: [p["stringValue"]],
+                    "IN": lambda p: p["stringValues"]["values"],
+                }[operation](predicate)
+                items = [item for item in items if item.get(key) in allowed]
         start = int(query.get("page_token") or 0)
         end = start + min(self.page_size, int(query.get("page_size", 10)))
         answer = {IN_ANSWER.get(kind, kind): items[start:end], "total_size": len(items)}
@@ -212,6 +220,11 @@ class KubeflowServer:
         if self.items[kind].pop(item_id, None) is None:
             raise Refusal(404, f"{item_id} not found")
         return {}
+
+    def _log(self, run_id: str, node: str, query: dict, body) -> str:
+        if node not in self.logs:
+            raise Refusal(404, f"failed to read logs of {node}")
+        return self.logs[node]
 
     def _switch(self, item_id: str, to: str, query: dict, body) -> dict:
         if item_id not in self.items["recurringruns"]:
@@ -256,6 +269,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send_json(refusal.status, {"message": str(refusal)})
         if fault == "lost":
             return self.connection.close()
+        if isinstance(answer, str):
+            return self._send(200, answer.encode(), "text/plain; charset=utf-8")
         return self._send_json(200, answer)
 
     do_POST = do_DELETE = do_GET

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,9 @@ import yaml
 from google.auth.credentials import AnonymousCredentials
 
 from components.validate_data.drift import Thresholds
-from pipeline.compile import ROOT, VERSION, CompileConfig, compile_pipeline
+from pipeline.compile import CompileConfig, compile_pipeline
+from pipeline.graphs.train import FLAG_DEFAULTS
+from pipeline.paths import ROOT, VERSION
 from trainer.common.errors import UserError
 from trainer.config import TrainConfig
 
@@ -55,7 +58,8 @@ def upstream(task):
 def test_steps_follow_each_other(tasks):
     assert upstream(tasks["validate-data"]) == set()
     assert upstream(tasks["train"]) == {"validate-data"}
-    assert upstream(tasks["evaluate"]) == {"train", "validate-data"}
+    assert upstream(tasks["evaluate"]) == {"validate-data"}
+    assert "train" in tasks["evaluate"]["dependentTasks"]
     assert upstream(tasks["gate"]) == {"evaluate"}
     assert upstream(tasks["publish"]) == {"export-model"}
 
@@ -82,13 +86,13 @@ def test_the_summary_runs_whatever_happens(spec):
     assert status == {"taskFinalStatus": {"producerTask": "exit-handler-1"}}
 
 
-def test_only_training_is_cached_and_its_key_holds_the_data(tasks):
+def test_only_training_is_cached_and_its_key_is_the_trainers_folder(tasks):
     cached = {step for step in [*STEPS, "summary"] if tasks[step]["cachingOptions"]}
     assert cached == {"train"}
-    fingerprint = tasks["train"]["inputs"]["parameters"]["data_fingerprint"]
-    assert fingerprint["taskOutputParameter"]["outputParameterKey"] == "fingerprint"
+    inputs = tasks["train"]["inputs"]["parameters"]
+    assert inputs["train_dir"]["taskOutputParameter"]["outputParameterKey"] == "train_dir"
     # A run's own name would make the key another one in each run.
-    assert not {"run_name", "job_name", "job_id"} & set(tasks["train"]["inputs"]["parameters"])
+    assert not {"run_name", "job_name", "job_id"} & set(inputs)
 
 
 def test_every_step_is_tried_again_later(tasks):
@@ -156,14 +160,15 @@ def test_parameters_are_documented_and_the_description_has_a_table_of_them(spec)
     for name, given in parameters.items():
         (row,) = [row for row in table if row.startswith(f"| `{name}` |")]
         assert " ".join(given["description"].split()) in row
-        if given.get("defaultValue"):
-            assert f"`{given['defaultValue']}`".removesuffix(".0`").removesuffix("`") in row
+        if default := given.get("defaultValue"):
+            shown = json.dumps(default) if default is True else str(default)
+            assert f"`{shown}`".removesuffix(".0`").removesuffix("`") in row
 
 
 def test_the_trainers_flags_keep_their_defaults(spec):
     parameters = spec["root"]["inputDefinitions"]["parameters"]
     flags = {flag.name: flag.default for flag in fields(TrainConfig)}
-    shared = set(flags) & set(parameters) - {"feature_names", "feature_sizes", "max_steps"}
+    shared = set(flags) & set(parameters) - {*FLAG_DEFAULTS, "max_steps"}
     assert len(shared) >= 14
     for name in shared:
         assert parameters[name]["defaultValue"] == flags[name], name

@@ -8,8 +8,9 @@ from urllib.parse import quote, unquote
 import pytest
 from google.auth.credentials import AnonymousCredentials
 
-from pipeline import doctor, registry, vertex
+from pipeline import doctor, registry
 from pipeline.compile import CompileConfig, compile_pipeline
+from pipeline.vertex import client as vertex
 from tests.pipeline.vertex_server import VertexServer
 from trainer.common import storage
 from trainer.common.errors import UserError

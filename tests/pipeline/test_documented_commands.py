@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import package, profile
-from pipeline.compile import ROOT, CompileConfig
+from pipeline import package
+from pipeline.compile import CompileConfig
 from pipeline.doctor import DoctorConfig
+from pipeline.paths import ROOT
+from pipeline.profiles import profile
 from pipeline.schedule import ScheduleConfig
 from pipeline.submit import SubmitConfig
 

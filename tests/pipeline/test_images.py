@@ -14,8 +14,10 @@ import pytest
 import yaml
 
 from components.generate_data import generate
-from pipeline import engine, images
-from pipeline.compile import ROOT, CompileConfig, compile_pipeline
+from pipeline import images
+from pipeline.compile import CompileConfig, compile_pipeline
+from pipeline.local import engine
+from pipeline.paths import ROOT
 from pipeline.push import PushConfig, push
 from trainer.common.errors import UserError
 

@@ -1,4 +1,5 @@
 import re
+from datetime import timedelta
 
 import pytest
 
@@ -93,6 +94,56 @@ def test_it_is_not_made_twice_when_an_answer_is_lost(server, run, fault):
     run(*NIGHTLY)
     assert server.faults == []
     assert len(server.items["recurringruns"]) == 1
+
+
+def start_run(server, schedule: dict, state: str = "RUNNING") -> dict:
+    """Start a run of a schedule, as the server does when it fires."""
+    run = {"display_name": "run", "state": state}
+    return server._put("runs", {**run, "recurring_run_id": schedule["recurring_run_id"]})
+
+
+def test_a_schedule_with_a_run_in_progress_is_replaced_without_ending_it(server, run):
+    run(*NIGHTLY)
+    old = server.only("recurringruns")
+    in_progress = start_run(server, old)
+    start_run(server, old, "SUCCEEDED")
+
+    out = run(*NIGHTLY, "num_epochs=2")
+    assert "(updated)" in out and "It has 1 run in progress" in out
+    assert len(server.items["recurringruns"]) == 2
+    new = next(item for item in server.items["recurringruns"].values() if item is not old)
+    assert (old["status"], new["status"]) == ("DISABLED", "ENABLED")
+
+    assert "(left as it is)" in run(*NIGHTLY, "num_epochs=2")
+    assert len(server.items["recurringruns"]) == 2
+    run("pause")
+    run("resume")
+    assert (old["status"], new["status"]) == ("DISABLED", "ENABLED")
+
+    in_progress["state"] = "SUCCEEDED"
+    run(*NIGHTLY, "num_epochs=2")
+    assert server.only("recurringruns") is new
+
+
+def test_a_schedule_with_a_run_in_progress_is_not_deleted_unless_forced(server, run):
+    run(*NIGHTLY)
+    run_id = start_run(server, server.only("recurringruns"), "PENDING")["run_id"]
+    with pytest.raises(SystemExit, match=f"has 1 run in progress.*\n.*/runs/details/{run_id}"):
+        run("delete")
+    assert len(server.items["recurringruns"]) == 1
+    run("delete", "--force")
+    assert server.items["recurringruns"] == {}
+
+
+def test_a_schedule_is_not_replaced_within_seconds_of_a_firing(server, run, monkeypatch):
+    run(*NIGHTLY)
+    slept = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    monkeypatch.setattr(
+        "pipeline.cron.next_firings", lambda _, now, n: [now + timedelta(seconds=3)] * n
+    )
+    run(*NIGHTLY, "num_epochs=2")
+    assert [5 < seconds <= 8 for seconds in slept if seconds > 1] == [True]
 
 
 def test_deleting_is_not_asked_twice_when_an_answer_is_lost(server, run):

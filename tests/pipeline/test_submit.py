@@ -3,10 +3,11 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 
-from pipeline import follow, kubeflow, submit
-from pipeline.compile import ROOT
+from pipeline import submit
+from pipeline.kubeflow import client as kubeflow
+from pipeline.kubeflow import follow
+from pipeline.paths import ROOT
 from tests.pipeline.kubeflow_server import task
 
 PARAMETERS = ["train_data=gs://b/train*", "eval_data=gs://b/eval*", "output_dir=gs://b/out"]
@@ -92,16 +93,13 @@ def test_the_versions_name_tells_the_commit_and_the_content(server, run, compile
         assert commits.pop().removesuffix("-dirty") == head.stdout.strip()
 
 
-def test_without_a_cache_no_step_in_whatever_graph_has_one(server, run):
+def test_without_a_cache_the_same_version_trains_a_new_model(server, run):
     run("--no-cache")
-    spec = next(yaml.safe_load_all(server.only("versions")["text"]))
-    dags = [part["dag"] for part in (spec["root"], *spec["components"].values()) if "dag" in part]
-    tasks = [task for dag in dags for task in dag["tasks"].values()]
-    assert len(dags) == 3
-    assert len(tasks) == 9
-    assert not any(task.get("cachingOptions") for task in tasks)
     run()
-    assert len(server.items["versions"]) == 2  # a version of its own
+    assert len(server.items["versions"]) == 1
+    first, second = (run["runtime_config"]["parameters"] for run in server.items["runs"].values())
+    assert first["reuse_training"] is False
+    assert "reuse_training" not in second
 
 
 @pytest.mark.parametrize("suffix", [".toml", ".yaml"])
@@ -335,24 +333,27 @@ def test_the_steps_states_are_shown_as_they_change(server, run):
     ]
 
 
-def test_the_step_that_failed_is_told_with_its_log(server, run):
-    first = task("executor(0)", "FAILED", 1, 2, pod_name="pod-0", error={"message": "OOMKilled"})
-    last = task(
-        "executor(1)", "FAILED", 3, 4, pod_name="pod-1", error={"message": "Error (exit code 1)"}
-    )
-    executor = task(
-        "executor", "FAILED", 1, 4, child_tasks=[{"pod_name": "pod-0"}, {"pod_name": "pod-1"}]
-    )
-    train = task("train", "FAILED", 0, 5, child_tasks=[{"task_id": "executor"}])
-    summary = task("summary", "SUCCEEDED", 6, 7)
-    server.script = [{"state": "FAILED", "tasks": [summary, last, first, executor, train]}]
+def test_the_step_that_failed_is_told_with_its_own_words(server, run):
+    executor = task("executor", "FAILED", 1, 4, child_tasks=[{"pod_name": "node-0"}])
+    train = task("train", "FAILED", 0, 5)
+    server.script = [
+        {"state": "FAILED", "tasks": [task("summary", "SUCCEEDED", 6, 7), executor, train]}
+    ]
+    server.logs["node-0"] = "step 100: loss 12.3\nerror: The loss is NaN at step 101.\n"
     code, _, err = run("--wait", "--namespace=team-a")
     assert code == 1
     run_id = server.only("runs")["run_id"]
     assert err == (
-        "error: Train failed: Error (exit code 1)\n"
-        f"Log: {server.url}/k8s/pod/logs?podname=pod-1&runid={run_id}&podnamespace=team-a\n"
+        "error: Train failed: The loss is NaN at step 101.\n"
+        f"Run: {server.url}/#/runs/details/{run_id}\n"
     )
+
+
+def test_a_failed_step_whose_log_is_gone_is_named(server, run):
+    executor = task("executor", "FAILED", 1, 4, child_tasks=[{"pod_name": "node-0"}])
+    server.script = [{"state": "FAILED", "tasks": [executor, task("train", "FAILED", 0, 5)]}]
+    _, _, err = run("--wait")
+    assert err.startswith("error: Train failed.\nRun: ")
 
 
 def test_a_failed_run_that_tells_nothing_of_its_steps_is_linked(server, run):
@@ -360,7 +361,7 @@ def test_a_failed_run_that_tells_nothing_of_its_steps_is_linked(server, run):
     _, _, err = run("--wait", "--ui_host=https://kubeflow.example/pipeline/")
     run_id = server.only("runs")["run_id"]
     link = f"https://kubeflow.example/pipeline/#/runs/details/{run_id}"
-    assert err == f"error: The run failed.\nLog: {link}\n"
+    assert err == f"error: The run failed.\nRun: {link}\n"
 
 
 def test_it_is_followed_no_longer_than_told(server, run):

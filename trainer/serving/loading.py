@@ -12,9 +12,9 @@ from trainer.common.errors import UserError, reason
 from trainer.config import record_format
 from trainer.data import input_pipeline, vocabulary
 from trainer.data.records import RecordFormat
-from trainer.evaluation import experts
 from trainer.models import registry
 from trainer.run_dir import checkpoints, mirror
+from trainer.serving import mixtures
 
 # Beside the SavedModel in an exported model's folder.
 CLASS_NAMES_FILE = "class_names.json"
@@ -30,15 +30,15 @@ class TrainedModel:
         flags: the flags that shaped it.
         step: how many steps it was trained.
         class_names: by class id.
-        predict_and_trust: as predict, and returns the weights of the experts too, as
-            experts.predict; None of a model without experts.
+        predict_with_gates: as predict, but returns the gate probabilities too, as
+            mixtures.predict; None if the model is no mixture of experts.
     """
 
     predict: Callable
     flags: dict
     step: int
     class_names: list[str]
-    predict_and_trust: Callable | None = None
+    predict_with_gates: Callable | None = None
 
     @property
     def record_format(self) -> RecordFormat:
@@ -60,10 +60,10 @@ def load(model_dir: str, vocabulary_file: str = "") -> TrainedModel:
         return _load_exported(model_dir)
     model, flags, step = restore(model_dir)
     predict = tf.function(lambda inputs: registry.predict(model, inputs), reduce_retracing=True)
-    trust = tf.function(lambda inputs: experts.predict(model, inputs), reduce_retracing=True)
-    predict_and_trust = _of_batch(trust) if experts.has_experts(model) else None
+    gates = tf.function(lambda inputs: mixtures.predict(model, inputs), reduce_retracing=True)
+    predict_with_gates = _of_batch(gates) if mixtures.is_mixture(model) else None
     names = vocabulary.read_names(vocabulary_file, flags["num_classes"])
-    return TrainedModel(_of_batch(predict), flags, step, names, predict_and_trust)
+    return TrainedModel(_of_batch(predict), flags, step, names, predict_with_gates)
 
 
 def restore(train_dir: str) -> tuple[keras.Model, dict, int]:
@@ -100,10 +100,10 @@ def _load_exported(model_dir: str) -> TrainedModel:
             ) from error
     # Through the module: its function alone would not keep the module's variables alive.
     predict = _of_batch(lambda inputs: module.predict(inputs))
-    trust = _of_batch(lambda inputs: module.predict_and_trust(inputs))
-    predict_and_trust = trust if hasattr(module, "predict_and_trust") else None
+    gates = _of_batch(lambda inputs: module.predict_with_gates(inputs))
+    predict_with_gates = gates if hasattr(module, "predict_with_gates") else None
     return TrainedModel(
-        predict, manifest["model_flags"], manifest["step"], names, predict_and_trust
+        predict, manifest["model_flags"], manifest["step"], names, predict_with_gates
     )
 
 

@@ -17,10 +17,10 @@ import tensorflow as tf
 from trainer.common.errors import UserError, reason
 from trainer.config import record_format
 from trainer.data import input_pipeline, vocabulary
-from trainer.evaluation import experts
-from trainer.evaluation.metrics import TOP_K
 from trainer.models import registry
-from trainer.serving import loading
+from trainer.serving import loading, mixtures
+
+TOP_K = 20  # classes that the signature returns per video
 
 
 def export(train_dir: str, output_dir: str, vocabulary_file: str = "") -> dict:
@@ -46,7 +46,7 @@ def write(
     records, give `video_id` [batch] and, best class first, `classes`, `names` and `scores`
     [batch, TOP_K]. Its function `predict` takes input_pipeline.model_inputs of a batch and
     returns probabilities, [batch, num_classes] float32. Where a model has experts, there is
-    `predict_and_trust` too, as experts.predict.
+    `predict_with_gates` too, as mixtures.predict.
 
     Raises:
         UserError: `output_dir` cannot be written, or holds a model already.
@@ -92,9 +92,9 @@ class _Served(tf.Module):
             lambda inputs: registry.predict(model, inputs),
             input_signature=[input_pipeline.model_input_spec(self.record_format)],
         )
-        if experts.has_experts(model):
-            self.predict_and_trust = tf.function(
-                lambda inputs: experts.predict(model, inputs),
+        if mixtures.is_mixture(model):
+            self.predict_with_gates = tf.function(
+                lambda inputs: mixtures.predict(model, inputs),
                 input_signature=[input_pipeline.model_input_spec(self.record_format)],
             )
 

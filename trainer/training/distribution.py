@@ -24,8 +24,8 @@ def strategy_for(config: TrainConfig) -> tf.distribute.Strategy:
     gpus = tf.config.list_physical_devices("GPU")[: config.num_gpu]
     if config.require_gpu and len(gpus) < config.num_gpu:
         raise UserError(
-            f"Expected {config.num_gpu} GPUs (--require_gpu, --num_gpu={config.num_gpu}), but "
-            f"TensorFlow found {len(gpus)}. Check that the machine, container or pod was given its "
+            f"TensorFlow found {len(gpus)} GPUs, expected {config.num_gpu} (--require_gpu, "
+            f"--num_gpu={config.num_gpu}). Check that the machine, container or pod was given its "
             "GPUs and that nvidia-smi lists them there, and that the image contains CUDA: it is "
             "built with VARIANT=gpu."
         )

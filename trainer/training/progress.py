@@ -10,7 +10,7 @@ import rich.progress
 import tensorflow as tf
 
 from trainer.config import TrainConfig
-from trainer.evaluation.metrics import VideoMetrics
+from trainer.evaluation.metrics import MetricCollection, top_predictions
 from trainer.run_dir.checkpoints import State
 
 SECONDS_BETWEEN_LINES = 2
@@ -139,9 +139,7 @@ class Progress:
 
 
 def _batch_metrics(predictions: tf.Tensor, labels: tf.Tensor) -> dict[str, float]:
-    """Hit@1, PERR and GAP of predictions [batch, num_classes] and labels [batch, n]."""
-    metrics = VideoMetrics(predictions.shape[1])
-    k = min(max(metrics.top_k, labels.shape[1]), metrics.num_classes)
-    top_scores, top_classes = tf.math.top_k(predictions, k)
-    metrics.add(top_scores.numpy(), top_classes.numpy(), labels.numpy())
-    return {"hit_at_1": metrics.hit_at_1(), "perr": metrics.perr(), "gap": metrics.gap()}
+    """Every metric of predictions [batch, num_classes] and labels [batch, n]."""
+    metrics = MetricCollection(predictions.shape[1])
+    metrics.add(top_predictions(predictions, labels))
+    return metrics.result()

@@ -4,11 +4,32 @@ import pytest
 
 from components.validate_data.beam_options import (
     ALL_CORES,
-    MANY_BYTES,
+    MIN_BYTES_FOR_ALL_CORES,
     complete,
     python_path_for_workers,
+    split,
 )
+from components.validate_data.pipeline import Validate
+from components.validate_data.shard import Shard
 from trainer.common.errors import UserError
+from trainer.data.records import RecordFormat, parse_features
+
+DATAFLOW = [
+    "--runner=DataflowRunner",
+    "--project=my-project",
+    "--region=us-central1",
+    "--temp_location=gs://bucket/tmp",
+    "--sdk_container_image=registry/yt8m-dataflow:1",
+]
+
+
+def test_options_are_split_as_in_a_shell():
+    assert split("--runner=FlinkRunner '--job_name=a b'") == [
+        "--runner=FlinkRunner",
+        "--job_name=a b",
+    ]
+    with pytest.raises(UserError, match='beam_options: No closing quotation in "\'a"'):
+        split("'a")
 
 
 def test_without_options_this_process_does_the_work():
@@ -17,9 +38,9 @@ def test_without_options_this_process_does_the_work():
 
 def test_much_data_is_read_on_all_cores(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    assert complete([], MANY_BYTES) == ["--runner=FnApiRunner", *ALL_CORES]
+    assert complete([], MIN_BYTES_FOR_ALL_CORES) == ["--runner=FnApiRunner", *ALL_CORES]
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    assert complete([], MANY_BYTES) == ["--runner=FnApiRunner"]
+    assert complete([], MIN_BYTES_FOR_ALL_CORES) == ["--runner=FnApiRunner"]
 
 
 def test_the_users_options_count():
@@ -34,9 +55,70 @@ def test_the_users_options_count():
         (["--runner", "FlinkRunner"], "--name or --name=value; got 'FlinkRunner'"),
     ],
 )
-def test_a_mistyped_option_is_told(options, words):
+def test_a_mistyped_option_is_an_error(options, words):
     with pytest.raises(UserError, match=words):
         complete(options, 0)
+
+
+# Dataflow
+
+
+def test_the_dataflow_runner_is_installed():
+    """Beam imports the client of Dataflow only when a job is submitted."""
+    from apache_beam.internal.gcp import auth
+    from apache_beam.runners.dataflow.internal import apiclient
+    from apache_beam.runners.runner import create_runner
+
+    assert type(create_runner("DataflowRunner")).__name__ == "DataflowRunner"
+    assert apiclient.DataflowApplicationClient
+    # Without this package Beam sends requests without credentials, and does not say why.
+    assert auth._GOOGLE_AUTH_AVAILABLE
+
+
+def test_complete_dataflow_options_are_valid():
+    from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+    from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+    from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
+
+    # A dry run is not checked against the bucket.
+    options = PipelineOptions(complete([*DATAFLOW, "--dry_run=True"], 0))
+    assert PipelineOptionsValidator(options, DataflowRunner()).validate() == []
+    assert options.view_as(GoogleCloudOptions).staging_location == "gs://bucket/tmp"
+
+
+@pytest.mark.parametrize("name", ["project", "region", "temp_location", "sdk_container_image"])
+@pytest.mark.parametrize("runner", ["DataflowRunner", "dataflow"])
+def test_a_missing_dataflow_option_is_named(runner, name):
+    options = [option for option in DATAFLOW[1:] if not option.startswith(f"--{name}")]
+    with pytest.raises(UserError, match=rf"^DataflowRunner also needs, for example: --{name}=\S+$"):
+        complete([f"--runner={runner}", *options], 0)
+
+
+@pytest.mark.parametrize("folder", ["/tmp", "gs://bucket", "gs://Bucket/tmp"])
+@pytest.mark.parametrize("name", ["temp_location", "staging_location"])
+def test_dataflow_keeps_its_files_in_cloud_storage(name, folder):
+    with pytest.raises(UserError, match=f"needs --{name}=gs://BUCKET/FOLDER; got '{folder}'"):
+        complete([*DATAFLOW, f"--{name}={folder}"], 0)
+
+
+def test_the_job_that_dataflow_would_get_runs_in_our_image():
+    """A dry run stops before the job is sent."""
+    import apache_beam as beam
+    from apache_beam.portability.api import beam_runner_api_pb2
+
+    record_format = RecordFormat(parse_features("mean_rgb", "1024"), False, 3)
+    pipeline = beam.Pipeline(argv=complete([*DATAFLOW, "--dry_run=True", "--no_auth"], 0))
+    _ = (
+        pipeline
+        | beam.Create([Shard("train", "gs://bucket/train.tfrecord")])
+        | Validate(record_format, num_buckets=1)
+    )
+    environments = pipeline.run().job.proto_pipeline.components.environments.values()
+    images = {
+        beam_runner_api_pb2.DockerPayload.FromString(environment.payload).container_image
+        for environment in environments
+    }
+    assert images == {"registry/yt8m-dataflow:1"}
 
 
 @pytest.mark.parametrize("before", [None, "/somewhere"])

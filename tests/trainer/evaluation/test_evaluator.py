@@ -1,4 +1,4 @@
-"""Evaluation: the numbers of a plain computation, whatever the batches."""
+"""Evaluation: equal to a plain computation, for any batch size."""
 
 import json
 import subprocess
@@ -14,6 +14,7 @@ from trainer.data import input_pipeline
 from trainer.data.examples import encode_example
 from trainer.data.tfrecord import read_records, write_records
 from trainer.evaluation.evaluator import evaluate
+from trainer.evaluation.metrics import METRICS, HitAt1, Metric
 from trainer.serving import loading, saved_model
 from trainer.serving.predictions import predict
 from trainer.training.loop import train
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def plain_average_precision(pairs, num_positives):
-    """Of (score, hit) pairs: at each hit, by falling score, the share of hits so far; summed."""
+    """The sum of the precision at each hit of (score, hit) pairs, over num_positives."""
     hits, total = 0, 0.0
     for rank, (_, hit) in enumerate(sorted(pairs, reverse=True), start=1):
         hits += hit
@@ -31,7 +32,7 @@ def plain_average_precision(pairs, num_positives):
 
 
 def plain_metrics(p, y, top_k) -> dict:
-    """google/youtube-8m's metrics of probabilities and dense labels, [videos, num_classes]."""
+    """google/youtube-8m's metrics of probabilities and multi-hot labels, [videos, num_classes]."""
     num_videos, num_classes = p.shape
     hits, perr, pairs = [], [], []
     for scores, labels in zip(p, y, strict=True):
@@ -45,13 +46,13 @@ def plain_metrics(p, y, top_k) -> dict:
         plain_average_precision([(s, h) for s, h, of in pairs if of == c], y[:, c].sum())
         for c in classes
     ]
-    of_p = y * np.log(p + 1e-5) + (1 - y) * np.log(1 - p + 1e-5)
+    log_likelihood = y * np.log(p + 1e-5) + (1 - y) * np.log(1 - p + 1e-5)
     return {
         "gap": plain_average_precision([(s, h) for s, h, _ in pairs], y.sum()),
         "hit_at_1": np.mean(hits),
         "perr": np.mean(perr),
         "map": np.mean(precisions),
-        "loss": -of_p.sum(axis=1).mean(),
+        "loss": -log_likelihood.sum(axis=1).mean(),
         "num_videos": num_videos,
         "num_videos_without_labels": int((y.sum(axis=1) == 0).sum()),
         "num_classes_with_videos": len(classes),
@@ -60,7 +61,7 @@ def plain_metrics(p, y, top_k) -> dict:
 
 @pytest.fixture(scope="module")
 def predictions_and_labels(trained, video_shards):
-    """Probabilities and dense labels of the videos, [37, 5] float64."""
+    """Probabilities and multi-hot labels of the videos, [37, 5] float64."""
     model = loading.load(trained)
     (batch,) = input_pipeline.batches(sorted(glob(video_shards)), model.record_format, 100)
     y = (batch["labels"].numpy()[:, :, None] == np.arange(5)).any(axis=1)
@@ -77,7 +78,7 @@ def test_metrics_equal_a_plain_computation(trained, video_shards, predictions_an
 
 
 @pytest.mark.parametrize("batch_size, num_readers", [(1, 1), (7, 2), (37, 8), (36, 3)])
-def test_neither_batches_nor_readers_change_anything(
+def test_metrics_do_not_depend_on_batches_or_readers(
     trained, video_shards, batch_size, num_readers
 ):
     expected = evaluate(trained, video_shards)
@@ -88,7 +89,7 @@ def test_neither_batches_nor_readers_change_anything(
     assert np.array_equal(got.num_positives, expected.num_positives)
 
 
-def test_what_an_evaluation_holds(trained, video_shards, predictions_and_labels, tmp_path):
+def test_evaluation_has_counts_and_model(trained, video_shards, predictions_and_labels, tmp_path):
     (tmp_path / "names.csv").write_text("Index,Name\n3,Car\n")
     result = evaluate(trained, video_shards, vocabulary_file=f"{tmp_path}/names.csv")
     assert result.num_positives.tolist() == predictions_and_labels[1].sum(axis=0).tolist()
@@ -98,9 +99,7 @@ def test_what_an_evaluation_holds(trained, video_shards, predictions_and_labels,
     assert result.class_names == ["class 0", "class 1", "class 2", "Car", "class 4"]
 
 
-def test_a_class_without_videos_has_no_average_precision(
-    save_logistic_model, write_videos, tmp_path
-):
+def test_class_without_videos_has_no_average_precision(save_logistic_model, write_videos, tmp_path):
     features = {"rgb": np.ones(3), "audio": np.ones(2)}
     videos = [("a", [0], features), ("b", [0, 2], features)]
     path = write_videos(tmp_path / "videos.tfrecord", videos)
@@ -112,12 +111,12 @@ def test_a_class_without_videos_has_no_average_precision(
     assert result.metrics["map"] == pytest.approx(0.875)
     assert result.metrics["hit_at_1"] == 1.0
     assert result.metrics["perr"] == pytest.approx((1 + 1 / 2) / 2)
-    of_class_2 = -np.log(0.3 + 1e-5), -np.log(0.7 + 1e-5)
+    loss_of_class_2 = -np.log(0.3 + 1e-5), -np.log(0.7 + 1e-5)
     others = -np.log(0.9 + 1e-5) - np.log(0.2 + 1e-5) - np.log(0.4 + 1e-5)
-    assert result.metrics["loss"] == pytest.approx(others + np.mean(of_class_2), rel=1e-5)
+    assert result.metrics["loss"] == pytest.approx(others + np.mean(loss_of_class_2), rel=1e-5)
 
 
-def test_an_exported_model_gives_the_same_numbers(trained, video_shards, tmp_path):
+def test_exported_model_has_the_same_metrics(trained, video_shards, tmp_path):
     saved_model.export(trained, f"{tmp_path}/exported")
     expected, got = evaluate(trained, video_shards), evaluate(f"{tmp_path}/exported", video_shards)
     assert got.metrics == pytest.approx(expected.metrics, rel=1e-6)
@@ -128,7 +127,7 @@ def test_an_exported_model_gives_the_same_numbers(trained, video_shards, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["FrameLevelLogisticModel", "LstmModel", "GruModel"])
-def test_a_frame_level_model_is_measured_and_predicts_the_same_when_exported(
+def test_exported_frame_level_model_has_the_same_metrics_and_predictions(
     make_config, frame_shards, tmp_path, name
 ):
     flags = {"model": name, "frame_features": True, "train_data_pattern": frame_shards}
@@ -149,7 +148,15 @@ def test_a_frame_level_model_is_measured_and_predicts_the_same_when_exported(
     assert [float(line.split()[1]) for line in lines] == pytest.approx(best.tolist(), rel=1e-4)
 
 
-def test_videos_without_any_label_cannot_be_measured_on(trained, write_videos, tmp_path):
+def test_evaluation_includes_a_metric_that_is_added_to_the_registry(
+    trained, video_shards, monkeypatch
+):
+    monkeypatch.setitem(METRICS, "added", Metric("Added", "An added metric.", HitAt1))
+    metrics = evaluate(trained, video_shards).metrics
+    assert metrics["added"] == metrics["hit_at_1"]
+
+
+def test_unlabelled_videos_are_an_error(trained, write_videos, tmp_path):
     features = {"rgb": np.ones(3), "audio": np.ones(2)}
     path = write_videos(tmp_path / "test.tfrecord", [(f"v{i}", [], features) for i in range(3)])
     with pytest.raises(UserError, match=r"None of the 3 videos in .*test\.tfrecord.* has a label"):
@@ -159,7 +166,7 @@ def test_videos_without_any_label_cannot_be_measured_on(trained, write_videos, t
         evaluate(trained, path)
 
 
-def test_data_that_the_model_cannot_read_is_named(trained, video_shards, tmp_path):
+def test_error_names_the_record_that_cannot_be_read(trained, video_shards, tmp_path):
     path = str(tmp_path / "bad.tfrecord")
     good = list(read_records(sorted(glob(video_shards))[0]))
     bad = encode_example({"id": b"a", "labels": [5], "rgb": [1.0] * 3, "audio": [1.0] * 2})
@@ -171,7 +178,7 @@ def test_data_that_the_model_cannot_read_is_named(trained, video_shards, tmp_pat
         evaluate(trained, f"{tmp_path}/nothing.tfrecord")
 
 
-def test_a_folder_without_a_model(tmp_path, video_shards, make_config):
+def test_folder_without_a_model_is_an_error(tmp_path, video_shards, make_config):
     with pytest.raises(UserError, match=r"No model in .*: expected model_flags\.json"):
         evaluate(str(tmp_path / "not there"), video_shards)
     (tmp_path / "model").mkdir()
@@ -180,15 +187,15 @@ def test_a_folder_without_a_model(tmp_path, video_shards, make_config):
         evaluate(str(tmp_path / "model"), video_shards)
 
 
-def test_the_command_prints_a_line_and_writes_a_file(trained, video_shards, tmp_path):
+def test_command_prints_a_line_and_writes_a_file(trained, video_shards, tmp_path):
     command = [sys.executable, "-m", "trainer.evaluate", f"--train_dir={trained}"]
     command += [f"--eval_data_pattern={video_shards}", f"--output_file={tmp_path}/metrics.json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     expected = evaluate(trained, video_shards).metrics
     assert done.stdout == (
-        f"step 10 | Hit@1: {expected['hit_at_1']:.3f} | PERR: {expected['perr']:.3f} | "
-        f"MAP: {expected['map']:.3f} | GAP: {expected['gap']:.3f} | "
-        f"Avg_Loss: {expected['loss']:.6f} | num_classes: 5 | num_videos: 37\n"
+        f"step 10 | GAP: {expected['gap']:.3f} | Hit@1: {expected['hit_at_1']:.3f} | "
+        f"PERR: {expected['perr']:.3f} | mAP: {expected['map']:.3f} | "
+        f"Loss: {expected['loss']:.6f} | videos: 37 | classes with videos: 5\n"
     )
     assert done.stderr == ""  # none of TensorFlow's chatter
     assert json.loads((tmp_path / "metrics.json").read_text()) == pytest.approx(expected, rel=1e-6)

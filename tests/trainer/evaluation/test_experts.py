@@ -1,4 +1,4 @@
-"""Experts: sums by hand, the same from wherever a model comes, and that experts specialise."""
+"""Analysis of mixtures of experts: by hand, and of trained models."""
 
 import math
 
@@ -8,129 +8,132 @@ import tensorflow as tf
 
 from trainer.config import TrainConfig
 from trainer.data import input_pipeline
-from trainer.evaluation import experts
 from trainer.evaluation.evaluator import evaluate
-from trainer.evaluation.experts import ExpertSums
+from trainer.evaluation.experts import ExpertMetrics
 from trainer.models import registry
-from trainer.serving import saved_model
+from trainer.serving import mixtures, saved_model
 from trainer.training.loop import train
 
-# One class, two experts and the dummy. The first two videos have the class.
-WEIGHTS = [[1.0, 0.0, 0.0], [0.0, 0.75, 0.25], [0.25, 0.25, 0.5], [1 / 3, 1 / 3, 1 / 3]]
+# One class, two experts and the dummy expert. The first two videos have the class.
+GATE_PROBABILITIES = [[1.0, 0.0, 0.0], [0.0, 0.75, 0.25], [0.25, 0.25, 0.5], [1 / 3, 1 / 3, 1 / 3]]
 ENTROPY_OF_3_TO_1 = (3 * math.log(4 / 3) + math.log(4)) / 4 / math.log(3)
 ENTROPY_OF_2_TO_1_TO_1 = 1.5 * math.log(2) / math.log(3)
 
 
-def sums_of(*videos, num_classes=1):
-    """ExpertSums of (weights [M + 1], has class 0) videos, the same weights for all classes."""
-    sums = ExpertSums(num_classes, 3)
-    trust = tf.constant([[[w] * num_classes for w in weights] for weights, _ in videos], tf.float32)
-    labels = tf.constant([[0 if present else -1, -1] for _, present in videos])
-    sums.add(trust, labels)
-    return sums
+def measure(*videos, num_classes=1):
+    """ExpertMetrics of (gate probabilities [M + 1] of every class, has class 0) videos."""
+    metrics = ExpertMetrics(num_classes, 3)
+    gates = [[[p] * num_classes for p in probabilities] for probabilities, _ in videos]
+    labels = tf.constant([[0 if positive else -1, -1] for _, positive in videos])
+    metrics.add(tf.constant(gates, tf.float32), labels)
+    return metrics
 
 
 def assert_same(result, expected):
-    for videos in ("on_all", "on_positives"):
+    for videos in ("all_videos", "positives"):
         got, wanted = getattr(result, videos), getattr(expected, videos)
-        for name in ("num_videos", "weights", "shares", "entropy", "doubt"):
+        for name in ("num_videos", "gate_probabilities", "load", "entropy", "expert_entropy"):
             np.testing.assert_allclose(getattr(got, name), getattr(wanted, name), atol=1e-6)
 
 
 @pytest.fixture
 def four_videos():
-    return list(zip(WEIGHTS, [True, True, False, False], strict=True))
+    return list(zip(GATE_PROBABILITIES, [True, True, False, False], strict=True))
 
 
 def test_by_hand(four_videos):
-    result = sums_of(*four_videos).results()
-    on_all, on_positives = result.on_all, result.on_positives
-    assert on_all.num_videos == [4] and on_positives.num_videos == [2]
+    result = measure(*four_videos).result()
+    all_videos, positives = result.all_videos, result.positives
+    assert all_videos.num_videos == [4] and positives.num_videos == [2]
     third = 1 / 3
-    np.testing.assert_allclose(
-        on_all.weights, [[(1.25 + third) / 4, (1 + third) / 4, (0.75 + third) / 4]], rtol=1e-6
-    )
-    # One video to each, and a third of the last, whose weights are equal.
-    np.testing.assert_allclose(on_all.shares, [[third, third, third]], rtol=1e-6)
+    expected = [[(1.25 + third) / 4, (1 + third) / 4, (0.75 + third) / 4]]
+    np.testing.assert_allclose(all_videos.gate_probabilities, expected, rtol=1e-6)
+    # One video to each, and a third of the last, whose gate probabilities are equal.
+    np.testing.assert_allclose(all_videos.load, [[third, third, third]], rtol=1e-6)
     total = ENTROPY_OF_3_TO_1 + ENTROPY_OF_2_TO_1_TO_1 + 1
-    np.testing.assert_allclose(on_all.entropy, [total / 4], rtol=1e-6)
-    np.testing.assert_allclose(on_positives.weights, [[0.5, 0.375, 0.125]])
-    assert on_positives.shares.tolist() == [[0.5, 0.5, 0]]
-    np.testing.assert_allclose(on_positives.entropy, [ENTROPY_OF_3_TO_1 / 2], rtol=1e-6)
-    # On average the experts have weights of 1/2 and 3/8, but each video knows its own.
-    spread = (1 / 2 * math.log(7 / 4) + 3 / 8 * math.log(7 / 3)) / math.log(2)
-    np.testing.assert_allclose(result.specialisation, [spread], rtol=1e-6)
-    # Of the other two, the third is in doubt with half its weight, the fourth with two thirds.
-    np.testing.assert_allclose(on_all.doubt, [(1 / 2 + 2 / 3) * math.log(2) / 4], rtol=1e-6)
+    np.testing.assert_allclose(all_videos.entropy, [total / 4], rtol=1e-6)
+    np.testing.assert_allclose(positives.gate_probabilities, [[0.5, 0.375, 0.125]])
+    assert positives.load.tolist() == [[0.5, 0.5, 0]]
+    np.testing.assert_allclose(positives.entropy, [ENTROPY_OF_3_TO_1 / 2], rtol=1e-6)
+    # The experts' mean gate probabilities are 1/2 and 3/8, but each video uses one of them only.
+    marginal_entropy = 1 / 2 * math.log(7 / 4) + 3 / 8 * math.log(7 / 3)
+    np.testing.assert_allclose(result.specialization, [marginal_entropy / math.log(2)], rtol=1e-6)
+    # The other two: both experts are equal, with 1/2 of the gate probability, and with 2/3.
+    expected = [(1 / 2 + 2 / 3) * math.log(2) / 4]
+    np.testing.assert_allclose(all_videos.expert_entropy, expected, rtol=1e-6)
 
 
-def test_a_class_counts_its_own_videos_alone():
-    sums = ExpertSums(3, 2)
-    # Of two videos: the first has classes 2 and 0, the second class 2.
-    trust = np.array([[[0.9, 0.8, 0.7], [0.1, 0.2, 0.3]], [[0.6, 0.4, 0.2], [0.4, 0.6, 0.8]]])
-    sums.add(tf.constant(trust, tf.float32), tf.constant([[2, 0, -1], [2, -1, -1]]))
-    result = sums.results()
-    assert result.on_positives.num_videos.tolist() == [1, 0, 2]
-    np.testing.assert_allclose(result.on_positives.weights[0], [0.9, 0.1], rtol=1e-6)
-    assert np.isnan(result.on_positives.weights[1]).all()
-    np.testing.assert_allclose(result.on_positives.weights[2], [0.45, 0.55], rtol=1e-6)
-    np.testing.assert_allclose(result.on_all.weights[1], [0.6, 0.4], rtol=1e-6)
-    assert result.on_all.shares.tolist() == [[1, 0], [0.5, 0.5], [0.5, 0.5]]
+def test_positives_are_counted_per_class():
+    metrics = ExpertMetrics(3, 2)
+    # The first video has classes 2 and 0, the second class 2.
+    gates = np.array([[[0.9, 0.8, 0.7], [0.1, 0.2, 0.3]], [[0.6, 0.4, 0.2], [0.4, 0.6, 0.8]]])
+    metrics.add(tf.constant(gates, tf.float32), tf.constant([[2, 0, -1], [2, -1, -1]]))
+    result = metrics.result()
+    assert result.positives.num_videos.tolist() == [1, 0, 2]
+    np.testing.assert_allclose(result.positives.gate_probabilities[0], [0.9, 0.1], rtol=1e-6)
+    assert np.isnan(result.positives.gate_probabilities[1]).all()
+    np.testing.assert_allclose(result.positives.gate_probabilities[2], [0.45, 0.55], rtol=1e-6)
+    np.testing.assert_allclose(result.all_videos.gate_probabilities[1], [0.6, 0.4], rtol=1e-6)
+    assert result.all_videos.load.tolist() == [[1, 0], [0.5, 0.5], [0.5, 0.5]]
 
 
-def test_batches_and_merged_sums_add_up(four_videos):
-    expected = sums_of(*four_videos, num_classes=2).results()
-    sums = sums_of(four_videos[0], num_classes=2)
-    trust = tf.constant([[[w] * 2 for w in weights] for weights, _ in four_videos[1:3]])
-    sums.add(trust, tf.constant([[0], [-1]]))
-    sums.merge(sums_of(four_videos[3], num_classes=2))
-    assert_same(sums.results(), expected)
-    assert np.isnan(expected.on_positives.entropy[1])  # no video has class 1
+def test_adding_batches_and_merging_are_the_same(four_videos):
+    expected = measure(*four_videos, num_classes=2).result()
+    metrics = measure(four_videos[0], num_classes=2)
+    gates = tf.constant([[[p] * 2 for p in probabilities] for probabilities, _ in four_videos[1:3]])
+    metrics.add(gates, tf.constant([[0], [-1]]))
+    metrics.merge(measure(four_videos[3], num_classes=2))
+    assert_same(metrics.result(), expected)
+    assert np.isnan(expected.positives.entropy[1])  # no video has class 1
 
 
 @pytest.mark.parametrize(
-    "weights, collapsed, single",
+    "gate_probabilities, collapsed, single_expert",
     [
         ([[0.0, 0.0, 1.0], [0.1, 0.05, 0.85]], True, False),
         ([[0.0, 0.2, 0.8], [0.1, 0.05, 0.85]], False, False),
         ([[0.95, 0.05, 0.0], [0.95, 0.05, 0.0]], False, True),
-        ([[0.19, 0.01, 0.8], [0.95, 0.05, 0.0]], False, True),  # of what the dummy leaves
-        ([[0.4, 0.35, 0.25], [0.4, 0.35, 0.25]], False, False),  # though both videos go there
+        ([[0.19, 0.01, 0.8], [0.95, 0.05, 0.0]], False, True),  # relative to the other expert
+        (
+            [[0.4, 0.35, 0.25], [0.4, 0.35, 0.25]],
+            False,
+            False,
+        ),  # all load on one
         ([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], False, False),
     ],
 )
-def test_which_classes_use_one_expert_only(weights, collapsed, single):
-    result = sums_of(*[(video, True) for video in weights]).results()
-    assert (result.collapsed, result.single) == ([collapsed], [single])
+def test_collapsed_and_single_expert_classes(gate_probabilities, collapsed, single_expert):
+    result = measure(*[(video, True) for video in gate_probabilities]).result()
+    assert (result.collapsed, result.single_expert) == ([collapsed], [single_expert])
 
 
-def test_a_class_without_videos_is_neither():
-    result = sums_of(([1.0, 0.0, 0.0], False)).results()
-    assert not result.collapsed.any() and not result.single.any()
-    assert np.isnan(result.specialisation).all()
+def test_class_without_videos_is_neither():
+    result = measure(([1.0, 0.0, 0.0], False)).result()
+    assert not result.collapsed.any() and not result.single_expert.any()
+    assert np.isnan(result.specialization).all()
 
 
 @pytest.mark.parametrize(
-    "weights, expected",
+    "gate_probabilities, expected",
     [
         ([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], 1),
-        ([[0.5, 0.0, 0.5], [0.0, 0.5, 0.5]], 0.5),  # half of it is the dummy's
+        ([[0.5, 0.0, 0.5], [0.0, 0.5, 0.5]], 0.5),  # the dummy expert has half of it
         ([[0.51, 0.49, 0.0], [0.49, 0.51, 0.0]], 0.0003),  # undecided
-        ([[0.4, 0.4, 0.2], [0.1, 0.1, 0.8]], 0),  # all the same, the dummy aside
+        ([[0.4, 0.4, 0.2], [0.1, 0.1, 0.8]], 0),  # the same, without the dummy expert
         ([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]], 0),  # one expert only
-        ([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], 0),  # one expert, or the dummy
-        ([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]], 0),  # the dummy only
+        ([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], 0),  # one expert and the dummy expert
+        ([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]], 0),  # the dummy expert only
     ],
 )
-def test_specialisation_by_hand(weights, expected):
-    result = sums_of(*[(video, True) for video in weights]).results()
-    assert result.specialisation == pytest.approx(expected, abs=2e-5)
+def test_specialization_by_hand(gate_probabilities, expected):
+    result = measure(*[(video, True) for video in gate_probabilities]).result()
+    assert result.specialization == pytest.approx(expected, abs=2e-5)
 
 
-def test_one_expert_alone_cannot_specialise():
-    sums = ExpertSums(1, 2)
-    sums.add(tf.constant([[[0.9], [0.1]], [[0.2], [0.8]]]), tf.constant([[0], [0]]))
-    assert sums.results().specialisation == pytest.approx(0, abs=1e-6)
+def test_specialization_of_a_single_expert_is_0():
+    metrics = ExpertMetrics(1, 2)
+    metrics.add(tf.constant([[[0.9], [0.1]], [[0.2], [0.8]]]), tf.constant([[0], [0]]))
+    assert metrics.result().specialization == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -141,39 +144,39 @@ def test_one_expert_alone_cannot_specialise():
         {"model": "DbofModel", "dbof_cluster_size": 4, "frame_features": True},
     ],
 )
-def test_the_weights_come_with_the_predictions(flags):
+def test_gate_probabilities_come_with_the_predictions(flags):
     small = {"feature_names": "rgb", "feature_sizes": "2", "num_classes": 3}
     config = TrainConfig(**small | flags)
     model = registry.create(config.model_flags)
-    assert experts.has_experts(model)
+    assert mixtures.is_mixture(model)
     spec = input_pipeline.model_input_spec(config.record_format)
     inputs = {name: tf.ones([4, *s.shape[1:]], s.dtype) for name, s in spec.items()}
-    predictions, trust = experts.predict(model, inputs)
+    predictions, gates = mixtures.predict(model, inputs)
     np.testing.assert_array_equal(predictions, registry.predict(model, inputs))
-    assert trust.shape == (4, 3, 3)
-    np.testing.assert_allclose(tf.reduce_sum(trust, axis=1), np.ones([4, 3]), rtol=1e-6)
-    assert (trust[:, 0] + trust[:, 1] > predictions).numpy().all()  # experts say less than 1
+    assert gates.shape == (4, 3, 3)
+    np.testing.assert_allclose(tf.reduce_sum(gates, axis=1), np.ones([4, 3]), rtol=1e-6)
+    assert (gates[:, 0] + gates[:, 1] > predictions).numpy().all()  # experts predict less than 1
 
 
-def test_the_weights_by_hand():
-    # Class 0 trusts experts and dummy as 1 : 2 : 1, class 1 as 1 : 1 : 6.
+def test_gate_probabilities_by_hand():
+    # Odds of the experts and the dummy expert: 1 : 2 : 1 for class 0, 1 : 1 : 6 for class 1.
     small = {"feature_names": "rgb", "feature_sizes": "1", "num_classes": 2}
     model = registry.create(TrainConfig(model="MoeModel", **small).model_flags)
     kernel = np.log([[[1, 1], [2, 1], [1, 6]]])  # [1, M + 1, num_classes]
     model.classifier.gates.kernel.assign(kernel.reshape(1, 6))
-    _, trust = experts.predict(model, {"features": tf.constant([[3.0]])})
+    _, gates = mixtures.predict(model, {"features": tf.constant([[3.0]])})
     expected = [[0.25, 0.125], [0.5, 0.125], [0.25, 0.75]]
-    np.testing.assert_allclose(trust[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(gates[0], expected, rtol=1e-6)
 
 
 def test_models_without_experts():
     flags = TrainConfig(feature_names="rgb", feature_sizes="2", num_classes=3).model_flags
-    assert not experts.has_experts(registry.create(flags))
+    assert not mixtures.is_mixture(registry.create(flags))
 
 
-# Two regimes. A video's first value says which it is in; its other values are one a class. In
-# regime 1 the videos with a positive value have the class, in regime -1 those with a negative one:
-# no logistic unit can tell.
+# Two regimes: the first feature of a video is its regime, 1 or -1, and each other feature belongs
+# to a class. Videos have the class if its feature times their regime is positive, which logistic
+# regression cannot learn.
 
 VALUES = 4
 
@@ -217,28 +220,30 @@ def trained_on_two_regimes(two_regimes, tmp_path_factory):
     return trained
 
 
-def test_experts_specialise_in_regimes_and_beat_logistic_units(two_regimes, trained_on_two_regimes):
+def test_experts_specialize_in_regimes_and_beat_logistic_regression(
+    two_regimes, trained_on_two_regimes
+):
     all_videos = f"{two_regimes}/*.tfrecord"
-    of_units = evaluate(trained_on_two_regimes("LogisticModel"), all_videos)
+    logistic = evaluate(trained_on_two_regimes("LogisticModel"), all_videos)
     train_dir = trained_on_two_regimes("MoeModel")
-    of_experts = evaluate(train_dir, all_videos)
-    assert of_units.experts is None
-    assert of_units.metrics["gap"] < 0.65  # half of all pairs are true
-    assert of_experts.metrics["gap"] > 0.95
+    mixture = evaluate(train_dir, all_videos)
+    assert logistic.experts is None
+    assert logistic.metrics["gap"] < 0.65  # half of all classes are labels
+    assert mixture.metrics["gap"] > 0.95
 
-    shares = [
-        evaluate(train_dir, f"{two_regimes}/{regime}.tfrecord").experts.on_positives.shares
+    loads = [
+        evaluate(train_dir, f"{two_regimes}/{regime}.tfrecord").experts.positives.load
         for regime in (1, -1)
     ]
-    expert = [of_regime[:, :-1].argmax(axis=1) for of_regime in shares]
+    expert = [load[:, :-1].argmax(axis=1) for load in loads]
     assert (expert[0] != expert[1]).all()
-    for of_regime, chosen in zip(shares, expert, strict=True):
-        assert (of_regime[np.arange(VALUES), chosen] > 0.9).all()
-    assert (of_experts.experts.specialisation > 0.8).all()
-    assert not (of_experts.experts.collapsed | of_experts.experts.single).any()
+    for load, chosen in zip(loads, expert, strict=True):
+        assert (load[np.arange(VALUES), chosen] > 0.9).all()
+    assert (mixture.experts.specialization > 0.8).all()
+    assert not (mixture.experts.collapsed | mixture.experts.single_expert).any()
 
 
-def test_an_exported_model_shows_the_same(two_regimes, trained_on_two_regimes, tmp_path):
+def test_exported_model_has_the_same_analysis(two_regimes, trained_on_two_regimes, tmp_path):
     train_dir, all_videos = trained_on_two_regimes("MoeModel"), f"{two_regimes}/*.tfrecord"
     saved_model.export(train_dir, str(tmp_path / "exported"))
     expected = evaluate(train_dir, all_videos).experts

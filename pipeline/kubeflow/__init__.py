@@ -1,0 +1,1 @@
+"""Kubeflow Pipelines: connection, client, submitting, following and scheduling runs."""

@@ -1,0 +1,201 @@
+"""Follows a run on Kubeflow to its end.
+
+What Kubeflow Pipelines 2.17 tells about a run has corners, each of which a recorded answer in
+tests/pipeline/recorded shows: a cancelled run ends as FAILED, with CANCELING in its history; what
+has not ended has an end time in the year 1; a task has neither an error nor a pod, and its children
+are named by Argo's node ids; and a pod that waits for a node is PENDING only as "executor(0)",
+while its step is RUNNING.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import urllib3
+from kfp_server_api import ApiException, V2beta1PipelineTaskDetail, V2beta1Run
+
+from pipeline.kubeflow import client as kubeflow
+from pipeline.kubeflow.connection import ConnectionConfig
+from pipeline.logs import reason, without_kfp
+
+POLL_SECONDS = 5
+OUTAGE_SECONDS = 600  # for which a server may be away while a run goes on
+EXPLAIN_MINUTES = 5  # after which a step that waits for a node is looked into
+
+# State of a run that has ended -> exit code.
+EXIT_CODES = {"SUCCEEDED": 0, "FAILED": 1, "SKIPPED": 2, "CANCELED": 3}
+STILL_RUNNING = 124  # that of `timeout`
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a run that has started.
+
+    Attributes:
+        name: The name of its task, e.g. "train".
+        state: Kubeflow's, "WAITING" while its pod is pending, or "CACHED".
+        started: When it started, or began to wait.
+        ended: When it ended; None if it has not.
+    """
+
+    name: str
+    state: str
+    started: datetime
+    ended: datetime | None
+
+
+def follow(
+    client,
+    connection: ConnectionConfig,
+    run_id: str,
+    steps: dict[str, str],
+    seconds: float,
+    needs: dict[str, str] | None = None,
+    explain: Callable[[], str] = lambda: "",
+) -> V2beta1Run:
+    """Wait until the run has ended, and print each change of a step's state.
+
+    Args:
+        steps: Name of a step's task -> the name to show.
+        seconds: How long to wait.
+        needs: Name of a step's task -> what its node must have, e.g. "1 x nvidia.com/gpu".
+        explain: Called once if a step waits for a node for `EXPLAIN_MINUTES`; returns what is
+            known about the cluster's nodes.
+
+    Returns:
+        The run as it was last seen: ended, or not yet.
+    """
+    end = time.monotonic() + seconds
+    shown = {}
+    explained = False
+    while True:
+        run, now = _get(client, connection, run_id), datetime.now(UTC)
+        for step in started_steps(run, steps):
+            waited = _minutes(step, now)
+            change = step.state, waited.bit_length()  # after 1, 2, 4, 8, ... minutes
+            if shown.get(step.name) != change:
+                shown[step.name] = change
+                print(_line(step, steps[step.name], (needs or {}).get(step.name), waited))
+            if waited >= EXPLAIN_MINUTES and not explained:
+                explained = True
+                print(explain(), flush=True)
+        if state(run) in EXIT_CODES or time.monotonic() >= end:
+            return run
+        time.sleep(POLL_SECONDS)
+
+
+def state(run: V2beta1Run) -> str:
+    """Return the run's state: CANCELED for a run that was cancelled and ended."""
+    history = [entry.state for entry in run.state_history or []]
+    return "CANCELED" if run.state == "FAILED" and "CANCELING" in history else run.state
+
+
+def _get(client, connection: ConnectionConfig, run_id: str) -> V2beta1Run:
+    """The run, now or when the server is back."""
+    end = time.monotonic() + OUTAGE_SECONDS
+    renewed = False
+    while True:
+        try:
+            return client.get_run(run_id)
+        except ApiException as error:
+            if error.status == 401 and connection.iap_client_id and not renewed:
+                renewed = True  # an hour is over, after which Google wants another token
+                kubeflow.renew(client, connection)
+                continue
+            if error.status not in kubeflow.TRANSIENT or time.monotonic() > end:
+                raise
+        except urllib3.exceptions.HTTPError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(POLL_SECONDS)
+
+
+def _tasks(run: V2beta1Run) -> list[V2beta1PipelineTaskDetail]:
+    return (run.run_details and run.run_details.task_details) or []
+
+
+def _ended(task: V2beta1PipelineTaskDetail) -> datetime | None:
+    return task.end_time if task.end_time and task.end_time.year > 1970 else None
+
+
+def started_steps(run: V2beta1Run, steps: dict[str, str]) -> Iterator[Step]:
+    """Yield the steps that have started, in that order; of several with one name the newest."""
+    # What will not run any more has a time, but no state.
+    tasks = [task for task in _tasks(run) if task.start_time and task.state]
+    started = [task for task in tasks if task.display_name in steps]
+    newest = {task.display_name: task for task in sorted(started, key=lambda task: task.start_time)}
+    for name, task in newest.items():
+        executors = [other for other in tasks if _is_executor_of(other, task)]
+        pods = [other for other in executors if other.display_name != "executor"]  # executor(0)
+        pod = max(pods, key=lambda pod: pod.start_time, default=None)
+        if task.state == "RUNNING" and pod and pod.state == "PENDING":
+            yield Step(name, "WAITING", pod.start_time, None)
+        elif task.state == "SUCCEEDED" and {other.state for other in executors} == {"SKIPPED"}:
+            yield Step(name, "CACHED", task.start_time, _ended(task))
+        else:
+            yield Step(name, task.state, task.start_time, _ended(task))
+
+
+def _is_executor_of(task: V2beta1PipelineTaskDetail, step: V2beta1PipelineTaskDetail) -> bool:
+    """Whether a task is the executor of a step, or one of its pods, "executor(0)" and so on.
+
+    Steps run one after the other, and nothing but the times tells which executor is whose.
+    """
+    if task.display_name.partition("(")[0] != "executor" or task.start_time < step.start_time:
+        return False
+    return _ended(step) is None or task.start_time <= _ended(step)
+
+
+def _minutes(step: Step, now: datetime) -> int:
+    """For how many minutes the step has waited for a node."""
+    return int((now - step.started).total_seconds() // 60) if step.state == "WAITING" else 0
+
+
+def _line(step: Step, title: str, needs: str | None, waited: int) -> str:
+    moment = step.ended or step.started
+    line = f"{moment:%H:%M:%S}  {title:<14} "
+    if step.state == "WAITING" and not waited:
+        return line + "pending"
+    if step.state == "WAITING":
+        return line + f"waiting for a node{' with ' + needs if needs else ''} ({waited} min)"
+    line += step.state.lower()
+    if step.ended and step.state in EXIT_CODES:
+        seconds = round((step.ended - step.started).total_seconds())
+        line += f" after {seconds // 60} min {seconds % 60} s"
+    return line
+
+
+def failure(client, run: V2beta1Run, steps: dict[str, str]) -> tuple[str, str]:
+    """Return the step that failed first, by its name to show, and why; empty where unknown."""
+    failed = [step for step in started_steps(run, steps) if step.state == "FAILED"]
+    if not failed:
+        return "", (run.error and run.error.message) or ""
+    step = min(failed, key=lambda step: str(step.ended))
+    log = _log(client, run, step)
+    return steps[step.name], reason(list(without_kfp(log.splitlines())), 1) if log else ""
+
+
+def _log(client, run: V2beta1Run, step: Step) -> str:
+    """The log of a failed step's last try; empty where it cannot be read."""
+    (task,) = [task for task in _tasks(run) if task.display_name == step.name][-1:]
+    tries = [
+        pod
+        for pod in _tasks(run)
+        if pod.display_name == "executor" and pod.state == "FAILED" and _is_executor_of(pod, task)
+    ]
+    nodes = [child.pod_name for pod in tries for child in pod.child_tasks or [] if child.pod_name]
+    if not nodes:
+        return ""
+    try:
+        # The one path of the API that answers with a log; the newer versions of it do not.
+        return client.runs.api_client.call_api(
+            "/apis/v1alpha1/runs/{run}/nodes/{node}/log",
+            "GET",
+            path_params={"run": run.run_id, "node": nodes[-1]},
+            auth_settings=["Bearer"],
+            response_type="str",
+            _return_http_data_only=True,
+        )
+    except (ApiException, urllib3.exceptions.HTTPError):
+        return ""  # the run's page, which is linked, shows it

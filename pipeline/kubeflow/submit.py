@@ -1,0 +1,117 @@
+"""Runs the compiled pipeline on Kubeflow."""
+
+import sys
+import time
+import uuid
+
+import kfp_server_api as api
+
+from pipeline.kubeflow import client as kubeflow
+from pipeline.kubeflow import follow, upload
+from pipeline.kubeflow.connection import resolve, secret_free
+from pipeline.prepare import complete, show
+from trainer.common.errors import UserError
+
+
+def submit(config, compiled, values: dict) -> int:
+    """Runs the package on Kubeflow.
+
+    Returns:
+        The exit code: 0; or, of a run that was followed, that of its end.
+    """
+    connection = resolve(config)
+    name = config.run_name or f"{compiled.version}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+    if config.dry_run:
+        what = {"version": compiled.version, "run": name, "experiment": config.experiment}
+        show(secret_free(connection) | what, compiled, values)
+        return 0
+
+    with kubeflow.explained(connection):
+        client = kubeflow.connect(connection)
+        pipeline_id, version_id, is_new = upload.upload(client, connection, compiled)
+        state = "uploaded" if is_new else "there already"
+        print(f"Version:  {compiled.version} ({state})")
+        print(f"          {kubeflow.version_link(connection, pipeline_id, version_id)}")
+        experiment_id = upload.experiment(client, connection, config.experiment)
+        run = _create(client, config, experiment_id, (pipeline_id, version_id), name, values)
+        link = kubeflow.run_link(connection, run.run_id)
+        print(f"Run:      {name}\n          {link}", flush=True)
+        if not config.wait:
+            return 0
+        try:
+            run = follow.follow(
+                client,
+                connection,
+                run.run_id,
+                compiled.steps,
+                config.timeout * 3600,
+                _needs(compiled, values),
+                lambda: _explain_nodes(compiled, values),
+            )
+        except KeyboardInterrupt:
+            print("\nNo longer followed; the run goes on.", file=sys.stderr)
+            return 130
+        return _tell(client, run, compiled.steps, link)
+
+
+def _needs(compiled, values: dict) -> dict[str, str]:
+    """What the nodes of the steps must have: name of a step's task -> "1 x nvidia.com/gpu"."""
+    values = complete(compiled, values)
+    if values.get("accelerator_count", "0") == "0":
+        return {}
+    return {"train": f"{values['accelerator_count']} x {values['accelerator_type']}"}
+
+
+def _explain_nodes(compiled, values: dict) -> str:
+    """What `doctor` says about the nodes."""
+    from pipeline import doctor
+
+    try:
+        found = doctor.nodes(complete(compiled, values))
+    except (doctor.NotChecked, UserError) as error:
+        found = str(error)
+    return f"          Nodes: {found}. `make doctor` with the same ARGS checks more."
+
+
+def _create(client, config, experiment_id, version: tuple[str, str], name, values):
+    """The run, made once."""
+    mark = f"Submission {uuid.uuid4()}"
+
+    def find():
+        listed = client.runs.run_service_list_runs
+        found = kubeflow.every(
+            listed, "runs", experiment_id=experiment_id, sort_by="created_at desc"
+        )
+        return next((run for run in found if run.description == mark), None)
+
+    def create():
+        return client.runs.run_service_create_run(
+            run=api.V2beta1Run(
+                experiment_id=experiment_id,
+                display_name=name,
+                description=mark,
+                pipeline_version_reference=api.V2beta1PipelineVersionReference(*version),
+                runtime_config=api.V2beta1RuntimeConfig(values, config.pipeline_root or None),
+                service_account=config.service_account or None,
+            )
+        )
+
+    return kubeflow.ensure(find, create, look_first=False)[0]
+
+
+def _tell(client, run, steps: dict[str, str], link: str) -> int:
+    """Say how the run ended; return the exit code."""
+    state = follow.state(run)
+    if state not in follow.EXIT_CODES:
+        print(
+            f"error: The run goes on, but is followed no longer (--timeout): {link}",
+            file=sys.stderr,
+        )
+        return follow.STILL_RUNNING
+    was = "was " if state in ("CANCELED", "SKIPPED") else ""
+    print(f"The run {was}{state.lower()}.")
+    if state == "FAILED":
+        step, why = follow.failure(client, run, steps)
+        print(f"error: {step or 'The run'} failed{': ' + why if why else '.'}", file=sys.stderr)
+        print(f"Run: {link}", file=sys.stderr)
+    return follow.EXIT_CODES[state]

@@ -1,0 +1,95 @@
+"""Runs the compiled pipeline on Vertex AI, and follows the run."""
+
+import sys
+import time
+
+from pipeline.vertex import client as vertex
+
+POLL_SECONDS = 10
+TRIES = 4
+BACKOFF_SECONDS = 1.0
+
+# State of a run that has ended -> exit code, as on Kubeflow.
+EXIT_CODES = {"SUCCEEDED": 0, "FAILED": 1, "CANCELLED": 3}
+STILL_RUNNING = 124
+
+
+def submit(config, compiled, values: dict) -> int:
+    """Runs the package; returns the exit code, that of the run's end if it was followed."""
+    name = config.run_name or f"{compiled.version}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+    if config.dry_run:
+        return vertex.show(config, compiled, values, {"run": name})
+    with vertex.explained(), vertex.client(config) as aiplatform:
+        job = vertex.job(aiplatform, config, compiled, values, name)
+        _create_once(aiplatform, job, config)
+        print(f"Run:      {name}\n          {job._dashboard_uri()}", flush=True)
+        if not config.wait:
+            return 0
+        try:
+            state = _follow(job, compiled.steps, config.timeout * 3600)
+        except KeyboardInterrupt:
+            print("\nNo longer followed; the run goes on.", file=sys.stderr)
+            return 130
+        return _tell(job, state, compiled.steps)
+
+
+def _create_once(aiplatform, job, config):
+    """Creates the run; where an answer gets lost, a second try finds the run of that id there."""
+    from google.api_core import exceptions
+
+    lost = (exceptions.ServiceUnavailable, exceptions.DeadlineExceeded, exceptions.ServerError)
+    for attempt in range(TRIES):
+        try:
+            return job.submit(
+                service_account=config.service_account or None,
+                network=config.network or None,
+                create_request_timeout=vertex.ANSWER_SECONDS,
+            )
+        except exceptions.Conflict:  # the id is there already
+            if not attempt:
+                raise
+            name = f"{job._parent}/pipelineJobs/{job.job_id}"
+            job._gca_resource = aiplatform.PipelineJob.get(name)._gca_resource
+            return None
+        except lost:
+            if attempt == TRIES - 1:
+                raise
+        time.sleep(BACKOFF_SECONDS * 2**attempt)
+
+
+def _follow(job, steps: dict[str, str], seconds: float) -> str:
+    """Shows each change of a step's state; returns the run's, when it has ended or time is up."""
+    end = time.monotonic() + seconds
+    shown = {}
+    while True:
+        state = job.state.name.removeprefix("PIPELINE_STATE_")
+        for task in job._gca_resource.job_detail.task_details:
+            if task.task_name in steps and shown.get(task.task_name) != task.state:
+                shown[task.task_name] = task.state
+                moment = task.end_time or task.start_time or task.create_time
+                print(
+                    f"{moment:%H:%M:%S}  {steps[task.task_name]:<14} {task.state.name.lower()}",
+                    flush=True,
+                )
+        if state in EXIT_CODES or time.monotonic() >= end:
+            return state
+        time.sleep(POLL_SECONDS)
+
+
+def _tell(job, state: str, steps: dict[str, str]) -> int:
+    """Says how the run ended; returns the exit code."""
+    link = job._dashboard_uri()
+    if state not in EXIT_CODES:
+        print(
+            f"error: The run goes on, but is no longer followed (--timeout): {link}",
+            file=sys.stderr,
+        )
+        return STILL_RUNNING
+    print("The run was canceled." if state == "CANCELLED" else f"The run {state.lower()}.")
+    if state == "FAILED":
+        tasks = job._gca_resource.job_detail.task_details
+        failed = [task for task in tasks if task.state.name == "FAILED" and task.task_name in steps]
+        why = failed[0].error.message if failed else job._gca_resource.error.message
+        step = steps[failed[0].task_name] if failed else "The run"
+        print(f"error: {step} failed{': ' + why if why else '.'}\nLog: {link}", file=sys.stderr)
+    return EXIT_CODES[state]

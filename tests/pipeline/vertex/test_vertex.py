@@ -1,0 +1,179 @@
+import sys
+
+import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud.aiplatform.utils import gcs_utils
+
+from pipeline import schedule, submit
+from pipeline.vertex import client as vertex
+from tests.pipeline.vertex_server import VertexServer
+
+PARAMETERS = ["train_data=gs://b/train*", "eval_data=gs://b/eval*", "output_dir=/gcs/b/out"]
+NIGHTLY = ["--cron=0 2 * * *", *PARAMETERS]
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr("pipeline.vertex.submit.POLL_SECONDS", 0.001)
+    monkeypatch.setattr("pipeline.vertex.submit.BACKOFF_SECONDS", 0.001)
+    # It asks another service of Google's whose bucket it is.
+    monkeypatch.setattr(gcs_utils, "_verify_bucket_ownership", lambda *_, **__: True)
+    with VertexServer() as server:
+        how = {"project": "p", "credentials": AnonymousCredentials(), "api_transport": "rest"}
+        monkeypatch.setattr(vertex, "INIT", how | {"api_endpoint": server.url})
+        yield server
+
+
+@pytest.fixture
+def flags(server, compiled, gcs_bucket):
+    return [
+        "--target=vertex",
+        f"--pipeline={compiled['vertex']}",
+        f"--pipeline_root={gcs_bucket}/root",
+        "--region=europe-west4",
+    ]
+
+
+@pytest.fixture
+def run(flags, capsys):
+    def run(*words):
+        with pytest.raises(SystemExit) as exit:
+            submit.main(["submit", *flags, *PARAMETERS, *words])
+        said = capsys.readouterr()
+        if isinstance(exit.value.code, str):
+            return 1, said.out, exit.value.code
+        return exit.value.code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def plan(flags, capsys):
+    def plan(*words):
+        action = [word for word in words[:1] if word in schedule.ACTIONS]
+        schedule.main(["schedule", *action, *flags, *words[len(action) :]])
+        return capsys.readouterr().out
+
+    return plan
+
+
+def test_a_run_has_its_spec_parameters_account_and_labels(server, run, gcs_bucket):
+    code, out, _ = run("--service_account=me@p", "--labels=team=video,stage=test", "num_epochs=2")
+    assert code == 0
+    (job,) = server.of_kind("pipelineJobs")
+    assert job["name"].startswith("projects/p/locations/europe-west4/pipelineJobs/yt8m-")
+    assert job["pipelineSpec"]["pipelineInfo"]["name"] == "yt8m-pipeline"
+    assert job["serviceAccount"] == "me@p"
+    assert job["labels"]["team"] == "video"
+    assert job["runtimeConfig"]["gcsOutputDirectory"] == f"{gcs_bucket}/root"
+    given = job["runtimeConfig"]["parameterValues"]
+    assert (given["num_epochs"], given["output_dir"]) == (2, "/gcs/b/out")
+    assert job["name"].rsplit("/", 1)[1] in out
+
+
+@pytest.mark.parametrize(
+    "state, code", [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELLED", 3), ("PAUSED", 124)]
+)
+def test_each_end_of_a_run_has_its_exit_code(server, run, state, code):
+    server.script = [
+        {"state": f"PIPELINE_STATE_{now}"} for now in ("PENDING", "RUNNING", "CANCELLING", state)
+    ]
+    assert run("--wait", "--timeout=0.0005")[0] == code
+
+
+def test_the_step_that_failed_is_told(server, run):
+    times = {"startTime": "2025-01-01T12:00:00Z", "endTime": "2025-01-01T12:01:00Z"}
+    failed = {"taskName": "train", "state": "FAILED", "error": {"message": "OOM"}, **times}
+    server.script = [
+        {"state": "PIPELINE_STATE_FAILED", "jobDetail": {"taskDetails": [failed]}},
+    ]
+    code, out, err = run("--wait")
+    assert code == 1
+    assert "12:01:00  Train          failed" in out
+    assert err.startswith("error: Train failed: OOM\nLog: https://console.cloud.google.com/")
+
+
+@pytest.mark.parametrize("fault", ["lost", 503])
+def test_nothing_is_made_twice_when_an_answer_is_lost(server, run, fault):
+    server.faults = [("POST", "pipelineJobs$", fault)]
+    assert run("--wait")[0] == 0
+    assert server.faults == []
+    assert len(server.of_kind("pipelineJobs")) == 1
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--pipeline_root="], "error: Vertex AI keeps artifacts in a bucket"),
+        (["--labels=Team=x"], "error: --labels are like team=video"),
+        (["num_epoch=1"], "error: There is no parameter 'num_epoch'"),
+        (["node_selector={}"], "error: There is no parameter 'node_selector'"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_sent(server, run, words, message):
+    code, _, err = run(*words)
+    assert code == 1
+    assert err.startswith(message)
+    assert server.items == {}
+
+
+def test_a_refusal_is_told_without_a_traceback(server, run):
+    server.faults = [("POST", "pipelineJobs$", 403)]
+    assert run()[2].startswith("error: Vertex AI refused: ")
+
+
+def test_without_its_client_it_says_what_to_install(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "google.cloud.aiplatform", None)
+    monkeypatch.delattr("google.cloud.aiplatform")
+    assert "`make install-dev` installs it" in run()[2]
+
+
+def test_a_dry_run_sends_nothing(server, run):
+    code, out, _ = run("--dry-run")
+    assert code == 0
+    assert "region:          europe-west4" in out
+    assert server.items == {}
+
+
+def test_a_schedule_is_created_left_alone_and_replaced(server, plan):
+    assert "(created)" in plan(*NIGHTLY)
+    (made,) = server.of_kind("schedules")
+    assert made["cron"] == "0 2 * * *"
+    assert made["maxConcurrentRunCount"] == "1"
+    assert not made.get("allowQueueing")
+    assert "(left as it is)" in plan(*NIGHTLY)
+    assert server.of_kind("schedules") == [made]
+    assert "(updated)" in plan(*NIGHTLY, "num_epochs=2")
+    (replaced,) = server.of_kind("schedules")
+    job = replaced["createPipelineJobRequest"]["pipelineJob"]
+    assert job["runtimeConfig"]["parameterValues"]["num_epochs"] == 2
+
+
+def test_a_schedule_is_paused_resumed_listed_and_deleted(server, plan):
+    plan(*NIGHTLY)
+    plan("pause")
+    assert plan("list") == "yt8m-nightly             paused   0 2 * * *\n"
+    assert "(updated)" in plan(*NIGHTLY, "num_epochs=2")
+    assert server.of_kind("schedules")[0]["state"] == "PAUSED"
+    plan("resume")
+    assert server.of_kind("schedules")[0]["state"] == "ACTIVE"
+    assert server.of_kind("schedules")[0]["catchUp"] is False
+    plan("pause")
+    plan("resume", "--catchup")
+    assert server.of_kind("schedules")[0]["catchUp"] is True
+    plan("delete")
+    assert plan("list") == "There are no schedules.\n"
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--cron=30 0 2 * * *"], "5 fields, without seconds"),
+        (["--latest"], "not --latest"),
+        (["--catchup"], "`resume --catchup`"),
+    ],
+)
+def test_what_it_cannot_do_is_told(server, plan, words, message):
+    with pytest.raises(SystemExit, match=message):
+        plan(*NIGHTLY, *words)
+    assert server.items == {}
