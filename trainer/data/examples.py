@@ -160,15 +160,18 @@ def inspect(serialized: bytes, record_format: RecordFormat) -> tuple[Video, list
 
 
 def _id(context: Mapping[str, example_pb2.Feature], problems: list[Problem]) -> str:
-    key = next((key for key in ID_KEYS if key in context), None)
-    if key is None:
-        reason = f"no id: expected {' or '.join(map(repr, ID_KEYS))}, found {_names(context)}"
-        problems.append(Problem("no_id", reason))
+    for key in ID_KEYS:
+        if key not in context:
+            continue
+        strings = context[key].bytes_list.value
+        if len(strings) == 1 and strings[0]:
+            return strings[0].decode("utf-8", "backslashreplace")
+        found = _describe(_values(context[key]))
+        problems.append(
+            Problem("no_id", f"{key!r} must be one non-empty byte string, found {found}")
+        )
         return ""
-    values = _values(context[key])
-    if isinstance(values, list) and len(values) == 1 and values[0]:
-        return values[0].decode("utf-8", "backslashreplace")
-    reason = f"{key!r} must be one non-empty byte string, found {_describe(values)}"
+    reason = f"no id: expected {' or '.join(map(repr, ID_KEYS))}, found {_names(context)}"
     problems.append(Problem("no_id", reason))
     return ""
 
@@ -183,10 +186,11 @@ def _labels(
         reason = f"{LABELS_KEY!r} must be int64, found {_describe(labels)}"
         problems.append(Problem("wrong_type", reason))
         return np.empty(0, np.int64)
-    outside = [label for label in labels.tolist() if not 0 <= label < num_classes]
-    if outside:
-        reason = f"label {outside[0]} is out of range: expected 0 to {num_classes - 1}"
-        problems.append(Problem("label_out_of_range", reason))
+    for label in labels.tolist():
+        if not 0 <= label < num_classes:
+            reason = f"label {label} is out of range: expected 0 to {num_classes - 1}"
+            problems.append(Problem("label_out_of_range", reason))
+            break
     return labels
 
 
@@ -229,9 +233,8 @@ def _vector(
         reason = f"{feature.name!r} must be {feature.size} floats, found {len(vector)}"
         problems.append(Problem("wrong_size", reason))
         return None
-    finite = np.isfinite(vector)
-    if not finite.all():
-        position = int(np.argmin(finite))
+    if not np.isfinite(vector).all():
+        position = int(np.argmin(np.isfinite(vector)))
         reason = f"{feature.name!r} must be finite, found {vector[position]} at position {position}"
         problems.append(Problem("not_finite", reason))
     return vector
@@ -264,13 +267,16 @@ def _bad_frame(message: example_pb2.FeatureList, feature: Feature) -> Problem:
 
 def _extra(context: Mapping, frame_lists: Mapping, record_format: RecordFormat) -> dict[str, str]:
     """Types of the features other than the id, the labels and the expected features, by name."""
-    expected = {*ID_KEYS, LABELS_KEY, *(feature.name for feature in record_format.features)}
+    expected = [*ID_KEYS, LABELS_KEY, *[feature.name for feature in record_format.features]]
     extra = {
-        name: _EXTRA_TYPES[feature.WhichOneof("kind")]
-        for name, feature in context.items()
+        name: _EXTRA_TYPES[context[name].WhichOneof("kind")]
+        for name in context
         if name not in expected
     }
-    return extra | {name: "frames" for name in frame_lists if name not in expected}
+    for name in frame_lists:
+        if name not in expected:
+            extra[name] = "frames"
+    return extra
 
 
 def _values(feature: example_pb2.Feature) -> list[bytes] | np.ndarray | None:
