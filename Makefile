@@ -14,7 +14,7 @@ CLIENT := $(if $(filter vertex,$(TARGET)),install-dev,install)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev run compile submit schedule doctor cluster cluster-down images push engines test test-fast test-cluster lint format lock bench tensorboard clean
+.PHONY: help install install-dev run compile submit schedule doctor cluster cluster-down images push engines test test-fast test-cluster lint format protos lock bench tensorboard clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ lint: install-dev ## Check style and format
 format: install-dev ## Put the code in format
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
+
+protos: install-dev ## Generate trainer/data/example_pb2.py from example.proto
+	@$(RUN) -m grpc_tools.protoc --proto_path=. --python_out=. trainer/data/example.proto
 
 UV_COMPILE = build/lock/bin/uv pip compile --quiet --generate-hashes --python-version 3.11 \
 	$(if $(UPGRADE),--upgrade) --custom-compile-command "make lock"

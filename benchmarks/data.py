@@ -1,4 +1,4 @@
-"""The generated data that the benchmarks read."""
+"""Generated datasets for the benchmarks."""
 
 import os
 from pathlib import Path
@@ -7,15 +7,15 @@ from components.generate_data import generate
 
 FOLDER = Path(__file__).resolve().parents[1] / ".cache"
 
-# Enough for the buffer that training shuffles in to be filled a small part of the time.
-NUM_VIDEOS, NUM_FRAME_LEVEL_VIDEOS = 50_000, 1000  # about 235 and 180 MB, a fifth not read
+# Large enough that filling the shuffle buffer takes a small part of the time.
+NUM_VIDEOS, NUM_FRAME_LEVEL_VIDEOS = 50_000, 1000  # about 235 and 180 MB, of which a fifth is not read
 
 VIDEO_LEVEL = {"feature_names": "mean_rgb,mean_audio", "feature_sizes": "1024,128"}
 FRAME_LEVEL = {"feature_names": "rgb,audio", "feature_sizes": "1024,128", "frame_features": True}
 
 
 def training_shards(config) -> list[str]:
-    """The shards of a TrainConfig; frame-level ones many times, for the same reason."""
+    """Return the training shards; frame-level ones repeatedly, for the same reason."""
     from trainer.common import storage
 
     files = storage.glob(config.train_data_pattern)
@@ -23,7 +23,7 @@ def training_shards(config) -> list[str]:
 
 
 def data_flags(frame_features: bool) -> dict:
-    """The trainer's flags for generated training shards, which are made at the first call."""
+    """Return the trainer's flags for generated shards, which the first call creates."""
     name, videos = ("frame", NUM_FRAME_LEVEL_VIDEOS) if frame_features else ("video", NUM_VIDEOS)
     folder = FOLDER / f"benchmark-{name}"
     generate(str(folder), num_videos=videos, frame_features=frame_features)

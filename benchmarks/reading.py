@@ -1,7 +1,7 @@
-"""How fast videos are read: python -m benchmarks.reading --help.
+"""Benchmark of the input pipeline: python -m benchmarks.reading --help.
 
-The trainer's input pipeline alone, against reading the same records and doing nothing with them:
-in this process, and in one where TensorFlow's memory is managed as it is without trainer/memory.py.
+Compares the trainer's input pipeline with reading the same raw records, in this process and in one
+without the allocator settings of trainer/common/memory.py.
 """
 
 import multiprocessing
@@ -18,14 +18,14 @@ from trainer.common.errors import without_traceback
 
 @dataclass(frozen=True)
 class ReadingBenchmark:
-    """Prints how fast training's input comes, against reading raw records."""
+    """Compare the throughput of the input pipeline with that of raw records."""
 
-    rounds: int = flag(5, "How often to read all records, each way.", "Benchmark")
-    num_readers: int = flag(8, "Files read at once.", "Benchmark")
+    rounds: int = flag(5, "Passes over the records per method.", "Benchmark")
+    num_readers: int = flag(8, "Number of files read in parallel.", "Benchmark")
 
 
 def measure(frame_features: bool, batch_size: int, config: ReadingBenchmark) -> str:
-    """A line about records of one kind."""
+    """Return the result line for one kind of records."""
     from trainer.common import storage
     from trainer.config import TrainConfig
     from trainer.data import input_pipeline
@@ -43,7 +43,7 @@ def measure(frame_features: bool, batch_size: int, config: ReadingBenchmark) -> 
     raw = files, config.num_readers, batch_size
     num_videos = sum(len(batch) for batch in parsed())
     with multiprocessing.get_context("spawn").Pool(1) as plain:
-        plain.apply(_time_raw, raw)  # which loads TensorFlow
+        plain.apply(_time_raw, raw)  # warm-up, which loads TensorFlow
         rounds = [
             (plain.apply(_time_raw, raw), _time_raw(*raw), _time(parsed()))
             for _ in range(config.rounds)
@@ -80,7 +80,7 @@ def _raw_records(files, num_readers):
 
 
 def _time(dataset) -> tuple[float, float]:
-    """Seconds to go through it, by the clock, and of CPU time of all threads."""
+    """Return wall-clock and CPU seconds (all threads) of one pass."""
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in dataset:
         pass
@@ -88,17 +88,17 @@ def _time(dataset) -> tuple[float, float]:
 
 
 def main(argv: list[str]):
-    """The command `python -m benchmarks.reading`."""
+    """Run `python -m benchmarks.reading`."""
     config = parse(ReadingBenchmark, ["benchmarks.reading", *argv[1:]])
     console.set_up()
     lines = [measure(False, 1024, config), measure(True, 128, config)]
     rates = f"{'plain raw, /s':>12} {'raw, /s':>11} {'videos/s':>12} {'MB/s':>8}"
     print(f"{'':12} {rates} {'of plain':>8} {'of raw':>8} {'by CPU':>8} {'by CPU':>8}")
     print(*lines, sep="\n")
-    print("\nplain raw  records read and left alone in a process that does nothing for its memory")
-    print("raw        the same in this process, which keeps freed memory for reuse")
-    print("of ...     videos read and parsed in a second / records read so, in turn")
-    print("by CPU     the same two by CPU time, which other processes disturb less")
+    print("\nplain raw  raw records, in a process with default allocator settings")
+    print("raw        raw records, in this process, which reuses freed memory")
+    print("of ...     throughput of the input pipeline relative to it")
+    print("by CPU     the same by CPU time, which depends less on other processes")
 
 
 if __name__ == "__main__":

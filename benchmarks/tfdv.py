@@ -1,7 +1,7 @@
-"""What TensorFlow Data Validation needs for the same files: PYTHON benchmarks/tfdv.py LEVEL PATTERN
+"""Benchmark of TensorFlow Data Validation: PYTHON benchmarks/tfdv.py LEVEL PATTERN
 
-Prints the CPU seconds. It runs in an environment of TFDV's own (Python 3.11, with dill and
-tensorflow-data-validation==1.16.1), and so imports nothing of ours.
+Prints CPU seconds. Runs in a separate environment (Python 3.11 with dill and
+tensorflow-data-validation==1.16.1), so it imports nothing of this project.
 """
 
 import sys

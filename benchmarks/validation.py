@@ -1,9 +1,9 @@
-"""How fast data is validated: python -m benchmarks.validation
+"""Benchmark of data validation: python -m benchmarks.validation
 
-Prints how CPU time and memory grow with the data, 1 to 64 times; MB/s and videos/s of one core
-beside other readers of the same records, all from the page cache; and what the published data set,
-and a billion videos, would take. With --tfdv_python, a Python that has TensorFlow Data Validation
-(see tfdv.py), also how long that takes for the same files.
+Prints CPU time and peak memory for 1 to 64 files; the throughput of one core compared with other
+readers of the same records, from the page cache; and an estimate for the full dataset and for a
+billion videos. With --tfdv_python, a Python with TensorFlow Data Validation (see tfdv.py), it is
+compared on the same files.
 """
 
 import argparse
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from components.validate_data.parsing import Parser
 from components.validate_data.shard import Shard, keep_freed_memory, scan
 from components.validate_data.statistics import SplitStatistics
 from trainer.data.examples import encode_example, encode_sequence_example
@@ -31,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # https://research.google.com/youtube8m/download.html: frame-level features.
 FULL_VIDEOS, FULL_BYTES = 6.1e6, 1.53e12
 
-# Of every level: what to expect, videos a file (14 MB), and the numbers of files to read.
+# Level -> record format, videos per file (14 MB), and numbers of files.
 LEVELS = {
     "frame": (FRAME, 60, (1, 4, 16, 64)),
     "video": (VIDEO, 3000, (1, 4, 16)),
@@ -40,24 +39,26 @@ LEVELS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5, help="The best of so many counts.")
-    parser.add_argument("--price", type=float, default=0.05, help="Dollars an hour of a core.")
-    parser.add_argument("--tfdv_python", help="A Python that has TensorFlow Data Validation.")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="Runs per reader; the fastest counts."
+    )
+    parser.add_argument("--price", type=float, default=0.05, help="Price of a core in $ per hour.")
+    parser.add_argument("--tfdv_python", help="Python with TensorFlow Data Validation.")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for level in LEVELS:  # first: a child's peak memory counts its parent's at its start
+        for level in LEVELS:  # first: a child's peak memory includes its parent's at the fork
             grow(Path(folder), level, flags.tfdv_python)
         rates = [compare_readers(Path(folder), level, flags.repeats) for level in LEVELS]
     extrapolate(rates[0], flags.price)
 
 
 def records(level: str, num_videos: int, first: int = 0) -> Iterator[bytes]:
-    """Videos with numbers from `first` on."""
+    """Yield records with ids from `first`."""
     return {"frame": frame_records, "video": video_records}[level](num_videos, first)
 
 
 def frame_records(num_videos: int, first: int = 0) -> Iterator[bytes]:
-    """Frame-level videos of 120 to 300 frames, about 240 kB each."""
+    """Yield frame-level records with 120 to 300 frames, about 240 kB each."""
     rng = np.random.default_rng(first)
     pool = rng.normal(128, 40, (3000, 1152)).clip(0, 255).astype(np.uint8)
     for number in range(first, first + num_videos):
@@ -70,7 +71,7 @@ def frame_records(num_videos: int, first: int = 0) -> Iterator[bytes]:
 
 
 def video_records(num_videos: int, first: int = 0) -> Iterator[bytes]:
-    """Video-level videos, about 4.7 kB each."""
+    """Yield video-level records, about 4.7 kB each."""
     rng = np.random.default_rng(first)
     for number in range(first, first + num_videos):
         yield encode_example(
@@ -84,31 +85,31 @@ def video_records(num_videos: int, first: int = 0) -> Iterator[bytes]:
 
 
 def compare_readers(folder: Path, level: str, repeats: int) -> float:
-    """Prints a table of rates on one core; returns that of validation, in bytes a second."""
+    """Print the throughput on one core; return that of validate_data in bytes per second."""
     record_format, num_videos, _ = LEVELS[level]
     num_videos *= 5
     path = folder / "records"
     write_records(str(path), records(level, num_videos))
     size = path.stat().st_size
     print(f"\n{level} level, {size / 1e6:.0f} MB, {num_videos:,} videos, one core")
-    print(f"{'':34}{'MB/s':>8}{'videos/s':>10}{'of tf.data':>12}{'of ours':>9}")
+    print(f"{'':34}{'MB/s':>8}{'videos/s':>10}{'of tf.data':>12}{'of raw':>9}")
     keep_freed_memory()
     readers = {
         "raw: tf.data.TFRecordDataset": lambda: read_with_tensorflow(path),
-        "raw: ours, trainer.data.tfrecord": lambda: read_all(path),
+        "raw: trainer.data.tfrecord": lambda: read_all(path),
         "raw: Beam's TFRecord reader": lambda: read_with_beam(path),
         "validate_data": lambda: validate(path, record_format),
     }
     seconds = {name: best(read, repeats) for name, read in readers.items()}
-    tensorflow, ours, *_ = seconds.values()
+    tensorflow, raw, *_ = seconds.values()
     for name, took in seconds.items():
         rates = f"{size / 1e6 / took:8,.0f}{num_videos / took:10,.0f}"
-        print(f"{name:34}{rates}{tensorflow / took:12.0%}{ours / took:9.0%}")
+        print(f"{name:34}{rates}{tensorflow / took:12.0%}{raw / took:9.0%}")
     return size / seconds["validate_data"]
 
 
 def best(read: Callable[[], None], repeats: int) -> float:
-    """The least CPU time, in seconds."""
+    """Return the minimum CPU time in seconds."""
     took = []
     for _ in range(repeats):
         start = time.process_time()
@@ -123,7 +124,7 @@ def read_all(path: Path) -> None:
 
 
 def read_with_tensorflow(path: Path) -> None:
-    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}  # no messages
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}  # silent
     import tensorflow as tf
 
     for _ in tf.data.TFRecordDataset(str(path)):
@@ -133,22 +134,22 @@ def read_with_tensorflow(path: Path) -> None:
 def read_with_beam(path: Path) -> None:
     from apache_beam.io.tfrecordio import _TFRecordUtil
 
-    with path.open("rb") as file:  # what ReadFromTFRecord does a record, without its pipeline
+    with path.open("rb") as file:  # as ReadFromTFRecord, without a pipeline
         while _TFRecordUtil.read_record(file) is not None:
             pass
 
 
 def validate(path: Path, record_format: RecordFormat) -> None:
     statistics = SplitStatistics.empty(record_format)
-    scan(Shard("train", str(path)), Parser(record_format), statistics)
+    scan(Shard("train", str(path)), record_format, statistics)
     assert not statistics.findings.has("error")
 
 
 def grow(folder: Path, level: str, tfdv_python: str | None) -> None:
-    """Prints CPU time and peak memory of the whole command on more and more data."""
+    """Print CPU time and peak memory of the command for increasing numbers of files."""
     record_format, num_videos, numbers_of_files = LEVELS[level]
     print(f"\nThe command on files of {num_videos:,} {level}-level videos, in one process")
-    print(f"{'files':>8}{'MB':>8}{'CPU s':>8}{'s a file':>10}{'peak MB':>9}")
+    print(f"{'files':>8}{'MB':>8}{'CPU s':>8}{'s per file':>12}{'peak MB':>9}")
     seconds = {}
     for files in numbers_of_files:
         for i in range(files):
@@ -157,27 +158,27 @@ def grow(folder: Path, level: str, tfdv_python: str | None) -> None:
                 write_records(str(path), records(level, num_videos, first=num_videos * i))
         size = sum(path.stat().st_size for path in folder.glob(f"{level}*"))
         seconds[files], peak = run_command(folder, level, record_format)
-        more = f"{a_file(seconds):.3f}" if files > 4 else ""
-        print(f"{files:8}{size / 1e6:8.0f}{seconds[files]:8.2f}{more:>10}{peak / 1e6:9.0f}")
+        slope = f"{per_file(seconds):.3f}" if files > 4 else ""
+        print(f"{files:8}{size / 1e6:8.0f}{seconds[files]:8.2f}{slope:>12}{peak / 1e6:9.0f}")
     if tfdv_python:
-        theirs = a_file(
+        tfdv = per_file(
             {
                 1: run_tfdv(tfdv_python, folder, level, "00"),
                 10: run_tfdv(tfdv_python, folder, level, "0?"),
             }
         )
-        times = theirs / a_file(seconds)
-        print(f"TensorFlow Data Validation: {theirs:.3f} s a file, {times:.1f} times as long")
+        ratio = tfdv / per_file(seconds)
+        print(f"TensorFlow Data Validation: {tfdv:.3f} s per file, {ratio:.1f} times as long")
 
 
-def a_file(seconds: dict[int, float]) -> float:
-    """Seconds a file, without what the first takes, from the seconds that some files take."""
-    least, most = min(seconds), max(seconds)
-    return (seconds[most] - seconds[least]) / (most - least)
+def per_file(seconds: dict[int, float]) -> float:
+    """Return seconds per additional file, given number of files -> seconds."""
+    low, high = min(seconds), max(seconds)
+    return (seconds[high] - seconds[low]) / (high - low)
 
 
 def run_command(folder: Path, level: str, record_format: RecordFormat) -> tuple[float, float]:
-    """CPU seconds and peak bytes of the command over the files of a level."""
+    """Return CPU seconds and peak memory in bytes of the command on all files of a level."""
     features = record_format.features
     command = [
         *(sys.executable, "-m", "components.validate_data", f"--input=train={folder}/{level}*"),
@@ -195,14 +196,14 @@ def run_command(folder: Path, level: str, record_format: RecordFormat) -> tuple[
 
 
 def run_tfdv(python: str, folder: Path, level: str, which: str) -> float:
-    """CPU seconds of TensorFlow Data Validation over the files of a level that are `which`."""
+    """Return CPU seconds of TensorFlow Data Validation on the files {level}{which}."""
     command = [python, ROOT / "benchmarks" / "tfdv.py", level, f"{folder}/{level}{which}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
 def extrapolate(rate: float, price: float) -> None:
-    print(f"\nAt {rate / 1e6:.0f} MB/s a core, and ${price} an hour of a core")
+    print(f"\nAt {rate / 1e6:.0f} MB/s per core and ${price} per core hour")
     print(f"{'':34}{'TB':>8}{'core hours':>12}{'minutes on 96':>15}{'$':>8}")
     for name, videos in (("the full set, 6.1 M videos", FULL_VIDEOS), ("a billion videos", 1e9)):
         size = FULL_BYTES * videos / FULL_VIDEOS

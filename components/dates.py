@@ -1,16 +1,16 @@
-"""Dates in the names of data files, for runs that come again and again to find new data."""
+"""Date templates in file patterns, with which scheduled runs find new data."""
 
 import re
 from datetime import UTC, datetime, timedelta
 
 from trainer.common.errors import UserError
 
-EXAMPLES = "{date}, {date:%Y/%m/%d} or {date-1d:%Y%m%d}, the day before"
+EXAMPLES = "{date}, {date:%Y/%m/%d} or {date-1d:%Y%m%d} (the day before)"
 _DATE = re.compile(r"\{date(?:-(?P<days>\d{1,4})d)?(?::(?P<form>[^{}]*))?\}")
 
 
 def run_time(scheduled_at: str) -> datetime:
-    """Return the time for which a run was scheduled, or now (UTC) if the backend tells none.
+    """Return the scheduled time of a run, or now (UTC) if the backend does not provide it.
 
     Args:
         scheduled_at: An RFC 3339 time, or the name of kfp's placeholder where the backend does not
@@ -22,15 +22,15 @@ def run_time(scheduled_at: str) -> datetime:
 
 
 def fill_in(pattern: str, moment: datetime) -> str:
-    """The pattern, with dates in place of their templates.
+    """Replace the date templates of a file pattern.
 
     Args:
-        pattern: e.g. "gs://bucket/{date:%Y/%m/%d}/train*.tfrecord". What comes after the colon is
-            strftime's; without it, %Y%m%d. {date-3d} is three days before.
-        moment: When, in UTC as the dates are.
+        pattern: For example "gs://bucket/{date:%Y/%m/%d}/train*.tfrecord". The part after the colon
+            is a strftime format, by default %Y%m%d; {date-3d} is three days earlier.
+        moment: The time of the run, in UTC.
 
     Raises:
-        UserError: something like a template is none.
+        UserError: A template is malformed.
 
     Example:
         >>> fill_in("{date-1d}/train*,{date:%Y-%m-%d}/train*", datetime(2026, 3, 1))
@@ -43,5 +43,5 @@ def fill_in(pattern: str, moment: datetime) -> str:
 
     filled = _DATE.sub(date, pattern)
     if left := re.search(r"\{[^{}]*date[^{}]*\}", filled, re.IGNORECASE):
-        raise UserError(f"A date is written {EXAMPLES}; got {left[0]!r} in {pattern!r}.")
+        raise UserError(f"A date template must be like {EXAMPLES}; got {left[0]!r} in {pattern!r}.")
     return filled

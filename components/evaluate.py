@@ -122,7 +122,6 @@ def page(new: Evaluation, metrics: dict, eval_data: str, old: Evaluation | None 
         min_videos=min_videos,
         best=_rows(frequent, lambda row: (-row[2], -row[1])),
         worst=_rows(frequent, lambda row: (row[2], -row[1])),
-        most_frequent=_rows(classes, lambda row: -row[1]),
         experts=experts,
     )
 

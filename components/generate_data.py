@@ -1,14 +1,15 @@
-"""Makes a learnable data set shaped like YouTube-8M, to try the pipeline on.
+"""Generate a synthetic dataset in YouTube-8M's format, to try the pipeline.
 
-In its folder: train*.tfrecord, eval*.tfrecord and vocabulary.csv. The same settings give the same
-bytes. How a video comes about:
+The folder contains train*.tfrecord, eval*.tfrecord and vocabulary.csv. The same settings produce
+the same bytes. The model of the data:
 
-- classes form a tree, and a video has one to three topics: its labels are the topics, drawn with
-  a Zipf-like frequency, and all their ancestors;
-- a class adds its prototype to the features. Half of the classes have two regimes, whose
-  prototypes differ in the sign of their larger part: a linear model sees what is left when the
-  two cancel out, a mixture of experts can tell them apart;
-- noise and a loudness a video hide it, and the whole is scaled to the spread of real features.
+- Classes form a tree. A video has one to three topics with Zipf-like frequencies; its labels are
+  the topics and all their ancestors.
+- Each label adds the prototype of its class to the features. Half of the classes have two modes,
+  whose prototypes differ in the sign of their larger component. A linear model learns only the
+  shared component, but a mixture of experts can separate the modes.
+- The features are scaled by a random amplitude per video, and noise is added. Their standard
+  deviations are similar to those of the real features.
 """
 
 import csv
@@ -34,7 +35,7 @@ from trainer.data.records import (
 )
 from trainer.data.tfrecord import write_records
 
-VERSION = 1  # one more whenever the same settings begin to give other bytes
+VERSION = 2  # increment when the same settings produce different bytes
 SETTINGS_FILE = "settings.json"
 
 NUM_TRAIN_SHARDS, NUM_EVAL_SHARDS = 8, 2
@@ -42,40 +43,42 @@ NUM_SHARDS = NUM_TRAIN_SHARDS + NUM_EVAL_SHARDS
 DEFAULT_VIDEOS, DEFAULT_FRAME_VIDEOS = 12000, 320  # about 57 MB each
 
 RGB_SIZE, AUDIO_SIZE = 1024, 128
-NUM_ROOTS = CHILDREN = 8  # classes 0 to 7 are roots; each class has 8 children
-TOPICS_SHARE = (0.75, 0.18, 0.07)  # of videos with 1, 2 and 3 topics
-SIGNAL = 0.25  # of a label, where noise is 1
-SHARED = 0.5  # of a prototype, between the two regimes of a class
-FRAME_NOISE = 0.75  # from frame to frame of a video, in units of the features
+NUM_ROOTS = NUM_CHILDREN = 8  # classes 0 to 7 are roots; each class has 8 children
+TOPIC_COUNT_PROBABILITIES = (0.75, 0.18, 0.07)  # of 1, 2 and 3 topics
+SIGNAL = 0.25  # amplitude of a label relative to the noise
+SHARED = 0.5  # amplitude of the component shared by the two modes of a class
+FRAME_NOISE = 0.75  # standard deviation between the frames of a video
 
-ID_LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-NUM_IDS = len(ID_LETTERS) ** 4
+ID_CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+NUM_IDS = len(ID_CHARACTERS) ** 4
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """Makes a learnable, YouTube-8M-shaped data set, unless it is there already.
+class Dataset:
+    """Generate a synthetic dataset in YouTube-8M's format, unless it exists.
 
     Raises:
-        UserError: a value is out of its range.
+        UserError: A value is out of range.
     """
 
-    directory: str = flag("", "Local folder to make, with all that is in it.", "Data set")
+    directory: str = flag("", "Local output folder.", "Dataset")
     num_videos: int | None = flag(
         None,
-        f"Videos in all, a fifth of them for evaluation; none: {DEFAULT_VIDEOS}, or "
+        f"Number of videos, a fifth of them for evaluation. Default: {DEFAULT_VIDEOS}, or "
         f"{DEFAULT_FRAME_VIDEOS} with --frame_features.",
-        "Data set",
+        "Dataset",
     )
-    num_classes: int = flag(NUM_CLASSES, "Classes; labels are 0 to this less 1.", "Data set")
+    num_classes: int = flag(
+        NUM_CLASSES, "Number of classes. Class ids run from 0 to num_classes - 1.", "Dataset"
+    )
     frame_features: bool = flag(
         False,
-        "Set: tf.SequenceExamples with quantised rgb and audio frames. "
-        "Unset: tf.Examples with mean_rgb and mean_audio.",
-        "Data set",
+        "Write tf.SequenceExamples with quantized rgb and audio frames. "
+        "By default: tf.Examples with mean_rgb and mean_audio.",
+        "Dataset",
     )
-    max_frames: int = flag(MAX_FRAMES, "A video has 1 to this many frames.", "Data set")
-    seed: int = flag(0, "Another seed gives other videos of other classes.", "Data set")
+    max_frames: int = flag(MAX_FRAMES, "Maximum number of frames per video.", "Dataset")
+    seed: int = flag(0, "Random seed of the classes and videos.", "Dataset")
 
     def __post_init__(self):
         if not self.directory or "://" in self.directory:
@@ -84,9 +87,9 @@ class DataSet:
             raise UserError(
                 f"--num_videos must be {NUM_SHARDS} to {NUM_IDS}; got {self.num_videos}."
             )
-        for name, least in (("num_classes", 1), ("max_frames", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name} must be at least {least}; got {getattr(self, name)}.")
+        for name, minimum in (("num_classes", 1), ("max_frames", 1), ("seed", 0)):
+            if getattr(self, name) < minimum:
+                raise UserError(f"--{name} must be at least {minimum}; got {getattr(self, name)}.")
 
     @property
     def video_count(self) -> int:
@@ -96,83 +99,85 @@ class DataSet:
 
     @property
     def settings(self) -> dict:
-        """What decides the bytes."""
+        """The settings that determine the bytes."""
         settings = {**asdict(self), "num_videos": self.video_count, "version": VERSION}
         del settings["directory"]
         return settings
 
 
 def generate(directory: str, **settings) -> str:
-    """Makes the data set, once: a killed call leaves nothing behind in `directory`.
+    """Generate a dataset, unless `directory` already has one with the same settings.
+
+    The directory appears only when it is complete.
 
     Args:
-        directory: Local folder to make. Where it holds the same data set, nothing is done.
-        settings: As the flags of `DataSet`.
+        directory: Local output folder.
+        settings: As the flags of `Dataset`.
 
     Returns:
         The directory.
 
     Raises:
-        UserError: a setting is out of its range; the directory holds something else; it cannot be
+        UserError: A setting is out of range, the directory has other content, or it cannot be
             written.
     """
-    data_set = DataSet(directory=str(directory), **settings)
-    if not _is_there(data_set):
+    dataset = Dataset(directory=str(directory), **settings)
+    if not _exists(dataset):
         try:
-            _make(data_set)
+            _create(dataset)
         except OSError as error:
-            raise UserError(f"Cannot write the data set to {directory}: {error}.") from None
-    return data_set.directory
+            raise UserError(f"Cannot write the dataset to {directory}: {error}.") from None
+    return dataset.directory
 
 
-def _is_there(data_set: DataSet) -> bool:
-    folder = Path(data_set.directory)
+def _exists(dataset: Dataset) -> bool:
+    folder = Path(dataset.directory)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
         found = json.loads((folder / SETTINGS_FILE).read_text())
     except (OSError, ValueError):
         raise UserError(
-            f"{folder} holds something that is no generated data set; expected a folder that is "
-            "empty or not there. Choose another --directory."
+            f"{folder} is not a generated dataset; expected an empty or missing folder. "
+            "Choose another --directory."
         ) from None
-    if found != data_set.settings:
+    if found != dataset.settings:
         raise UserError(
-            f"{folder} holds a data set with other settings: expected {data_set.settings}, found "
+            f"{folder} has a dataset with other settings: expected {dataset.settings}, found "
             f"{found}. Delete it, or choose another --directory."
         )
     return True
 
 
-def _make(data_set: DataSet):
-    """Writes everything to a temporary folder beside the directory, and renames it at the end."""
-    folder = Path(data_set.directory).absolute()
+def _create(dataset: Dataset):
+    """Write to a temporary folder next to the directory, and rename it at the end."""
+    folder = Path(dataset.directory).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         unfinished = Path(temporary) / "data"
         unfinished.mkdir()
-        _write(data_set, unfinished)
+        _write(dataset, unfinished)
         try:
             unfinished.rename(folder)
         except OSError:
-            if not _is_there(data_set):  # else another process was faster
+            if not _exists(dataset):  # otherwise another process was faster
                 raise
 
 
-def _write(data_set: DataSet, folder: Path):
-    classes = Classes(data_set.num_classes, data_set.seed)
-    train_counts = np.zeros(data_set.num_classes, np.int64)
+def _write(dataset: Dataset, folder: Path):
+    classes = Classes(dataset.num_classes, dataset.seed)
+    train_counts = np.zeros(dataset.num_classes, np.int64)
     total = 0
     for shard in range(NUM_SHARDS):
         name = _shard_name(shard)
-        labels, records = _shard(data_set, classes, shard)
+        labels, records = _shard(dataset, classes, shard)
         write_records(str(folder / name), records)
         if shard < NUM_TRAIN_SHARDS:
-            train_counts += np.bincount(labels[labels >= 0], minlength=data_set.num_classes)
+            train_counts += np.bincount(labels[labels >= 0], minlength=dataset.num_classes)
         total += (folder / name).stat().st_size
         print(f"{name}: {len(labels)} videos ({total / 1e6:.0f} MB so far)", flush=True)
     _write_vocabulary(folder / "vocabulary.csv", train_counts)
-    (folder / SETTINGS_FILE).write_text(json.dumps(data_set.settings, indent=2) + "\n")
+    (folder / SETTINGS_FILE).write_text(json.dumps(dataset.settings, indent=2) + "\n")
 
 
 def _shard_name(shard: int) -> str:
@@ -181,81 +186,85 @@ def _shard_name(shard: int) -> str:
     return f"eval{shard - NUM_TRAIN_SHARDS:04d}.tfrecord"
 
 
-def _shard(data_set: DataSet, classes: "Classes", shard: int) -> tuple[np.ndarray, Iterator[bytes]]:
-    """The labels of a shard's videos, int64 [videos, most labels] padded with -1; their records."""
-    # A stream of random numbers a shard, and one for the classes.
-    rng = np.random.default_rng([data_set.seed, 1 + shard])
-    indices = range(shard, data_set.video_count, NUM_SHARDS)
-    ids = [video_id(index, data_set.seed) for index in indices]
+def _shard(dataset: Dataset, classes: "Classes", shard: int) -> tuple[np.ndarray, Iterator[bytes]]:
+    """Return labels, int64 [num_videos, max_labels] padded with -1, and records of a shard."""
+    # Each shard has its own random stream, and the classes have another one.
+    rng = np.random.default_rng([dataset.seed, 1 + shard])
+    indices = range(shard, dataset.video_count, NUM_SHARDS)
+    ids = [video_id(index, dataset.seed) for index in indices]
     labels = classes.draw_labels(rng, len(ids))
     features = classes.draw_features(rng, labels)
-    if data_set.frame_features:
-        return labels, _frame_records(rng, ids, labels, features, data_set.max_frames)
+    if dataset.frame_features:
+        return labels, _frame_records(rng, ids, labels, features, dataset.max_frames)
     return labels, _video_records(ids, labels, features)
 
 
 def video_id(index: int, seed: int) -> str:
-    """Four letters or digits, as in the real records; distinct for each index below NUM_IDS."""
-    # Multiplied by a number without a factor in common with NUM_IDS, the indices are only shuffled.
+    """Return an id of four letters or digits, distinct for each index below NUM_IDS."""
+    # The factor is coprime to NUM_IDS, so the multiplication permutes the indices.
     number = (index * 6364137 + seed * 1442695) % NUM_IDS
-    letters = ""
+    characters = ""
     for _ in range(4):
-        number, letter = divmod(number, len(ID_LETTERS))
-        letters += ID_LETTERS[letter]
-    return letters
+        number, index = divmod(number, len(ID_CHARACTERS))
+        characters += ID_CHARACTERS[index]
+    return characters
 
 
 class Classes:
-    """What the classes of a data set look like, and how often each comes.
+    """Frequencies and prototypes of the classes of a dataset.
 
     Attributes:
-        topic_share: Probability that a topic is this class, [num_classes].
-        shared: The part of the prototypes that both regimes have, float32 [num_classes, 1152].
-        regime: The part with another sign in each regime; zeros where there is one regime alone.
-        scale: Spread of each feature, rgb before audio, float32 [1152].
+        topic_probabilities: Probability of each class as a topic, [num_classes].
+        shared: Component of the prototypes shared by both modes, float32 [num_classes, 1152].
+        mode: Component with opposite signs in the two modes; zeros for classes with one mode.
+        scale: Standard deviation of each feature, rgb before audio, float32 [1152].
     """
 
     def __init__(self, num_classes: int, seed: int):
         rng = np.random.default_rng([seed, 0])
         share = 1 / (np.arange(num_classes) + 3) ** 1.15
-        self.topic_share = share / share.sum()
-        # Real features are principal components, the first ones with the larger spread.
+        self.topic_probabilities = share / share.sum()
+        # Real features are principal components, in descending order of variance.
         self.scale = np.concatenate(
             [_falling(0.7, 0.37, RGB_SIZE), _falling(0.8, 0.5, AUDIO_SIZE)], dtype=np.float32
         )
         shape = num_classes, RGB_SIZE + AUDIO_SIZE
         self.shared = rng.standard_normal(shape, np.float32)
-        self.regime = rng.standard_normal(shape, np.float32)
-        two_regimes = rng.random(num_classes) < 0.5
-        self.shared[two_regimes] *= np.float32(SHARED)
-        self.regime[two_regimes] *= np.float32(np.sqrt(1 - SHARED**2))
-        self.regime[~two_regimes] = 0
+        self.mode = rng.standard_normal(shape, np.float32)
+        two_modes = rng.random(num_classes) < 0.5
+        self.shared[two_modes] *= np.float32(SHARED)
+        self.mode[two_modes] *= np.float32(np.sqrt(1 - SHARED**2))
+        self.mode[~two_modes] = 0
 
     def draw_labels(self, rng: np.random.Generator, num_videos: int) -> np.ndarray:
-        """Labels of each video in descending order, int64 [num_videos, most], padded with -1."""
-        most = len(TOPICS_SHARE)
-        topics = rng.choice(len(self.topic_share), (num_videos, most), p=self.topic_share)
-        num_topics = rng.choice(np.arange(1, most + 1), num_videos, p=TOPICS_SHARE)
-        topics[np.arange(most) >= num_topics[:, None]] = -1
+        """Draw the labels of each video, int64 [num_videos, max_labels], padded with -1."""
+        max_topics = len(TOPIC_COUNT_PROBABILITIES)
+        topics = rng.choice(
+            len(self.topic_probabilities), (num_videos, max_topics), p=self.topic_probabilities
+        )
+        num_topics = rng.choice(
+            np.arange(1, max_topics + 1), num_videos, p=TOPIC_COUNT_PROBABILITIES
+        )
+        topics[np.arange(max_topics) >= num_topics[:, None]] = -1
         generations = []
         while (topics >= 0).any():
             generations.append(topics)
-            topics = np.where(topics < NUM_ROOTS, -1, topics // CHILDREN - 1)
+            topics = np.where(topics < NUM_ROOTS, -1, topics // NUM_CHILDREN - 1)
         labels = -np.sort(-np.concatenate(generations, axis=1), axis=1)
         labels[:, 1:][labels[:, 1:] == labels[:, :-1]] = -1
         return labels
 
     def draw_features(self, rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
-        """Mean features of each video, float32 [num_videos, 1152]."""
+        """Draw the mean features of each video, float32 [num_videos, 1152]."""
         features = rng.standard_normal((len(labels), len(self.scale)), np.float32)
-        for label in labels.T:  # the first label of each video, the second ...
+        for label in labels.T:  # the first label of each video, the second, ...
             sign = np.float32(SIGNAL) * rng.choice(np.float32([-1, 1]), len(label))
             rows = np.flatnonzero(label >= 0)
             some = label[rows]
             features[rows] += np.float32(SIGNAL) * self.shared[some]
-            features[rows] += sign[rows, None] * self.regime[some]
-        loudness = rng.uniform(0.6, 1.4, (len(labels), 1)).astype(np.float32)
-        return _clip(features * loudness * self.scale)
+            features[rows] += sign[rows, None] * self.mode[some]
+        amplitude = rng.uniform(0.6, 1.4, (len(labels), 1)).astype(np.float32)
+        return _clip(features * amplitude * self.scale)
 
 
 def _falling(first: float, last: float, size: int) -> np.ndarray:
@@ -282,15 +291,15 @@ def _frame_records(rng, ids, labels, features, max_frames: int) -> Iterator[byte
     num_frames = rng.integers(1, max_frames, len(ids), endpoint=True)
     for id, label, feature, count in zip(ids, labels, features, num_frames, strict=True):
         noise = rng.standard_normal((count, len(feature)), np.float32)
-        frames = quantise(feature + np.float32(FRAME_NOISE) * noise)
+        frames = quantize(feature + np.float32(FRAME_NOISE) * noise)
         yield encode_sequence_example(
             {"id": id, "labels": label[label >= 0]},
             {"rgb": frames[:, :RGB_SIZE], "audio": frames[:, RGB_SIZE:]},
         )
 
 
-def quantise(features: np.ndarray) -> np.ndarray:
-    """The uint8 whose value, by trainer.data.records, is nearest to each feature."""
+def quantize(features: np.ndarray) -> np.ndarray:
+    """Quantize features to uint8, the inverse of trainer.data.records."""
     return np.rint((_clip(features) - QUANTISED_ZERO) / QUANTUM).astype(np.uint8)
 
 
@@ -323,7 +332,7 @@ KINDS = (  # noqa: SIM905
 
 
 def class_name(index: int) -> str:
-    """A name for a class; each class has another."""
+    """Return a distinct name for each class."""
     kind, subject = divmod(index, len(SUBJECTS))
     if kind == 0:
         return SUBJECTS[subject]
@@ -333,10 +342,10 @@ def class_name(index: int) -> str:
 
 
 def main(argv: list[str]):
-    """The command `python -m components.generate_data`."""
-    data_set = parse(DataSet, argv)
-    generate(**asdict(data_set))
-    print(f"The data set is in {data_set.directory}: train*.tfrecord, eval*.tfrecord.")
+    """Run `python -m components.generate_data`."""
+    dataset = parse(Dataset, argv)
+    generate(**asdict(dataset))
+    print(f"The dataset is in {dataset.directory}: train*.tfrecord, eval*.tfrecord.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The run's summary: what each step recorded, how the run ended, and why."""
+"""The summary of a run: the records of its steps, its outcome and the reason."""
 
 import contextlib
 import json
@@ -128,7 +128,7 @@ def _records(run_dir: str, run_id: str) -> dict[str, dict]:
 
 
 def _train_record(train_dir: str, records: dict[str, dict]) -> dict:
-    """The record of train in this run: of an earlier one if the step was answered from a cache."""
+    """The record of train in this run; "cached" if the result is of an earlier run."""
     record = _read(_record_path(train_dir, "train"))
     in_this_run = record and record["started"] >= records["validate_data"]["ended"]
     if in_this_run or "evaluate" not in records:
@@ -137,9 +137,9 @@ def _train_record(train_dir: str, records: dict[str, dict]) -> dict:
 
 
 def _result(run_dir: str, steps: dict[str, dict], name: str) -> dict:
-    """What a step of this run wrote to the file `name`; empty if none did.
+    """The content of the file `name` if a step of this run wrote it; otherwise empty.
 
-    The first step to start deletes what an earlier run with the same name left.
+    The first step deletes the files of an earlier run with the same name.
     """
     return _read(storage.join(run_dir, name)) if steps else {}
 
@@ -157,7 +157,7 @@ def _outcome(state: str, verdict: dict, published: dict) -> str:
 
 
 def _ended_by(steps: dict[str, dict]) -> str:
-    """The step in which a run without a result ended."""
+    """The first step that did not finish."""
     return next(step for step in STEPS if steps.get(step, {}).get("state") not in FINISHED)
 
 
@@ -170,13 +170,13 @@ def _error(steps: dict[str, dict], ended_by: str, backend_error: str) -> str | N
     if record:
         return (
             f"{ended_by} started at {record['started']} and did not finish: it was killed, or the "
-            "run was cancelled. The step's log tells more."
+            "run was cancelled. See the step's log."
         )
     return f"{ended_by} did not start."
 
 
 def page(run_dir: str, summary: dict) -> str:
-    """The summary as HTML."""
+    """Return the summary as HTML."""
     return report.render(
         "summary.html",
         kind="Run",

@@ -1,4 +1,4 @@
-"""The command: python -m components.validate_data --input train=GLOB --input eval=GLOB ..."""
+"""Command line: python -m components.validate_data --input train=GLOB --input eval=GLOB ..."""
 
 import argparse
 import sys
@@ -29,11 +29,11 @@ def main(argv: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m components.validate_data",
-        description="Checks every record of every split. Writes statistics.json, anomalies.json "
-        "and report.html, and for TFX tools statistics.pb and schema.pbtxt; prints a fingerprint "
-        "of the data, or fails.",
-        epilog="All other flags are Beam's, written --name=value, e.g. --runner=FlinkRunner. "
-        "Without a runner this machine does the work, on all cores if there is much of it.",
+        description="Validate every record of every split. Writes statistics.json, anomalies.json, "
+        "report.html, statistics.pb and schema.pbtxt, and prints a fingerprint of the data.",
+        epilog="All other flags are passed to Apache Beam and must have the form --name=value, "
+        "e.g. --runner=FlinkRunner. The default runner is local, and uses all cores for large "
+        "data.",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -42,27 +42,52 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="NAME=GLOB",
-        help="A split's files; once a split.",
+        help="Name and files of a split, e.g. train=gs://bucket/train*. Repeat for each split.",
     )
-    add("--output_dir", required=True, help="Where to write; local or gs://.")
-    add("--feature_names", default="mean_rgb,mean_audio", help="Default: %(default)s.")
-    add("--feature_sizes", default="1024,128", help="Default: %(default)s.")
+    add("--output_dir", required=True, help="Output folder, local or gs://.")
+    add(
+        "--feature_names",
+        default="mean_rgb,mean_audio",
+        help="Comma-separated names of the features. Default: %(default)s.",
+    )
+    add(
+        "--feature_sizes",
+        default="1024,128",
+        help="Comma-separated lengths of the feature vectors. Default: %(default)s.",
+    )
     add("--frame_features", action="store_true", help="The data is frame-level.")
-    add("--num_classes", type=int, default=NUM_CLASSES, help="Default: %(default)s.")
+    add(
+        "--num_classes",
+        type=int,
+        default=NUM_CLASSES,
+        help="Number of classes. Default: %(default)s.",
+    )
     add(
         "--fail_on",
         default="error",
         choices=SEVERITIES_TO_FAIL_ON,
-        help="The least severe findings that fail the run. Default: %(default)s.",
+        help="Minimum severity of findings that fails the run. Default: %(default)s.",
     )
-    add("--vocabulary", default="", help="CSV file with the classes' names, for the report.")
-    add("--baseline", default="", help="statistics.json of an earlier run, to find drift from.")
-    add("--schema", default="", help="schema.pbtxt to hold the data to; see the one of a run.")
+    add("--vocabulary", default="", help="CSV file with class names, for the report.")
+    add("--baseline", default="", help="statistics.json of an earlier run, to detect drift.")
+    add("--schema", default="", help="schema.pbtxt to enforce, e.g. that of an earlier run.")
     drift = Thresholds()
     for name, default, meaning in (
-        ("--max_label_linf", drift.label_linf, "Largest difference of a class's share of labels"),
-        ("--max_label_js", drift.label_js, "Largest Jensen-Shannon distance of the labels"),
-        ("--max_mean_shift", drift.mean_shift, "Largest shift of a mean, in standard deviations"),
+        (
+            "--max_label_linf",
+            drift.label_linf,
+            "Max difference in the relative frequency of a class",
+        ),
+        (
+            "--max_label_js",
+            drift.label_js,
+            "Max Jensen-Shannon distance between label distributions",
+        ),
+        (
+            "--max_mean_shift",
+            drift.mean_shift,
+            "Max shift of a feature mean, in standard deviations",
+        ),
     ):
         add(name, type=float, default=default, help=f"{meaning}. Default: %(default)s.")
     return parser
@@ -74,7 +99,7 @@ def _inputs(arguments: list[str]) -> dict[str, str]:
         name, equals, pattern = argument.partition("=")
         if not (name and equals and pattern) or name in inputs:
             raise UserError(
-                f"--input must be NAME=GLOB, each name once; got {', '.join(arguments)}."
+                f"--input must be NAME=GLOB, with distinct names; got {', '.join(arguments)}."
             )
         inputs[name] = pattern
     return inputs

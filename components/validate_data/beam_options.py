@@ -61,7 +61,7 @@ def complete(beam_args: Sequence[str], total_bytes: int) -> list[str]:
     unknown = options.get_all_options(retain_unknown_options=True).keys() - known.keys()
     if unknown:
         names = ", ".join(f"--{name}" for name in sorted(unknown))
-        raise UserError(f"Unknown flags, neither ours nor Beam's: {names}.")
+        raise UserError(f"Unknown flags, known neither to validate_data nor to Beam: {names}.")
     if (known["runner"] or "").lower() in ("dataflow", "dataflowrunner"):
         _check_dataflow(known)
     defaults = [f"--runner={LOCAL_RUNNER}"]
@@ -85,7 +85,7 @@ def _check_dataflow(options: dict):
 
 
 @contextlib.contextmanager
-def workers_find_our_packages():
+def python_path_for_workers():
     """Let worker processes on this machine import what this process can import."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)

@@ -1,7 +1,8 @@
-"""How far the data of one split is from that of another, or of an earlier run.
+"""Distances between the data of two splits, or of a split and an earlier run.
 
-Works on the splits of statistics.json. Few videos differ by chance alone: what chance explains is
-taken off before a distance is held against its threshold.
+The input is the splits of statistics.json. Small samples differ by chance, so the distance expected
+by chance is subtracted before comparing with a threshold. TFDV's comparators do not correct for
+chance, and report drift between any two small splits.
 """
 
 from collections.abc import Iterator
@@ -12,20 +13,20 @@ import numpy as np
 from trainer.common.errors import UserError
 
 NUM_WORST = 10
-STANDARD_ERRORS = 4.5  # so far apart are two of a thousand dimensions by chance in one of 100 runs
+STANDARD_ERRORS = 4.5  # exceeded by one of a thousand dimensions in about 1% of runs by chance
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The distance from which on there is drift.
+    """Distances above which drift is reported.
 
     Attributes:
-        label_linf: Largest difference of a class's share of all labels.
-        label_js: Jensen-Shannon distance of the labels, base 2: 0 (the same) to 1.
-        mean_shift: Difference of a dimension's means, in standard deviations.
+        label_linf: Max difference in the relative frequency of a class (L-infinity distance).
+        label_js: Jensen-Shannon distance between the label distributions, base 2, 0 to 1.
+        mean_shift: Max difference between the means of a dimension, in standard deviations.
 
     Raises:
-        UserError: one of them is negative.
+        UserError: A threshold is negative.
     """
 
     label_linf: float = 0.02
@@ -34,37 +35,39 @@ class Thresholds:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if not value >= 0:  # NaN neither
+            if not value >= 0:  # also rejects NaN
                 raise UserError(f"max_{name} must be 0 or more; got {value:g}.")
 
 
 def compare(one: dict, other: dict) -> dict:
-    """Distances between two splits; what chance explains is taken off those that end in "_drift".
+    """Compute the distances between two splits.
 
     Returns:
         labels: {linf, linf_drift, js, js_drift, worst: [{class, share, other_share}]}, or None
-            where a split has no labels.
+            if a split has no labels. "_drift" values exclude the distance expected by chance.
         features: {name: {shift, shift_drift, worst: [{dimension, shift}]}}.
     """
     if not one["videos"] or not other["videos"]:
         return {"labels": None, "features": {}}
-    # Labels of a video hang together, as do its frames: it is videos that are drawn by chance.
-    spread = 1 / one["videos"] + 1 / other["videos"]
+    # The labels and frames of a video are correlated, so the sample size is the number of videos.
+    sampling_variance = 1 / one["videos"] + 1 / other["videos"]
     pairs = {name: (of, other["features"].get(name)) for name, of in one["features"].items()}
     return {
-        "labels": compare_labels(np.array(one["labels"]), np.array(other["labels"]), spread),
+        "labels": compare_labels(
+            np.array(one["labels"]), np.array(other["labels"]), sampling_variance
+        ),
         "features": {
-            name: compare_features(here, there, spread)
+            name: compare_features(here, there, sampling_variance)
             for name, (here, there) in pairs.items()
             if there and len(there["mean"]) == len(here["mean"])
         },
     }
 
 
-def compare_labels(one: np.ndarray, other: np.ndarray, spread: float) -> dict | None:
-    """Distances between label counts, [classes] each; None: there are none.
+def compare_labels(one: np.ndarray, other: np.ndarray, sampling_variance: float) -> dict | None:
+    """Compute the distances between label counts, [num_classes] each; None without labels.
 
-    `spread` is 1 / videos of the one + 1 / videos of the other.
+    `sampling_variance` is 1 / num_videos of one split + 1 / num_videos of the other.
     """
     num_classes = max(len(one), len(other))
     one = np.pad(one, (0, num_classes - len(one)))
@@ -74,11 +77,13 @@ def compare_labels(one: np.ndarray, other: np.ndarray, spread: float) -> dict | 
     p, q = one / one.sum(), other / other.sum()
     pooled = (one + other) / (one + other).sum()
     difference = np.abs(p - q)
-    surplus = difference - STANDARD_ERRORS * np.sqrt(pooled * (1 - pooled) * spread)
+    surplus = difference - STANDARD_ERRORS * np.sqrt(pooled * (1 - pooled) * sampling_variance)
     divergence = jensen_shannon(p, q)
-    # Of samples of one distribution it is, times 8 ln 2 / spread, close to chi-squared.
+    # For samples of one distribution, 8 ln 2 / sampling_variance times this is about chi-squared.
     freedom = np.count_nonzero(pooled) - 1
-    by_chance = (freedom + STANDARD_ERRORS * np.sqrt(2 * freedom)) * spread / 8 / np.log(2)
+    by_chance = (
+        (freedom + STANDARD_ERRORS * np.sqrt(2 * freedom)) * sampling_variance / 8 / np.log(2)
+    )
     worst = np.argsort(-difference, kind="stable")[:NUM_WORST]
     return {
         "linf": float(difference.max()),
@@ -92,7 +97,7 @@ def compare_labels(one: np.ndarray, other: np.ndarray, spread: float) -> dict | 
 
 
 def jensen_shannon(p: np.ndarray, q: np.ndarray) -> float:
-    """Jensen-Shannon divergence of two distributions, in bits: 0 to 1. Lin 1991."""
+    """Jensen-Shannon divergence of two distributions in bits, 0 to 1 (Lin 1991)."""
     middle = (p + q) / 2
     return float(max(_kullback_leibler(p, middle) + _kullback_leibler(q, middle), 0) / 2)
 
@@ -102,14 +107,14 @@ def _kullback_leibler(p: np.ndarray, q: np.ndarray) -> float:
     return float(np.sum(p[present] * np.log2(p[present] / q[present])))
 
 
-def compare_features(one: dict, other: dict, spread: float) -> dict:
-    """Distances between the means of a feature; `spread` as for labels."""
+def compare_features(one: dict, other: dict, sampling_variance: float) -> dict:
+    """Compute the distances between the means of a feature; arguments as `compare_labels`."""
     difference = np.abs(np.array(one["mean"]) - np.array(other["mean"]))
     std = np.sqrt((np.array(one["std"]) ** 2 + np.array(other["std"]) ** 2) / 2)
     with np.errstate(divide="ignore", invalid="ignore"):
-        shift = np.where(difference > 0, difference / std, 0.0)  # inf: two different constants
+        shift = np.where(difference > 0, difference / std, 0.0)  # inf for two different constants
     shift = np.minimum(shift, 1e9)  # JSON has no infinity
-    surplus = shift - STANDARD_ERRORS * np.sqrt(spread)
+    surplus = shift - STANDARD_ERRORS * np.sqrt(sampling_variance)
     worst = np.argsort(-shift, kind="stable")[:NUM_WORST]
     return {
         "shift": float(shift.max()),
@@ -119,30 +124,30 @@ def compare_features(one: dict, other: dict, spread: float) -> dict:
 
 
 def find(comparison: dict, thresholds: Thresholds, class_names: list[str]) -> Iterator[tuple]:
-    """(kind of finding, what was found) for each distance beyond its threshold."""
+    """Yield (kind of finding, reason) for each distance above its threshold."""
     labels = comparison["labels"]
     if labels and labels["linf_drift"] > thresholds.label_linf:
         worst = labels["worst"][0]
         yield (
             "label_drift",
-            f"the share of {class_names[worst['class']]!r} is {worst['share']:.2%}, "
-            f"against {worst['other_share']:.2%}",
+            f"the relative frequency of {class_names[worst['class']]!r} is {worst['share']:.2%}, "
+            f"compared with {worst['other_share']:.2%}",
         )
     if labels and labels["js_drift"] > thresholds.label_js:
         names = ", ".join(repr(class_names[row["class"]]) for row in labels["worst"][:5])
         yield (
             "label_drift",
-            f"Jensen-Shannon distance of the labels {labels['js']:.3f}, by chance alone "
-            f"{_by_chance(labels):.3f}; most different: {names}",
+            f"the Jensen-Shannon distance of the labels is {labels['js']:.3f}, "
+            f"{_by_chance(labels):.3f} of it expected by chance; most different: {names}",
         )
     for name, feature in comparison["features"].items():
         if feature["shift_drift"] > thresholds.mean_shift:
             worst = ", ".join(
-                f"{row['dimension']} by {row['shift']:.3g}" for row in feature["worst"][:5]
+                f"{row['shift']:.3g} (dimension {row['dimension']})" for row in feature["worst"][:5]
             )
             yield (
                 "feature_drift",
-                f"the mean of {name!r} has shifted in dimension {worst} standard deviations",
+                f"the mean of {name!r} has shifted by {worst} standard deviations",
             )
 
 

@@ -1,180 +1,180 @@
-"""What can be wrong with data: each kind of finding, how bad it is, and what to do about it."""
+"""Kinds of findings with their severity and advice, and the findings of a run."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-MAX_EXAMPLES = 10  # kept of each kind and split; the count goes on
+MAX_EXAMPLES = 10  # stored per kind and split; all are counted
 
 
 class Kind(NamedTuple):
-    """A kind of finding: "error" (would hurt training or evaluation), "warning" or "info"."""
+    """A kind of finding. Severity: "error" (harms training or evaluation), "warning" or "info"."""
 
     severity: str
     title: str
     advice: str
 
 
-# In the order in which they are reported.
+# In the order of the report.
 KINDS = {
     "unreadable": Kind(
-        "error", "Files that cannot be read", "Check the path, the permissions and the disk."
+        "error", "Unreadable files", "Check the path, the permissions and the disk."
     ),
     "not_tfrecord": Kind(
         "error",
-        "Files that are no TFRecord files",
-        "Let the pattern match TFRecord files alone; if this was one, make or fetch it anew.",
+        "Files in another format than TFRecord",
+        "Restrict the pattern to TFRecord files, or download the file again if it is damaged.",
     ),
     "compressed": Kind(
         "error",
         "Compressed files",
-        "Decompress the files, or write them without compression: the features hardly compress.",
+        "Decompress the files, or write them uncompressed: the features hardly compress.",
     ),
     "empty_file": Kind(
         "error",
-        "Files without a record",
-        "Make or fetch the file anew: it was probably cut off before its first record.",
+        "Empty files",
+        "Write or download the file again: it was probably truncated before its first record.",
     ),
     "truncated": Kind(
         "error",
-        "Files cut off within a record",
-        "Make or fetch the file anew; what comes after the record named cannot be read.",
+        "Truncated files",
+        "Write or download the file again; the records after the one listed cannot be read.",
     ),
     "header": Kind(
         "error",
         "Records with a damaged length",
-        "Make or fetch the file anew; what comes after the record named cannot be read.",
+        "Write or download the file again; the records after the one listed cannot be read.",
     ),
     "crc": Kind(
         "error",
-        "Records that do not match their CRC",
-        "Make or fetch the file anew: its bytes have changed since it was written.",
+        "Records with a wrong checksum (CRC)",
+        "Write or download the file again: it has been corrupted since it was written.",
     ),
     "not_an_example": Kind(
         "error",
         "Records that are neither a tf.Example nor a tf.SequenceExample",
-        "Check what wrote the file: its records hold something else.",
+        "Check the program that wrote the file: its records have another format.",
     ),
     "missing_feature": Kind(
         "error",
         "Missing features",
-        "Set feature_names and frame_features to what the records hold.",
+        "Set feature_names and frame_features to match the records.",
     ),
     "wrong_type": Kind(
         "error",
         "Features of the wrong type",
-        "Video-level features are floats, frames are byte strings, labels are int64.",
+        "Video-level features must be floats, frames byte strings, and labels int64.",
     ),
     "wrong_size": Kind(
         "error",
         "Features of the wrong size",
-        "Set feature_sizes to the sizes that the records hold, or make the records anew.",
+        "Set feature_sizes to match the records, or write the records again.",
     ),
-    "no_frames": Kind("error", "Videos without frames", "Leave these videos out of the data."),
+    "no_frames": Kind("error", "Videos without frames", "Remove these videos from the data."),
     "not_finite": Kind(
         "error",
-        "NaN or infinity",
-        "Leave these videos out of the data; one of them makes every weight NaN.",
+        "NaN or infinite values",
+        "Remove these videos from the data: a single NaN makes all weights NaN.",
     ),
     "label_out_of_range": Kind(
         "error",
         "Labels out of range",
-        "Set num_classes to the number of classes of the data, or check the labels.",
+        "Set num_classes to the number of classes in the data, or correct the labels.",
     ),
-    "no_id": Kind("error", "Videos without an id", "Give every record one `id` (or `video_id`)."),
+    "no_id": Kind("error", "Videos without an id", "Add an `id` (or `video_id`) to each record."),
     "leak": Kind(
         "error",
         "Videos in several splits",
-        "Take these videos out of one split: a model is not to be evaluated on what it has seen.",
+        "Remove these videos from one split: evaluation on training data is too optimistic.",
     ),
     "schema": Kind(
         "error",
-        "Data that does not fit the schema",
-        "Mend the data; or, if it is right, change the schema, which is a text file to edit.",
+        "Data that violates the schema",
+        "Correct the data or, if the data is right, edit the schema, which is a text file.",
     ),
     "duplicate": Kind(
         "warning",
-        "Videos that come several times in a split",
-        "Take the copies out: they count as often as they come.",
+        "Duplicate videos within a split",
+        "Remove the duplicates: each copy adds to the weight of the video.",
     ),
     "no_labels": Kind(
         "warning",
-        "Splits without any label",
-        "Nothing can be learnt from such a split, nor measured on it; a test split may be one.",
+        "Splits without labels",
+        "The split is unusable for training and evaluation; this is normal for a test split.",
     ),
     "different_lengths": Kind(
         "warning",
-        "Videos whose features differ in their number of frames",
-        "Make the features of a video from the same frames; the shorter one is filled with zeros.",
+        "Features of a video with different numbers of frames",
+        "Extract all features from the same frames; shorter ones are padded with zeros.",
     ),
     "many_frames": Kind(
         "warning",
-        "Videos with more frames than are used",
-        "Cut the videos to save space and reading, if the frames after the last one used are many.",
+        "Videos with unused frames",
+        "Truncate the videos to save storage and reading time if many frames are unused.",
     ),
     "constant": Kind(
         "warning",
-        "Features that are zero, or constant, all through a vector or frame",
-        "Look at how these features were made: they say nothing of the video.",
+        "Constant vectors or frames",
+        "Check the feature extraction: constant values carry no information.",
     ),
     "constant_dimension": Kind(
         "warning",
-        "Dimensions that are the same in all videos of a split",
-        "Look at how the feature was made: a dimension that never changes says nothing.",
+        "Constant dimensions",
+        "Check the feature extraction: constant dimensions carry no information.",
     ),
     "out_of_range": Kind(
         "warning",
-        "Values outside the quantiser's range",
-        "Check that these features were made, and de-quantised, as the published ones.",
+        "Values outside the quantizer's range",
+        "Check that these features were extracted and de-quantized like the published ones.",
     ),
     "repeated_label": Kind(
         "warning",
-        "Labels that come several times in a video",
-        "Write each label once; it counts once.",
+        "Repeated labels",
+        "Write each label once; repetitions are ignored.",
     ),
     "file_size": Kind(
         "warning",
-        "Files with far fewer, or far more, records than the others",
-        "Check that the file is whole; uneven files also keep readers waiting.",
+        "Files with an unusual number of records",
+        "Check that the file is complete; uneven files also slow down parallel reading.",
     ),
     "label_drift": Kind(
         "warning",
-        "Labels distributed differently",
-        "Find out why: a model learns how frequent a class is, and is measured by it.",
+        "Label drift",
+        "Find the cause: models learn class frequencies, and metrics depend on them.",
     ),
     "feature_drift": Kind(
         "warning",
-        "Features distributed differently",
-        "Find out whether the features were made in the same way.",
+        "Feature drift",
+        "Check whether the features were extracted in the same way.",
     ),
     "unlabelled": Kind(
         "info",
-        "Videos without a label",
-        "Nothing to do, if they are meant to be; they count as wrong in Hit@1 and PERR.",
+        "Unlabelled videos",
+        "No action if intended; they count as wrong in Hit@1 and PERR.",
     ),
     "extra_feature": Kind(
         "info",
-        "Features that are not used",
-        "Nothing to do; to train on one, add it to feature_names and feature_sizes.",
+        "Unused features",
+        "No action; to train on a feature, add it to feature_names and feature_sizes.",
     ),
-    "unseen_class": Kind(
+    "empty_class": Kind(
         "info",
-        "Classes without a video",
-        "Nothing to do; with none in the training split, a class is never predicted.",
+        "Classes without videos",
+        "No action; a class without training videos is never predicted.",
     ),
-    "unlearnt_class": Kind(
+    "untrained_class": Kind(
         "info",
-        "Classes of which only the training split has no video",
-        "They cannot be learnt: spread their videos over the splits, or accept the lower mAP.",
+        "Classes missing from the training split",
+        "They cannot be learned: distribute their videos over the splits, or accept a lower mAP.",
     ),
 }
 SEVERITIES = ("error", "warning", "info")
 
 
 class Example(NamedTuple):
-    """One place where something is wrong. Sorts by place."""
+    """The location of a finding. Sorts by location."""
 
     file: str
-    record: int  # the first is 1; 0: the file as a whole
+    record: int  # from 1; 0 for the whole file
     id: str
     reason: str
 
@@ -185,7 +185,7 @@ class Example(NamedTuple):
 
 @dataclass
 class Finding:
-    """All of one kind in one split: how many, and the first few places."""
+    """All findings of one kind in one split: their number and the first examples."""
 
     count: int = 0
     examples: list[Example] = field(default_factory=list)
@@ -193,12 +193,12 @@ class Finding:
 
 @dataclass
 class Findings:
-    """All findings, by kind and split. Merging is the same in any order."""
+    """Findings by kind and split. The result of merging does not depend on the order."""
 
     found: dict[tuple[str, str], Finding] = field(default_factory=dict)
 
     def add(self, kind: str, split: str, *examples: Example, count: int = 1) -> None:
-        """Adds `count` findings, with the first places of them."""
+        """Add `count` findings and their first examples."""
         self._add(kind, split, Finding(count, list(examples)))
 
     def merge(self, other: "Findings") -> None:
@@ -209,15 +209,15 @@ class Findings:
         finding = self.found.setdefault((kind, split), Finding())
         finding.count += added.count
         if len(finding.examples) == MAX_EXAMPLES and finding.examples[-1] <= min(added.examples):
-            return  # as it is while one file is read, where places only grow
+            return  # fast path: within a file, locations are in ascending order
         finding.examples = sorted([*finding.examples, *added.examples])[:MAX_EXAMPLES]
 
     def has(self, severity: str) -> bool:
-        """Whether there is a finding of that severity."""
+        """Return whether there is a finding of this severity."""
         return any(KINDS[kind].severity == severity for kind, _ in self.found)
 
     def as_rows(self) -> list[dict]:
-        """One dict a finding, ready for JSON, the worst first."""
+        """Return one JSON object per finding, most severe first."""
         order = list(KINDS)
         rows = sorted(self.found.items(), key=lambda row: (order.index(row[0][0]), row[0][1]))
         rows = [

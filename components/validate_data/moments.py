@@ -1,4 +1,8 @@
-"""Count, mean, deviation and extremes of every dimension of a feature."""
+"""Count, mean, variance, min and max of each dimension of a feature.
+
+Libraries for mergeable statistics take one value per call, or convert uint8 frames to float64; this
+module sums whole batches of uint8 frames in float32.
+"""
 
 from dataclasses import dataclass
 
@@ -6,23 +10,23 @@ import numpy as np
 
 from trainer.data.records import QUANTISED_ZERO, QUANTUM
 
-# Frames added up at once. The sum of the squares of so many bytes is exact in float32
-# (255 * 255 ** 2 < 2 ** 24), and the number of zeros among them in uint8.
+# Frames summed at once. The sum of squares of this many bytes is exact in float32
+# (255 * 255 ** 2 < 2 ** 24), and their number of zeros fits in uint8.
 _BLOCK = 255
 
-# Bytes a row, at least: shorter frames are added up several a row, since each row costs a call.
-_WIDTH = 1024
+# Shorter frames are joined to rows of at least this many bytes, because each row costs a call.
+_MIN_ROW_BYTES = 1024
 
 
 @dataclass
 class Moments:
-    """Of vectors or frames of a feature, a number a dimension. Frames count de-quantised.
+    """Moments of the vectors, or de-quantized frames, of a feature.
 
     Attributes:
-        count: Vectors or frames.
+        count: Number of vectors or frames.
         mean, min, max: float64 [size].
         m2: Sum of squared differences from the mean, float64 [size].
-        zeros: How often a value, or a frame's byte, was 0; int64 [size].
+        zeros: Number of values, or bytes of frames, that are 0, int64 [size].
     """
 
     count: int
@@ -34,17 +38,17 @@ class Moments:
 
     @classmethod
     def empty(cls, size: int) -> "Moments":
-        """Of nothing."""
+        """Return the moments of no vectors."""
         zeros = np.zeros(size)
         return cls(0, zeros, zeros, zeros + np.inf, zeros - np.inf, zeros=np.zeros(size, np.int64))
 
     @property
     def std(self) -> np.ndarray:
-        """Standard deviation of the population, float64 [size]."""
+        """Population standard deviation, float64 [size]."""
         return np.sqrt(self.m2 / max(self.count, 1))
 
     def merge(self, other: "Moments") -> None:
-        """Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm"."""
+        """Add other moments: Chan, Golub and LeVeque 1979, "Updating formulae"."""
         count = self.count + other.count
         if not count:
             return
@@ -58,7 +62,7 @@ class Moments:
 
 
 def of_vectors(vectors: np.ndarray) -> Moments:
-    """Of float32 [vectors, size], at least one."""
+    """Return the moments of one or more vectors, float32 [num_vectors, size]."""
     values = vectors.astype(np.float64)
     mean = values.mean(axis=0)
     values -= mean
@@ -73,24 +77,24 @@ def of_vectors(vectors: np.ndarray) -> Moments:
 
 
 def of_frames(frames: np.ndarray) -> Moments:
-    """Of quantised uint8 [frames, size], at least one."""
+    """Return the moments of one or more quantized frames, uint8 [num_frames, size]."""
     count, size = frames.shape
-    abreast = max(_WIDTH // size, 1)
-    whole = count - count % abreast
-    wide, rest = frames[:whole].reshape(-1, abreast * size), frames[whole:]
-    total, squares, zeros = _sums(wide).reshape(3, abreast, size).sum(axis=1) + _sums(rest)
+    per_row = max(_MIN_ROW_BYTES // size, 1)
+    whole = count - count % per_row
+    wide, rest = frames[:whole].reshape(-1, per_row * size), frames[whole:]
+    total, squares, zeros = _sums(wide).reshape(3, per_row, size).sum(axis=1) + _sums(rest)
     return Moments(
         count=count,
-        mean=_dequantise(total / count),
+        mean=_dequantize(total / count),
         m2=(squares - total**2 / count) * QUANTUM**2,
-        min=_dequantise(frames.min(axis=0)),
-        max=_dequantise(frames.max(axis=0)),
+        min=_dequantize(frames.min(axis=0)),
+        max=_dequantize(frames.max(axis=0)),
         zeros=zeros.astype(np.int64),
     )
 
 
 def _sums(frames: np.ndarray) -> np.ndarray:
-    """Sums of uint8 [frames, size], of their squares, and number of zeros; float64 [3, size]."""
+    """Sum, sum of squares and number of zeros of uint8 [num_frames, size]; float64 [3, size]."""
     sums = np.zeros((3, frames.shape[1]))
     for start in range(0, len(frames), _BLOCK):
         block = frames[start : start + _BLOCK]
@@ -101,5 +105,5 @@ def _sums(frames: np.ndarray) -> np.ndarray:
     return sums
 
 
-def _dequantise(values: np.ndarray) -> np.ndarray:
+def _dequantize(values: np.ndarray) -> np.ndarray:
     return values * QUANTUM + QUANTISED_ZERO

@@ -1,4 +1,4 @@
-"""What the records of a split hold, name by name: the common ground of statistics and schemas."""
+"""The features found in the records of a split, by name: input of statistics.pb and the schema."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -8,61 +8,64 @@ import numpy as np
 from components.validate_data.statistics import SplitStatistics
 from trainer.data.records import LABELS_KEY, RecordFormat
 
-ID = "id"  # whichever of its keys it goes by
+ID = "id"  # under either of its keys
 
-# The type of a feature in tensorflow-metadata, by what it is called here.
+# tensorflow-metadata's feature types.
 TYPES = {"bytes": "BYTES", "frames": "BYTES", "int64": "INT", "float": "FLOAT"}
 
 
 @dataclass(frozen=True)
-class Observed:
-    """One feature of the records of a split.
+class ObservedFeature:
+    """One feature of the valid videos of a split.
 
     Attributes:
         type: "BYTES", "INT" or "FLOAT".
-        videos: Good videos that have it, with at least one value.
-        num_values: At i: videos with i values of it. None: was not counted.
-        low, high: The least and the greatest value. None: is no number, or was not looked at.
+        num_videos: Number of videos with at least one value of it.
+        num_values: `num_values[i]` videos have i values; None if not counted.
+        min, max: Range of the values; None if not numeric or not computed.
     """
 
     type: str
-    videos: int
+    num_videos: int
     num_values: np.ndarray | None = None
-    low: float | None = None
-    high: float | None = None
+    min: float | None = None
+    max: float | None = None
 
 
-def observe(statistics: SplitStatistics, record_format: RecordFormat) -> dict[str, Observed]:
-    """What the good records of a split hold: id, labels, the expected features, and the rest."""
-    videos = statistics.videos
-    observed = {ID: Observed("BYTES", videos, np.array([0, videos]))}
-    classes = np.flatnonzero(statistics.labels)
-    observed[LABELS_KEY] = Observed(
-        "INT",
-        int(statistics.labels_per_video[1:].sum()),
-        _without_none(statistics.labels_per_video),
-        float(classes[0]) if classes.size else None,
-        float(classes[-1]) if classes.size else None,
-    )
+def observe(statistics: SplitStatistics, record_format: RecordFormat) -> dict[str, ObservedFeature]:
+    """Return the id, the labels, the expected features and any extra ones, by name."""
+    num_videos = statistics.num_videos
+    observed = {ID: ObservedFeature("BYTES", num_videos, np.array([0, num_videos]))}
+    observed[LABELS_KEY] = _observe_labels(statistics)
     for name, feature in statistics.features.items():
         if record_format.frame_features:
-            observed[name] = Observed("BYTES", videos, feature.lengths)
-        elif videos:
+            observed[name] = ObservedFeature("BYTES", num_videos, feature.lengths)
+        elif num_videos:
             low, high = feature.moments.min.min(), feature.moments.max.max()
-            observed[name] = Observed("FLOAT", videos, feature.lengths, float(low), float(high))
-    for name, (kind, number) in _most_frequent_type(statistics.extra).items():
-        observed[name] = Observed(TYPES[kind], number)
+            observed[name] = ObservedFeature(
+                "FLOAT", num_videos, feature.lengths, float(low), float(high)
+            )
+    for name, (kind, count) in _most_frequent_types(statistics.extra).items():
+        observed[name] = ObservedFeature(TYPES[kind], count)
     return observed
 
 
-def _without_none(num_values: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], num_values[1:]])
+def _observe_labels(statistics: SplitStatistics) -> ObservedFeature:
+    classes = np.flatnonzero(statistics.label_counts)
+    labelled = statistics.labels_per_video[1:]
+    return ObservedFeature(
+        "INT",
+        int(labelled.sum()),
+        np.concatenate([[0], labelled]),
+        float(classes[0]) if classes.size else None,
+        float(classes[-1]) if classes.size else None,
+    )
 
 
-def _most_frequent_type(extra: Counter) -> dict[str, tuple[str, int]]:
-    """Type and number of videos of each feature that is in the records beside the expected ones."""
+def _most_frequent_types(extra: Counter) -> dict[str, tuple[str, int]]:
+    """The most frequent type of each extra feature, and the number of videos with it."""
     types: dict[str, tuple[str, int]] = {}
-    for (name, kind), videos in sorted(extra.items()):
-        if kind in TYPES and videos > types.get(name, ("", 0))[1]:
-            types[name] = (kind, videos)
+    for (name, kind), num_videos in sorted(extra.items()):
+        if kind in TYPES and num_videos > types.get(name, ("", 0))[1]:
+            types[name] = (kind, num_videos)
     return types

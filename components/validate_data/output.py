@@ -1,26 +1,27 @@
-"""Writes what a run found: statistics, findings, a schema and a report."""
+"""Write the results: statistics, findings, a schema and a report."""
 
 import hashlib
 import json
 
 import numpy as np
+from google.protobuf import text_format
 
 from components.report import render
-from components.validate_data import drift, page, schema
+from components.validate_data import drift, report_context, schema
 from components.validate_data.findings import Example, Findings
 from components.validate_data.observed import observe
 from components.validate_data.references import References, Settings
-from components.validate_data.split_checks import check_splits, trained_on
+from components.validate_data.split_checks import check_splits, training_split
 from components.validate_data.statistics import FeatureStatistics, Result, SplitStatistics
-from components.validate_data.tfx_statistics import to_proto
+from components.validate_data.tfdv_export import to_proto
 from trainer.common import storage
 from trainer.data.records import MIN_VALUE, QUANTUM, RecordFormat
 
 STATISTICS, ANOMALIES, REPORT = "statistics.json", "anomalies.json", "report.html"
-SCHEMA, TFX_STATISTICS = "schema.pbtxt", "statistics.pb"
+SCHEMA, TFDV_STATISTICS = "schema.pbtxt", "statistics.pb"
 
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
-# Bins of the values of a feature: four values of the quantiser each, and together all of them.
+# Histogram bins: four values of the quantizer each, covering its whole range.
 BIN_EDGES = MIN_VALUE - QUANTUM / 2 + 4 * QUANTUM * np.arange(65)
 
 
@@ -32,36 +33,41 @@ def write(
     settings: Settings,
     references: References,
 ) -> None:
-    """Writes the files. `patterns` are the files of each split, as the user gave them."""
-    of_splits = {split: result.splits[split] for split in patterns}  # runners order them at will
+    """Write the output files. `patterns` maps each split to the file pattern given by the user."""
+    split_statistics = {
+        split: result.splits[split] for split in patterns
+    }  # runners return any order
     splits = {
-        split: {"pattern": pattern, **describe(of_splits[split], record_format)}
+        split: {"pattern": pattern, **describe(split_statistics[split], record_format)}
         for split, pattern in patterns.items()
     }
     findings = result.findings
-    findings.merge(check_splits(of_splits, patterns, references.class_names))
+    findings.merge(check_splits(split_statistics, patterns, references.class_names))
     comparisons = _compare(splits, settings, references, findings)
-    _enforce(of_splits, patterns, record_format, references.schema, findings)
+    _enforce(split_statistics, patterns, record_format, references.schema, findings)
     statistics = {
-        "fingerprint": fingerprint(of_splits),
+        "fingerprint": fingerprint(split_statistics),
         "splits": splits,
         "comparisons": comparisons,
     }
     anomalies = {"passed": not fails(findings, settings.fail_on), "anomalies": findings.as_rows()}
-    html = render("validate_data/report.html", **page.context(statistics, anomalies, references))
+    context = report_context.context(statistics, anomalies, references)
+    html = render("validate_data/report.html", **context)
     files = {
         STATISTICS: json.dumps(statistics).encode(),
-        TFX_STATISTICS: to_proto(of_splits, record_format).SerializeToString(),
-        SCHEMA: _infer(of_splits, record_format).encode(),
+        TFDV_STATISTICS: to_proto(split_statistics, record_format).SerializeToString(),
+        SCHEMA: _infer(split_statistics, record_format).encode(),
         REPORT: html.encode(),
-        ANOMALIES: json.dumps(anomalies, indent=2).encode(),  # last: who finds it finds all
+        ANOMALIES: json.dumps(
+            anomalies, indent=2
+        ).encode(),  # last: its presence means all are complete
     }
     for name, data in files.items():
         storage.write_bytes(storage.join(output_dir, name), data)
 
 
 def fails(findings: Findings, fail_on: str) -> bool:
-    """Whether there is a finding that the run must fail for."""
+    """Return whether a finding has the severity that fails the run."""
     return {
         "never": False,
         "error": findings.has("error"),
@@ -70,7 +76,7 @@ def fails(findings: Findings, fail_on: str) -> bool:
 
 
 def fingerprint(splits: dict[str, SplitStatistics]) -> str:
-    """64 hex digits that stand for the bytes of all records of each split."""
+    """Return 64 hex digits that identify the records of all splits."""
     lines = [f"{split} {splits[split].digest:064x}\n" for split in sorted(splits)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -78,11 +84,11 @@ def fingerprint(splits: dict[str, SplitStatistics]) -> str:
 def _compare(
     splits: dict[str, dict], settings: Settings, references: References, findings: Findings
 ) -> list[dict]:
-    """Each split against the one that is trained on, and against itself in the baseline."""
-    first = trained_on(splits)
+    """Compare each split with the training split and with the baseline."""
+    first = training_split(splits)
     pairs = [(split, first, splits[first]) for split in splits if split != first]
     pairs += [
-        (split, f"{split} of the baseline", references.baseline[split])
+        (split, f"{split} (baseline)", references.baseline[split])
         for split in splits
         if split in references.baseline
     ]
@@ -92,15 +98,15 @@ def _compare(
         comparisons.append({"split": split, "against": name, **comparison})
         found = drift.find(comparison, settings.thresholds, references.class_names)
         for kind, reason in found:
-            example = Example(splits[split]["pattern"], 0, "", f"against {name}: {reason}")
+            example = Example(splits[split]["pattern"], 0, "", f"compared with {name}: {reason}")
             findings.add(kind, split, example)
     return comparisons
 
 
 def _infer(splits: dict[str, SplitStatistics], record_format: RecordFormat) -> str:
-    statistics = splits[trained_on(splits)]
+    statistics = splits[training_split(splits)]
     observed = observe(statistics, record_format)
-    return schema.to_text(schema.infer(observed, statistics.videos, record_format))
+    return text_format.MessageToString(schema.infer(observed, statistics.num_videos, record_format))
 
 
 def _enforce(
@@ -115,22 +121,22 @@ def _enforce(
     expected = schema.parse(text, "--schema")
     for split, pattern in patterns.items():
         observed = observe(splits[split], record_format)
-        for reason in schema.enforce(expected, split, observed, splits[split].videos):
+        for reason in schema.enforce(expected, split, observed, splits[split].num_videos):
             findings.add("schema", split, Example(pattern, 0, "", reason))
 
 
 def describe(statistics: SplitStatistics, record_format: RecordFormat) -> dict:
-    """Statistics of a split, ready for JSON."""
+    """Return the statistics of a split as JSON values."""
     first = statistics.features[record_format.features[0].name]
     return {
         "files": [
             {"path": path, "records": records, "bytes": num_bytes}
             for path, records, num_bytes in sorted(statistics.files)
         ],
-        "bytes": statistics.bytes,
-        "records": statistics.records,
-        "videos": statistics.videos,
-        "labels": statistics.labels.tolist(),
+        "bytes": statistics.num_bytes,
+        "records": statistics.num_records,
+        "videos": statistics.num_videos,
+        "labels": statistics.label_counts.tolist(),
         "labels_per_video": statistics.labels_per_video.tolist(),
         "frames_per_video": first.lengths.tolist() if record_format.frame_features else [],
         "extra": [
@@ -155,8 +161,8 @@ def _describe_feature(statistics: FeatureStatistics) -> dict:
         "max": _numbers(moments.max),
         "zeros": moments.zeros.tolist(),
         "quantiles": {
-            f"{share:g}": _numbers(np.clip(sketch.quantile(share), moments.min, moments.max))
-            for share in QUANTILES
+            f"{q:g}": _numbers(np.clip(sketch.quantile(q), moments.min, moments.max))
+            for q in QUANTILES
         },
         "histogram": {
             "edges": _numbers(BIN_EDGES),
@@ -166,5 +172,5 @@ def _describe_feature(statistics: FeatureStatistics) -> dict:
 
 
 def _numbers(values: np.ndarray) -> list[float]:
-    """In as many digits as do not depend on the order in which files were merged."""
+    """Round to 9 digits, which do not depend on the order of merging."""
     return [float(f"{value:.9g}") for value in values]

@@ -1,4 +1,4 @@
-"""The Beam pipeline: scan every file, merge what was found, write it down."""
+"""The Beam pipeline: scan every file, and merge the results."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -7,18 +7,17 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindows
 
 from components.validate_data.findings import Findings
-from components.validate_data.ids import IdBlock, cut, find_repeated
-from components.validate_data.parsing import Parser
+from components.validate_data.ids import IdBlock, find_duplicates, partition
 from components.validate_data.shard import Shard, keep_freed_memory, scan
 from components.validate_data.statistics import Result, SplitStatistics
 from trainer.data.records import RecordFormat
 
 
 class ScanShards(beam.DoFn):
-    """Scans files.
+    """Scan files.
 
-    Input: a Shard. Output: (split, SplitStatistics), one for all files of a bundle, since those of
-    a file take megabytes; and, tagged "ids", (bucket, IdBlock).
+    Input: a Shard. Output: (split, SplitStatistics), one per split and bundle because statistics
+    take megabytes; and, tagged "ids", (bucket, IdBlock).
     """
 
     def __init__(self, record_format: RecordFormat, num_buckets: int):
@@ -26,7 +25,6 @@ class ScanShards(beam.DoFn):
 
     def setup(self):
         keep_freed_memory()
-        self.parser = Parser(self.record_format)
 
     def start_bundle(self):
         self.splits = {}
@@ -34,8 +32,8 @@ class ScanShards(beam.DoFn):
     def process(self, shard: Shard):
         if shard.split not in self.splits:
             self.splits[shard.split] = SplitStatistics.empty(self.record_format)
-        ids = scan(shard, self.parser, self.splits[shard.split])
-        for bucket in cut(ids, self.num_buckets):
+        ids = scan(shard, self.record_format, self.splits[shard.split])
+        for bucket in partition(ids, self.num_buckets):
             yield beam.pvalue.TaggedOutput("ids", bucket)
 
     def finish_bundle(self):
@@ -44,7 +42,7 @@ class ScanShards(beam.DoFn):
 
 
 class Merge(beam.CombineFn):
-    """Merges what has a `merge` method, from what `empty()` gives on."""
+    """Combine objects by their `merge` method, starting from `empty()`."""
 
     def __init__(self, empty: Callable):
         self.empty = empty
@@ -76,7 +74,7 @@ class Validate(beam.PTransform):
     def expand(self, shards):
         scanned = (
             shards
-            | "SpreadFiles" >> beam.Reshuffle()
+            | "DistributeFiles" >> beam.Reshuffle()
             | "ScanFiles"
             >> beam.ParDo(ScanShards(self.record_format, self.num_buckets)).with_outputs(
                 "ids", main="statistics"
@@ -85,27 +83,27 @@ class Validate(beam.PTransform):
         splits = scanned.statistics | "MergeSplits" >> beam.CombinePerKey(
             Merge(partial(SplitStatistics.empty, self.record_format))
         )
-        repeated = (
+        duplicates = (
             scanned.ids
-            | "MeetInBuckets" >> beam.GroupByKey()
-            | "FindRepeatedIds" >> beam.MapTuple(_find_repeated)
-            | "MergeRepeated" >> beam.CombineGlobally(Merge(Findings))
+            | "GroupByBucket" >> beam.GroupByKey()
+            | "FindDuplicates" >> beam.MapTuple(_find_duplicates)
+            | "MergeDuplicates" >> beam.CombineGlobally(Merge(Findings))
         )
         return (
             shards.pipeline
             | "Once" >> beam.Create([None])
             | "Gather"
-            >> beam.Map(_gather, beam.pvalue.AsDict(splits), beam.pvalue.AsSingleton(repeated))
+            >> beam.Map(_gather, beam.pvalue.AsDict(splits), beam.pvalue.AsSingleton(duplicates))
         )
 
 
-def _find_repeated(bucket: int, blocks: Iterable[IdBlock]) -> Findings:
-    return find_repeated(blocks)
+def _find_duplicates(bucket: int, blocks: Iterable[IdBlock]) -> Findings:
+    return find_duplicates(blocks)
 
 
-def _gather(_, splits: dict[str, SplitStatistics], repeated: Findings) -> Result:
+def _gather(_, splits: dict[str, SplitStatistics], duplicates: Findings) -> Result:
     findings = Findings()
     for statistics in splits.values():
         findings.merge(statistics.findings)
-    findings.merge(repeated)
+    findings.merge(duplicates)
     return Result(splits, findings)

@@ -1,4 +1,4 @@
-"""What the data is compared with: a vocabulary, the statistics of an earlier run, a schema."""
+"""Settings, and the files they name: a vocabulary, a baseline's statistics and a schema."""
 
 import csv
 import io
@@ -16,17 +16,17 @@ SEVERITIES_TO_FAIL_ON = ("error", "warning", "never")
 
 @dataclass(frozen=True)
 class Settings:
-    """How strict to be, and what to compare with. Paths are local or gs://; "": none.
+    """Settings of a validation run. Paths are local or gs://; "" means none.
 
     Attributes:
-        fail_on: The least severe kind of findings that fails the run: "error", "warning"; "never".
-        vocabulary: CSV file of the classes' names.
-        baseline: statistics.json of an earlier run.
-        schema: schema.pbtxt to hold the data to.
-        thresholds: The distances from which on there is drift.
+        fail_on: Minimum severity that fails the run: "error", "warning" or "never".
+        vocabulary: CSV file with class names.
+        baseline: statistics.json of an earlier run, to detect drift.
+        schema: schema.pbtxt to enforce.
+        thresholds: Distances above which drift is reported.
 
     Raises:
-        UserError: fail_on is none of the three.
+        UserError: `fail_on` is not one of these values.
     """
 
     fail_on: str = "error"
@@ -43,13 +43,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class References:
-    """What the files named in the settings hold.
+    """Contents of the files named in the settings.
 
     Attributes:
-        class_names: A name a class.
-        published_counts: Class -> TrainVideoCount, where the vocabulary has it.
-        baseline: The splits of the earlier run, by name; none where there was none.
-        schema: A schema.PROTO.Schema, as text; "": none.
+        class_names: Class names, [num_classes].
+        published_counts: Class id -> TrainVideoCount; empty if the vocabulary has none.
+        baseline: Split -> statistics of the earlier run; empty without a baseline.
+        schema: A Schema in text format; "" without a schema.
     """
 
     class_names: list[str]
@@ -59,10 +59,10 @@ class References:
 
 
 def read(settings: Settings, num_classes: int) -> References:
-    """Reads the files named in the settings.
+    """Read the files named in the settings.
 
     Raises:
-        UserError: a file is missing, or not what it must be.
+        UserError: A file is missing or invalid.
     """
     return References(
         read_names(settings.vocabulary, num_classes),
@@ -86,7 +86,7 @@ def _published_counts(path: str, num_classes: int) -> dict[int, int]:
 
 def _schema(path: str) -> str:
     text = storage.read_text(path)
-    schema.parse(text, path)  # to refuse it now, and not at the end
+    schema.parse(text, path)  # fail now rather than at the end
     return text
 
 

@@ -1,7 +1,7 @@
-"""Statistics of videos, which grow batch by batch and merge across files and workers.
+"""Statistics of videos, which add up over batches and merge across files and workers.
 
-All state is additive: counts, sums and extremes. So the order of merging changes no count, and
-means and deviations in their last digits only.
+All state is additive (counts, sums, min and max), so the order of merging does not change counts,
+and changes means and standard deviations only in their last digits.
 """
 
 from collections import Counter
@@ -10,24 +10,24 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from components.validate_data import moments
+from components.validate_data.batch import Batch
 from components.validate_data.findings import Findings
 from components.validate_data.moments import Moments
-from components.validate_data.parsing import Batch
 from components.validate_data.sketch import Sketch
 from trainer.data.records import RecordFormat
 
-# Of the frames of a batch, one in so many is counted in the sketch, which costs more than all else.
-FRAMES_PER_SKETCHED = 16
+# Only every 16th frame is added to the sketch, which otherwise takes most of the time.
+SKETCH_STRIDE = 16
 
 
 @dataclass
 class FeatureStatistics:
-    """Of one feature.
+    """Statistics of one feature.
 
     Attributes:
-        moments: Over all its vectors or frames.
-        sketch: Quantiles of its values.
-        lengths: At i: videos with i values of it or, at frame level, with i frames.
+        moments: Mean, variance and range of each dimension.
+        sketch: Quantiles of each dimension.
+        lengths: `lengths[i]` videos have i values or, in frame-level data, i frames.
     """
 
     moments: Moments
@@ -36,20 +36,20 @@ class FeatureStatistics:
 
     @classmethod
     def empty(cls, size: int, frame_features: bool) -> "FeatureStatistics":
-        """Of nothing."""
+        """Return the statistics of no videos."""
         sketch = Sketch.of_bytes(size) if frame_features else Sketch.of_floats(size)
         return cls(Moments.empty(size), sketch)
 
     def add_vectors(self, vectors: np.ndarray) -> None:
-        """Takes in float32 [videos, size]."""
+        """Add vectors, float32 [num_videos, size]."""
         self.moments.merge(moments.of_vectors(vectors))
         self.sketch.add_vectors(vectors)
         self._add_lengths(np.full(len(vectors), vectors.shape[1]))
 
     def add_frames(self, frames: np.ndarray, lengths: np.ndarray) -> None:
-        """Takes in quantised frames, uint8 [frames, size], of videos of those lengths."""
+        """Add the frames, uint8 [num_frames, size], of videos with these numbers of frames."""
         self.moments.merge(moments.of_frames(frames))
-        self.sketch.add_frames(frames[::FRAMES_PER_SKETCHED])
+        self.sketch.add_frames(frames[::SKETCH_STRIDE])
         self._add_lengths(lengths)
 
     def _add_lengths(self, lengths: np.ndarray) -> None:
@@ -63,26 +63,26 @@ class FeatureStatistics:
 
 @dataclass
 class SplitStatistics:
-    """Of all files of a split.
+    """Statistics of all files of a split.
 
     Attributes:
-        labels: Videos a class, int64 [num_classes].
-        features: Statistics by feature name.
-        bytes: Of the records.
-        records: Records, good and bad.
-        videos: Good records. Labels, features and what is counted a video is about these.
-        labels_per_video: At i: videos with i labels.
-        extra: How many videos have what is not among the features: (name, type) -> videos.
-        files: (path, records, bytes) of each file.
-        findings: What is wrong.
-        digest: Sum, modulo 2 ** 256, of a digest a file: the same in any order of the files.
+        label_counts: Number of videos of each class, int64 [num_classes].
+        features: Feature name -> statistics.
+        num_bytes: Total size of the records.
+        num_records: Number of valid and invalid records.
+        num_videos: Number of valid records, on which all other statistics are based.
+        labels_per_video: `labels_per_video[i]` videos have i labels.
+        extra: (name, type) of a feature that is not used -> number of videos.
+        files: (path, number of records, bytes) of each file.
+        findings: Findings of all files.
+        digest: Sum modulo 2 ** 256 of the files' digests; independent of their order.
     """
 
-    labels: np.ndarray
+    label_counts: np.ndarray
     features: dict[str, FeatureStatistics]
-    bytes: int = 0
-    records: int = 0
-    videos: int = 0
+    num_bytes: int = 0
+    num_records: int = 0
+    num_videos: int = 0
     labels_per_video: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     extra: Counter = field(default_factory=Counter)
     files: list[tuple[str, int, int]] = field(default_factory=list)
@@ -91,7 +91,7 @@ class SplitStatistics:
 
     @classmethod
     def empty(cls, record_format: RecordFormat) -> "SplitStatistics":
-        """Of no files."""
+        """Return the statistics of no files."""
         return cls(
             np.zeros(record_format.num_classes, np.int64),
             {
@@ -101,32 +101,32 @@ class SplitStatistics:
         )
 
     def add(self, batch: Batch) -> None:
-        """Takes in good videos, at least one."""
-        self.records += len(batch)
-        self.videos += len(batch)
+        """Add the videos of a batch."""
+        self.num_records += len(batch)
+        self.num_videos += len(batch)
         self._add_labels(batch)
         for extra in filter(None, batch.extra):
             self.extra.update(extra.items())
         for name, values in batch.features.items():
-            if name in batch.frames:
-                self.features[name].add_frames(values, batch.frames[name])
+            if name in batch.lengths:
+                self.features[name].add_frames(values, batch.lengths[name])
             else:
                 self.features[name].add_vectors(values)
 
     def _add_labels(self, batch: Batch) -> None:
         labels, owners = batch.distinct_labels()
-        self.labels += np.bincount(labels, minlength=len(self.labels))
+        self.label_counts += np.bincount(labels, minlength=len(self.label_counts))
         num_labels = np.bincount(owners, minlength=len(batch))
         self.labels_per_video = add_counts(self.labels_per_video, np.bincount(num_labels))
 
     def merge(self, other: "SplitStatistics") -> None:
-        """Takes in those of other files of the split."""
-        self.labels = self.labels + other.labels
+        """Add the statistics of other files of the split."""
+        self.label_counts = self.label_counts + other.label_counts
         for name, statistics in other.features.items():
             self.features[name].merge(statistics)
-        self.bytes += other.bytes
-        self.records += other.records
-        self.videos += other.videos
+        self.num_bytes += other.num_bytes
+        self.num_records += other.num_records
+        self.num_videos += other.num_videos
         self.labels_per_video = add_counts(self.labels_per_video, other.labels_per_video)
         self.extra.update(other.extra)
         self.files.extend(other.files)
@@ -136,14 +136,14 @@ class SplitStatistics:
 
 @dataclass(frozen=True)
 class Result:
-    """All that is known of the data in the end."""
+    """The result of a validation run: statistics by split, and all findings."""
 
     splits: dict[str, SplitStatistics]
     findings: Findings
 
 
 def add_counts(counts: np.ndarray, more: np.ndarray) -> np.ndarray:
-    """The sum of counts, the shorter of which goes on with zeros."""
+    """Add two arrays of counts, padding the shorter one with zeros."""
     total = np.zeros(max(len(counts), len(more)), np.int64)
     total[: len(counts)] += counts
     total[: len(more)] += more

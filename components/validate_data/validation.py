@@ -1,4 +1,4 @@
-"""The step: checks all records, writes statistics and reports, and says whether to go on."""
+"""The validate_data step: check all records, write statistics and a report, and fail on errors."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ from functools import partial
 from components.validate_data.beam_options import (
     LOCAL_RUNNER,
     complete,
-    workers_find_our_packages,
+    python_path_for_workers,
 )
 from components.validate_data.findings import Example
 from components.validate_data.output import ANOMALIES, REPORT, STATISTICS, write
@@ -21,7 +21,7 @@ from trainer.common import storage
 from trainer.common.errors import UserError
 from trainer.data.records import RecordFormat
 
-# Ids are compared within buckets, each of which a worker holds in memory at once.
+# The ids of one bucket must fit in a worker's memory: about 15 bytes per video.
 BYTES_PER_BUCKET = 16 << 30
 MAX_BUCKETS = 256
 
@@ -35,25 +35,24 @@ def validate(
     beam_args: Sequence[str] = (),
     settings: Settings = DEFAULT,
 ) -> str:
-    """Reads every record of every split; writes statistics, findings, a schema and a report.
+    """Read every record of every split; write statistics, findings, a schema and a report.
 
     Args:
-        inputs: Split -> its files, as patterns separated by commas.
-        output_dir: Where to write; local or gs://.
-        record_format: What to expect of every record.
-        beam_args: Any options of Beam, as on a command line, e.g. "--runner=FlinkRunner". Without
-            a runner this machine does the work, on all cores if there is much of it.
-        settings: How strict to be, and what to compare the data with.
+        inputs: Split -> comma-separated file patterns.
+        output_dir: Output folder, local or gs://.
+        record_format: The expected format of the records.
+        beam_args: Beam's command-line options, e.g. "--runner=FlinkRunner". The default runner is
+            local, and uses all cores for large data.
+        settings: Severity that fails the run, and the files to compare the data with.
 
     Returns:
-        A fingerprint of the data, in hex: the same for the same records, wherever their files lie
-        and however they are named.
+        A fingerprint of the data, 64 hex digits. It depends on the records only, not on the paths
+        of the files.
 
     Raises:
-        UserError: a pattern matches no file, a file of the settings cannot be read, output_dir
-            cannot be written, the runner of beam_args fails, or the data has findings that
-            settings.fail_on does not let pass; the message names file and record of each kind's
-            first.
+        UserError: A pattern matches no file, a file named in the settings cannot be read,
+            output_dir cannot be written, the Beam runner fails, or the data has findings of the
+            severity `settings.fail_on`. The message lists the first example of each finding.
     """
     shards = [
         Shard(split, path) for split, pattern in inputs.items() for path in storage.glob(pattern)
@@ -80,25 +79,25 @@ def validate(
 
 
 def _total_bytes(shards: list[Shard]) -> int:
-    # On gs:// each size is a request: the time is spent waiting.
+    # On gs:// each size is one request, so the threads mostly wait.
     with ThreadPoolExecutor(32) as threads:
         return sum(threads.map(_size, [shard.path for shard in shards]))
 
 
 def _size(path: str) -> int:
-    with contextlib.suppress(UserError):  # which will be a finding
+    with contextlib.suppress(UserError):  # reported as a finding later
         return storage.size(path)
     return 0
 
 
 def _clear(output_dir: str) -> None:
-    """Makes sure that what is read in the end is of this run, and that it can be written."""
+    """Overwrite the result of an earlier run, and check that the folder is writable."""
     unfinished = json.dumps({"passed": False, "anomalies": []})
     storage.write_text(storage.join(output_dir, ANOMALIES), unfinished)
 
 
 def _pipeline(beam_args: Sequence[str], total_bytes: int):
-    """An empty pipeline of Beam's."""
+    """Return an empty Beam pipeline."""
     with _quiet():
         import apache_beam as beam
 
@@ -106,7 +105,7 @@ def _pipeline(beam_args: Sequence[str], total_bytes: int):
     try:
         return beam.Pipeline(argv=options)
     except ValueError as error:
-        raise UserError(f"Beam cannot work with its options: {error}") from None
+        raise UserError(f"Invalid Beam options: {error}") from None
 
 
 def _run(
@@ -120,7 +119,7 @@ def _run(
 
     from components.validate_data.pipeline import Validate
 
-    with _in_the_runners_words(pipeline), workers_find_our_packages(), pipeline:
+    with _runner_errors(pipeline), python_path_for_workers(), pipeline:
         _ = (
             pipeline
             | "Files" >> beam.Create(shards, reshuffle=False)
@@ -130,13 +129,13 @@ def _run(
 
 
 @contextlib.contextmanager
-def _in_the_runners_words(pipeline):
-    """Tells what went wrong in a runner that was asked for: no Java, no cluster, a failed job."""
+def _runner_errors(pipeline):
+    """Turn the errors of a distributed runner (no Java, no cluster, failed job) into UserErrors."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # each runner has kinds of its own
+    except Exception as error:  # each runner raises its own types
         runner = type(pipeline.runner).__name__
         if runner == LOCAL_RUNNER:
             raise
@@ -145,7 +144,7 @@ def _in_the_runners_words(pipeline):
 
 @contextlib.contextmanager
 def _quiet():
-    """Beam warns of Google services that are not installed, and of options that we check."""
+    """Suppress Beam's warnings about missing Google services and unknown options."""
     logging.disable(logging.WARNING)
     try:
         yield
@@ -155,10 +154,10 @@ def _quiet():
 
 def _message(anomalies: list[dict], fail_on: str, report: str) -> str:
     severities = ("error",) if fail_on == "error" else ("error", "warning")
-    lines = [f"The data must not be trained on. All that was found is in {report}; in short:"]
+    lines = [f"Validation failed. Full report: {report}. First example of each finding:"]
     for row in anomalies:
         if row["severity"] not in severities:
             continue
-        more = f" ({row['count']:,} such in {row['split']})" if row["count"] > 1 else ""
+        more = f" ({row['count']:,} in total in {row['split']})" if row["count"] > 1 else ""
         lines.append(f"{row['title']}: {Example(**row['examples'][0])}{more}. {row['advice']}")
     return "\n  ".join(lines)

@@ -25,5 +25,5 @@ def test_dates_are_filled_in(pattern, expected):
 
 @pytest.mark.parametrize("pattern", ["{date+1d}", "{Date}", "{date:}x{date -1d}", "{ date }"])
 def test_what_is_nearly_a_date_is_an_error(pattern):
-    with pytest.raises(UserError, match=r"A date is written \{date\}, .*; got '\{"):
+    with pytest.raises(UserError, match=r"A date template must be like \{date\}, .*; got '\{"):
         fill_in(f"gs://b/{pattern}/train*", MOMENT)

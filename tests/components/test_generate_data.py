@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from components import generate_data
-from components.generate_data import Classes, DataSet, class_name, generate, quantise, video_id
+from components.generate_data import Classes, Dataset, class_name, generate, quantize, video_id
 from trainer.common.errors import UserError
 from trainer.data.examples import parse
 from trainer.data.records import (
@@ -125,8 +125,8 @@ def test_a_label_brings_its_ancestors():
         assert all(label // 8 - 1 in present for label in present if label >= 8)
 
 
-def test_half_of_the_classes_have_two_regimes():
-    two = (Classes(3862, seed=0).regime != 0).any(axis=1)
+def test_half_of_the_classes_have_two_modes():
+    two = (Classes(3862, seed=0).mode != 0).any(axis=1)
     assert 0.45 < two.mean() < 0.55
 
 
@@ -167,7 +167,7 @@ def test_the_same_settings_give_the_same_bytes(tmp_path, frame_features):
 def test_the_second_call_does_nothing(tmp_path, monkeypatch):
     generate(tmp_path / "set", num_videos=10, num_classes=3)
     before = digest(tmp_path / "set")
-    monkeypatch.setattr(generate_data, "_make", pytest.fail)
+    monkeypatch.setattr(generate_data, "_create", pytest.fail)
     generate(tmp_path / "set", num_videos=10, num_classes=3)
     assert digest(tmp_path / "set") == before
 
@@ -179,16 +179,16 @@ def test_other_settings_in_the_same_folder_are_an_error(folder):
 
 def test_a_folder_with_something_else_is_an_error(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UserError, match="no generated data set"):
+    with pytest.raises(UserError, match="is not a generated dataset"):
         generate(tmp_path, num_videos=10)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_a_file_in_the_folders_place_is_an_error(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="no generated data set"):
+    with pytest.raises(UserError, match="is not a generated dataset"):
         generate(tmp_path / "file", num_videos=10)
-    with pytest.raises(UserError, match="Cannot write the data set"):
+    with pytest.raises(UserError, match="Cannot write the dataset"):
         generate(tmp_path / "file" / "below", num_videos=10)
 
 
@@ -210,8 +210,8 @@ def test_a_killed_call_leaves_no_half_set(tmp_path, monkeypatch):
 def test_of_two_calls_at_once_the_first_to_end_wins(tmp_path, monkeypatch):
     write = generate_data._write
 
-    def write_slowly(data_set, unfinished):
-        write(data_set, unfinished)
+    def write_slowly(dataset, unfinished):
+        write(dataset, unfinished)
         monkeypatch.setattr(generate_data, "_write", write)
         generate(tmp_path / "set", num_videos=10, num_classes=3)  # the other call
 
@@ -220,10 +220,10 @@ def test_of_two_calls_at_once_the_first_to_end_wins(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_quantise_is_the_inverse_of_the_official_range():
+def test_quantize_is_the_inverse_of_the_official_range():
     values = np.arange(256) * QUANTUM + QUANTISED_ZERO
-    assert quantise(values).tolist() == list(range(256))
-    assert quantise(np.array([-9.0, 0.0, 9.0])).tolist() == [0, 127, 255]
+    assert quantize(values).tolist() == list(range(256))
+    assert quantize(np.array([-9.0, 0.0, 9.0])).tolist() == [0, 127, 255]
 
 
 @pytest.mark.parametrize(
@@ -240,20 +240,20 @@ def test_quantise_is_the_inverse_of_the_official_range():
 )
 def test_settings_out_of_range(settings, message):
     with pytest.raises(UserError, match=message):
-        DataSet(**{"directory": "somewhere", **settings})
+        Dataset(**{"directory": "somewhere", **settings})
 
 
 def test_the_shared_part_shows_a_class_and_the_regimes_cancel_out():
-    two_regimes = next(seed for seed in range(20) if Classes(1, seed).regime.any())
-    classes = Classes(1, two_regimes)
+    two_modes = next(seed for seed in range(20) if Classes(1, seed).mode.any())
+    classes = Classes(1, two_modes)
     rng = np.random.default_rng(0)
     present = rng.random(4000) < 0.5
     features = classes.draw_features(rng, np.where(present, 0, -1)[:, None]) / classes.scale
-    along_shared, along_regime = features @ classes.shared[0], features @ classes.regime[0]
+    along_shared, along_mode = features @ classes.shared[0], features @ classes.mode[0]
     noise = along_shared[~present].std()
     assert along_shared[present].mean() > along_shared[~present].mean() + 2 * noise
-    assert abs(along_regime[present].mean()) < 0.2 * abs(along_regime[present]).mean()
-    assert abs(along_regime[present]).mean() > 3 * abs(along_regime[~present]).mean()
+    assert abs(along_mode[present].mean()) < 0.2 * abs(along_mode[present]).mean()
+    assert abs(along_mode[present]).mean() > 3 * abs(along_mode[~present]).mean()
 
 
 def test_command(tmp_path):

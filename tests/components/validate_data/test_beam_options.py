@@ -6,8 +6,8 @@ from components.validate_data.beam_options import (
     ALL_CORES,
     MIN_BYTES_FOR_ALL_CORES,
     complete,
+    python_path_for_workers,
     split,
-    workers_find_our_packages,
 )
 from components.validate_data.pipeline import Validate
 from components.validate_data.shard import Shard
@@ -51,7 +51,7 @@ def test_the_users_options_count():
 @pytest.mark.parametrize(
     "options, words",
     [
-        (["--runer=FlinkRunner"], "neither ours nor Beam's: --runer"),
+        (["--runer=FlinkRunner"], "known neither to validate_data nor to Beam: --runer"),
         (["--runner", "FlinkRunner"], "--name or --name=value; got 'FlinkRunner'"),
     ],
 )
@@ -126,6 +126,6 @@ def test_the_path_is_as_it_was_afterwards(monkeypatch, before):
     monkeypatch.delenv("PYTHONPATH", raising=False)
     if before:
         monkeypatch.setenv("PYTHONPATH", before)
-    with workers_find_our_packages():
+    with python_path_for_workers():
         assert os.getcwd() in os.environ["PYTHONPATH"].split(os.pathsep)
     assert os.environ.get("PYTHONPATH") == before

@@ -182,9 +182,9 @@ def test_nothing_is_wrong_with_the_good_files(video_findings, frame_findings):
 
 
 def test_what_is_wrong_with_a_split(video_findings):
-    whole = {row["kind"]: row for row in video_findings if row["kind"] == "unlearnt_class"}
-    assert whole["unlearnt_class"]["count"] == 1
-    assert whole["unlearnt_class"]["examples"][0]["reason"] == "class    3, 'class 3'"
+    whole = {row["kind"]: row for row in video_findings if row["kind"] == "untrained_class"}
+    assert whole["untrained_class"]["count"] == 1
+    assert whole["untrained_class"]["examples"][0]["reason"] == "class    3, 'class 3'"
 
 
 def test_no_kind_is_left_untried(video_findings, frame_findings):

@@ -48,7 +48,7 @@ def test_the_same_data_has_not_drifted():
 def test_label_drift_is_named():
     reasons = found(split([900, 100]), split([100, 900]))
     assert [kind for kind, _ in reasons] == ["label_drift", "label_drift"]
-    assert reasons[0][1] == "the share of 'Game' is 90.00%, against 10.00%"
+    assert reasons[0][1] == "the relative frequency of 'Game' is 90.00%, compared with 10.00%"
     assert "most different: 'Game', 'Car'" in reasons[1][1]
 
 
@@ -56,7 +56,7 @@ def test_feature_drift_is_named():
     ((kind, reason),) = found(split([1, 1], mean=[0, 0.5]), split([1, 1]))
     assert kind == "feature_drift"
     assert reason == (
-        "the mean of 'rgb' has shifted in dimension 1 by 0.5, 0 by 0 standard deviations"
+        "the mean of 'rgb' has shifted by 0.5 (dimension 1), 0 (dimension 0) standard deviations"
     )
 
 

@@ -4,11 +4,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.validate_data.ids import MAX_ID_BYTES, cut, find_repeated, pack
+from components.validate_data.ids import MAX_ID_BYTES, find_duplicates, pack, partition
 
 
 def test_copies_and_leaks_by_hand():
-    findings = find_repeated(
+    findings = find_duplicates(
         [
             pack("train", "t1", ["a", "b", "a"], [1, 2, 5]),
             pack("train", "t2", ["c", "a"], [1, 2]),
@@ -29,17 +29,17 @@ def test_copies_and_leaks_by_hand():
 
 
 def test_no_videos():
-    assert find_repeated([]).found == {}
-    assert find_repeated([pack("train", "file", [], [])]).found == {}
-    assert list(cut(pack("train", "file", [], []), 4)) == []
+    assert find_duplicates([]).found == {}
+    assert find_duplicates([pack("train", "file", [], [])]).found == {}
+    assert list(partition(pack("train", "file", [], []), 4)) == []
 
 
 def test_long_ids_are_told_apart():
     long = "x" * (MAX_ID_BYTES + 10)
-    findings = find_repeated([pack("train", "file", [long + "1", long + "2"], [1, 2])])
+    findings = find_duplicates([pack("train", "file", [long + "1", long + "2"], [1, 2])])
     assert findings.found == {}
     for again in (long, "€" * MAX_ID_BYTES):
-        findings = find_repeated([pack("train", "file", [again, again], [1, 2])])
+        findings = find_duplicates([pack("train", "file", [again, again], [1, 2])])
         assert findings.found["duplicate", "train"].count == 1
 
 
@@ -60,11 +60,11 @@ def test_buckets_find_what_counting_finds(files, num_buckets):
     ]
     buckets = collections.defaultdict(list)
     for block in blocks:
-        for bucket, part in cut(block, num_buckets):
+        for bucket, part in partition(block, num_buckets):
             buckets[bucket].append(part)
     found = collections.Counter()
     for bucket in buckets.values():
-        for (kind, _), finding in find_repeated(bucket).found.items():
+        for (kind, _), finding in find_duplicates(bucket).found.items():
             found[kind] += finding.count
 
     counts = {"train": collections.Counter(), "eval": collections.Counter()}
@@ -77,8 +77,10 @@ def test_buckets_find_what_counting_finds(files, num_buckets):
 
 @given(st.lists(st.text(min_size=1, max_size=9), min_size=1))
 def test_an_id_has_one_bucket_whatever_it_is_packed_with(ids):
-    alone = [bucket for video_id in ids for bucket, _ in cut(pack("s", "f", [video_id], [1]), 7)]
+    alone = [
+        bucket for video_id in ids for bucket, _ in partition(pack("s", "f", [video_id], [1]), 7)
+    ]
     together = np.zeros(len(ids) + 1, int)
-    for bucket, part in cut(pack("s", "f", [*ids, "y" * 40], range(len(ids) + 1)), 7):
+    for bucket, part in partition(pack("s", "f", [*ids, "y" * 40], range(len(ids) + 1)), 7):
         together[part.numbers] = bucket
     assert together[:-1].tolist() == alone

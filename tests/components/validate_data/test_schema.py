@@ -3,11 +3,10 @@ from collections import Counter
 import numpy as np
 import pytest
 from google.protobuf import text_format
-from tensorflow_metadata.proto.v0 import schema_pb2
 
-from components.validate_data.observed import Observed, observe
-from components.validate_data.parsing import side_by_side
-from components.validate_data.schema import PROTO, enforce, infer, parse, to_text
+from components.validate_data.batch import Batch
+from components.validate_data.observed import ObservedFeature, observe
+from components.validate_data.schema import enforce, infer, parse
 from components.validate_data.statistics import SplitStatistics
 from trainer.common.errors import UserError
 from trainer.data.examples import Video
@@ -19,7 +18,7 @@ FRAME = RecordFormat((Feature("rgb", 2),), frame_features=True, num_classes=10)
 
 def statistics(*videos: Video, record_format=VIDEO) -> SplitStatistics:
     got = SplitStatistics.empty(record_format)
-    got.add(side_by_side(range(len(videos)), videos))
+    got.add(Batch.stack(range(len(videos)), videos))
     return got
 
 
@@ -91,21 +90,21 @@ feature {
 def test_observed_by_hand():
     assert list(TWO_OBSERVED) == ["id", "labels", "rgb", "start"]
     labels = TWO_OBSERVED["labels"]
-    assert (labels.type, labels.videos, labels.num_values.tolist()) == ("INT", 1, [0, 0, 1])
-    assert (labels.low, labels.high) == (1, 3)
+    assert (labels.type, labels.num_videos, labels.num_values.tolist()) == ("INT", 1, [0, 0, 1])
+    assert (labels.min, labels.max) == (1, 3)
     rgb = TWO_OBSERVED["rgb"]
-    assert (rgb.type, rgb.videos, rgb.low, rgb.high) == ("FLOAT", 2, -1, 1)
-    assert TWO_OBSERVED["start"] == Observed("FLOAT", 1)
+    assert (rgb.type, rgb.num_videos, rgb.min, rgb.max) == ("FLOAT", 2, -1, 1)
+    assert TWO_OBSERVED["start"] == ObservedFeature("FLOAT", 1)
 
 
 def test_a_feature_of_two_types_has_the_more_frequent_one():
     got = statistics(video())
     got.extra = Counter({("x", "bytes"): 2, ("x", "float"): 3, ("x", "nothing"): 9})
-    assert observe(got, VIDEO)["x"] == Observed("FLOAT", 3)
+    assert observe(got, VIDEO)["x"] == ObservedFeature("FLOAT", 3)
 
 
 def test_the_inferred_schema_is_this_text():
-    assert to_text(infer(TWO_OBSERVED, 2, VIDEO)) == TEXT
+    assert text_format.MessageToString(infer(TWO_OBSERVED, 2, VIDEO)) == TEXT
 
 
 def test_frames_are_byte_strings():
@@ -130,13 +129,21 @@ def test_data_fits_the_schema_inferred_from_it():
         ),
         ("min_count: 1", "min_count: 9", "'labels' must be in at least 9 videos, but is in 1 of 2"),
         ("type: INT", "type: BYTES", "'labels' must be of type BYTES, but is INT"),
-        ("max: 9", "max: 2", "'labels' must be at most 2, but goes up to 3"),
-        ("min: 0\n", "min: 2\n", "'labels' must be at least 2, but goes down to 1"),
-        ("max: 2.01", "max: 0.5", "'rgb' must be at most 0.5, but goes up to 1"),
-        ("min: -2.0", "min: -0.5", "'rgb' must be at least -0.5, but goes down to -1"),
-        ("size: 2", "size: 3", "'rgb' must have 3 values a video, but has 2"),
-        ("    min: 1\n  }\n  type: INT", "max: 1 }", "at most 1 values a video, but one has 2"),
-        ("    min: 1\n  }\n  type: INT", "min: 3 }", "at least 3 values a video, but one has 2"),
+        ("max: 9", "max: 2", "'labels' must be at most 2, but its max is 3"),
+        ("min: 0\n", "min: 2\n", "'labels' must be at least 2, but its min is 1"),
+        ("max: 2.01", "max: 0.5", "'rgb' must be at most 0.5, but its max is 1"),
+        ("min: -2.0", "min: -0.5", "'rgb' must be at least -0.5, but its min is -1"),
+        ("size: 2", "size: 3", "'rgb' must have 3 values per video, but has 2"),
+        (
+            "    min: 1\n  }\n  type: INT",
+            "max: 1 }",
+            "must have at most 1 values per video, but one",
+        ),
+        (
+            "    min: 1\n  }\n  type: INT",
+            "min: 3 }",
+            "must have at least 3 values per video, but one",
+        ),
         ('"start"', '"begin"', "'start' is in 1 videos, but not in the schema"),
         ('"start"', '"begin"', "'begin' must be in at least 1 videos, but is in 0 of 2"),
     ],
@@ -166,16 +173,13 @@ def test_no_videos_fit_every_schema():
     "text, words",
     [
         ("feature { nme: 'x' }", 'no field named "nme"'),
-        ("feature { name: 'x' bool_domain {} }", 'no field named "bool_domain"'),
+        ("feature { name: 'x' bool_domain {} }", "sets 'bool_domain' of a Feature"),
+        ("feature { name: 'x' int_domain { name: 'y' min: 1 } skew_comparator {} }", "skew_comp"),
+        ("string_domain { name: 'x' }", "sets 'string_domain' of a Schema"),
+        ("feature { shape { dim { size: 2 } } presence { } deprecated: true }", "'deprecated'"),
         ("Index,Name\n", "schema.pbtxt, at line:column 1"),
     ],
 )
 def test_what_cannot_be_enforced_is_refused(text, words):
     with pytest.raises(UserError, match=words):
         parse(text, "schema.pbtxt")
-
-
-def test_tfx_reads_it():
-    theirs = text_format.Parse(TEXT, schema_pb2.Schema())
-    assert theirs.feature[1].int_domain.max == 9
-    assert PROTO.Schema.FromString(theirs.SerializeToString()) == parse(TEXT, "")

@@ -3,7 +3,6 @@ import gzip
 import numpy as np
 import pytest
 
-from components.validate_data.parsing import Parser
 from components.validate_data.shard import Shard, keep_freed_memory, scan
 from components.validate_data.statistics import SplitStatistics
 from trainer.data.examples import encode_example, encode_sequence_example
@@ -20,7 +19,7 @@ def video(**changes) -> bytes:
 
 def scan_file(path, record_format=VIDEO):
     statistics = SplitStatistics.empty(record_format)
-    ids = scan(Shard("train", str(path)), Parser(record_format), statistics)
+    ids = scan(Shard("train", str(path)), record_format, statistics)
     return statistics, ids
 
 
@@ -42,11 +41,11 @@ def test_good_records(scan_bytes):
     data = [video(id=b"a"), video(id=b"bcd", labels=[2, 3])]
     statistics, ids = scan_bytes(b"".join(map(frame, data)))
     assert kinds(statistics) == {}
-    assert (statistics.records, statistics.videos) == (2, 2)
-    assert statistics.bytes == sum(map(len, data))
+    assert (statistics.num_records, statistics.num_videos) == (2, 2)
+    assert statistics.num_bytes == sum(map(len, data))
     ((_, records, num_bytes),) = statistics.files
-    assert (records, num_bytes) == (2, statistics.bytes)
-    assert statistics.labels.tolist() == [0, 1, 1, 1, 0, 0, 0, 0, 0, 0]
+    assert (records, num_bytes) == (2, statistics.num_bytes)
+    assert statistics.label_counts.tolist() == [0, 1, 1, 1, 0, 0, 0, 0, 0, 0]
     assert (ids.ids.tolist(), ids.numbers.tolist()) == ([b"a", b"bcd"], [1, 2])
 
 
@@ -92,7 +91,7 @@ def test_the_records_around_a_bad_one_are_read(scan_bytes):
     data = frame(video(id=b"a")) + bytes(bad) + frame(video(id=b"c", labels=[99]))
     statistics, ids = scan_bytes(data + frame(video(id=b"d")))
     assert kinds(statistics) == {"crc": 1, "label_out_of_range": 1}
-    assert (statistics.records, statistics.videos) == (4, 2)
+    assert (statistics.num_records, statistics.num_videos) == (4, 2)
     assert ids.ids.tolist() == [b"a", b"c", b"d"]  # a bad video leaks as a good one does
     example = statistics.findings.found["label_out_of_range", "train"].examples[0]
     assert (example.record, example.id) == (3, "c")
@@ -106,7 +105,7 @@ def test_batches_change_nothing(scan_bytes, monkeypatch):
     whole, _ = scan_bytes(b"".join(records))
     monkeypatch.setattr("components.validate_data.shard.BATCH_BYTES", 100)
     parts, _ = scan_bytes(b"".join(records))
-    assert np.array_equal(whole.labels, parts.labels)
+    assert np.array_equal(whole.label_counts, parts.label_counts)
     assert whole.features["rgb"].moments.std == pytest.approx(parts.features["rgb"].moments.std)
 
 

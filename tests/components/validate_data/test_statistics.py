@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.validate_data.parsing import side_by_side
+from components.validate_data.batch import Batch
 from components.validate_data.statistics import SplitStatistics
 from trainer.data.examples import Video
 from trainer.data.records import Feature, RecordFormat
@@ -19,14 +19,14 @@ def video(labels, rgb=(0.0, 0.0), **extra) -> Video:
 def of(videos, record_format=VIDEO) -> SplitStatistics:
     statistics = SplitStatistics.empty(record_format)
     if videos:
-        statistics.add(side_by_side(range(len(videos)), videos))
+        statistics.add(Batch.stack(range(len(videos)), videos))
     return statistics
 
 
 def test_videos_by_hand():
     got = of([video([0, 3], start="float"), video([]), video([3, 3])])
-    assert got.videos == 3
-    assert got.labels.tolist() == [1, 0, 0, 2]  # a label that comes twice in a video is one
+    assert got.num_videos == 3
+    assert got.label_counts.tolist() == [1, 0, 0, 2]  # a label that comes twice in a video is one
     assert got.labels_per_video.tolist() == [1, 1, 1]
     assert got.features["rgb"].moments.count == 3
     assert got.features["rgb"].lengths.tolist() == [0, 0, 3]
@@ -58,8 +58,8 @@ def test_merged_parts_are_the_whole(parts, random):
     merged = SplitStatistics.empty(VIDEO)
     for part in parts:
         merged.merge(of(videos(part)))
-    assert merged.videos == whole.videos
-    assert np.array_equal(merged.labels, whole.labels)
+    assert merged.num_videos == whole.num_videos
+    assert np.array_equal(merged.label_counts, whole.label_counts)
     assert np.array_equal(merged.labels_per_video, whole.labels_per_video)
     got, expected = merged.features["rgb"], whole.features["rgb"]
     assert np.array_equal(got.sketch.counts, expected.sketch.counts)
@@ -74,4 +74,4 @@ def test_what_is_merged_in_stays_as_it_is():
     merged.merge(two)
     assert one.features["rgb"].moments.count == 1
     assert one.features["rgb"].sketch.counts.sum() == 2
-    assert one.labels.tolist() == [0, 1, 0, 0]
+    assert one.label_counts.tolist() == [0, 1, 0, 0]

@@ -1,9 +1,13 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data import wire
+from trainer.data import example_pb2
 from trainer.data.examples import (
     encode_example,
     encode_sequence_example,
@@ -75,16 +79,21 @@ def test_an_id_that_is_no_utf8():
     "changes, kind, reason",
     [
         ({"id": None}, "no_id", "no id: expected 'id' or 'video_id', found 'audio', 'labels'"),
-        ({"id": b""}, "no_id", "'id' must be one byte string that is not empty, found an empty"),
+        (
+            {"id": b""},
+            "no_id",
+            "'id' must be one non-empty byte string, found an empty",
+        ),
         ({"id": [b"a", b"b"]}, "no_id", "found 2 byte strings"),
         ({"id": 7}, "no_id", "found 1 int64 value"),
         ({"labels": [1.0]}, "wrong_type", "'labels' must be int64, found 1 float32 value"),
         ({"labels": [2, 10]}, "label_out_of_range", "label 10 is out of range: expected 0 to 9"),
         ({"labels": [-1]}, "label_out_of_range", "label -1 is out of range"),
+        ({"labels": [1 << 40]}, "label_out_of_range", "label 1099511627776 is out of range"),
         ({"rgb": None}, "missing_feature", "no video-level feature 'rgb': found at video level"),
         ({"rgb": [1, 2, 3]}, "wrong_type", "'rgb' must be 3 floats, found 3 int64 values"),
         ({"rgb": b"abc"}, "wrong_type", "'rgb' must be 3 floats, found 1 byte string"),
-        ({"rgb": []}, "wrong_type", "'rgb' must be 3 floats, found nothing"),
+        ({"rgb": []}, "wrong_type", "'rgb' must be 3 floats, found an empty feature"),
         ({"rgb": [1.0, 2.0]}, "wrong_size", "'rgb' must be 3 floats, found 2"),
         ({"rgb": [0.0, np.nan, 1.0]}, "not_finite", "must be finite, found nan at position 1"),
         ({"rgb": [0.0, 1.0, -np.inf]}, "not_finite", "must be finite, found -inf at position 2"),
@@ -106,7 +115,11 @@ def test_what_is_wrong_with_a_video_level_record(changes, kind, reason):
         ({"rgb": AUDIO}, "wrong_size", "frame 1 of 'rgb' must be 3 bytes, found 2"),
         ({"rgb": [b"abc", b"ab"]}, "wrong_size", "frame 2 of 'rgb' must be 3 bytes, found 2"),
         ({"rgb": [b"abc", 1.5]}, "wrong_type", "frame 2 of 'rgb' must be 3 bytes, found 1 float32"),
-        ({"rgb": [b"abc", []]}, "wrong_type", "frame 2 of 'rgb' must be 3 bytes, found nothing"),
+        (
+            {"rgb": [b"abc", []]},
+            "wrong_type",
+            "frame 2 of 'rgb' must be 3 bytes, found an empty",
+        ),
         ({"rgb": [[b"a", b"b"]]}, "wrong_type", "must be 3 bytes, found 2 byte strings"),
     ],
 )
@@ -142,13 +155,21 @@ def test_damaged_bytes_never_crash(junk, at, record_format):
     inspect(record[:at] + junk + record[at + len(junk) :], record_format)
 
 
-def test_frames_in_another_layout_are_the_same_frames():
-    one = b"\x0a\x07\x0a\x05\x0a\x03"  # a feature of 7 bytes, a list of 5, a string of 3
-    unknown = b"\x10\x01"  # a field that nobody declared
-    got = wire.frames(one + b"abc" + one + b"def" + unknown)
-    assert got.tolist() == [[97, 98, 99], [100, 101, 102]]
-    assert wire.frames(b"\x0a\x04\x0a\x02\x0a\x00" + unknown).shape == (1, 0)
-    assert wire.frames(unknown) == []
+def framed(tag: bytes, content: bytes) -> bytes:
+    """A length-delimited field of fewer than 128 bytes."""
+    return tag + bytes([len(content)]) + content
+
+
+def test_unknown_fields_are_ignored():
+    unknown = b"\x78\x01"  # field 15, a varint
+    floats = framed(b"\x0a", np.float32([0.5, 1, -2]).tobytes()) + unknown
+    entry = framed(b"\x0a", b"rgb") + framed(b"\x12", framed(b"\x12", floats) + unknown)
+    record = video(rgb=None) + framed(b"\x0a", framed(b"\x0a", entry)) + unknown
+    assert parse(record, VIDEO).features["rgb"].tolist() == [0.5, 1.0, -2.0]
+    frame = framed(b"\x0a", framed(b"\x0a", framed(b"\x0a", b"abc") + unknown) + unknown)
+    entry = framed(b"\x0a", b"rgb") + framed(b"\x12", frame + unknown)
+    record = frames(rgb=None) + framed(b"\x12", framed(b"\x0a", entry))
+    assert parse(record, FRAME).features["rgb"].tolist() == [[97, 98, 99]]
 
 
 def test_frames_of_different_lengths_are_left_as_they_are():
@@ -165,10 +186,34 @@ def test_frames_are_the_same_by_either_way(rows):
 
 
 def test_values_that_are_not_packed():
-    # FloatList.value twice with a tag of its own, as writers before proto3 did: tag 0x0D.
-    one, two = np.float32(1).tobytes(), np.float32(2).tobytes()
-    feature = b"\x12\x0a" + b"\x0d" + one + b"\x0d" + two
-    assert wire.values(feature).tolist() == [1, 2]
+    # Writers before proto3 repeat the tag before each value: 0x0D for FloatList.value, 0x08 for
+    # Int64List.value.
+    floats = b"".join(b"\x0d" + np.float32(value).tobytes() for value in (0.5, 1, -2))
+    entries = [
+        framed(b"\x0a", b"rgb") + framed(b"\x12", framed(b"\x12", floats)),
+        framed(b"\x0a", b"labels") + framed(b"\x12", framed(b"\x1a", b"\x08\x05\x08\x07")),
+    ]
+    features = b"".join(framed(b"\x0a", entry) for entry in entries)
+    got = parse(video(rgb=None, labels=None) + framed(b"\x0a", features), VIDEO)
+    assert got.features["rgb"].tolist() == [0.5, 1.0, -2.0]
+    assert got.labels.tolist() == [5, 7]
+
+
+def test_a_feature_without_values():
+    record = example_pb2.Example.FromString(video())
+    record.features.feature["rgb"].float_list.value.clear()
+    with pytest.raises(ValueError, match="'rgb' must be 3 floats, found 0"):
+        parse(record.SerializeToString(), VIDEO)
+
+
+def test_the_generated_messages_are_up_to_date(tmp_path):
+    root = Path(__file__).parents[3]
+    proto = "trainer/data/example.proto"
+    # In a process of its own: protoc and TensorFlow cannot be loaded together.
+    protoc = [sys.executable, "-m", "grpc_tools.protoc"]
+    subprocess.run([*protoc, f"--proto_path={root}", f"--python_out={tmp_path}", proto], check=True)
+    generated = "trainer/data/example_pb2.py"
+    assert (tmp_path / generated).read_text() == (root / generated).read_text()
 
 
 def test_first_error_names_file_and_record(tmp_path):

@@ -1,72 +1,76 @@
-"""What the report shows, worked out from statistics.json and anomalies.json."""
+"""The context of report.html, computed from statistics.json and anomalies.json."""
 
 import numpy as np
 
 from components.validate_data.references import References
 
-MAX_POINTS = 150  # of a curve
-FRAMES_STEP = 5  # frames that are counted as one in the curve of frames per video
-NUM_WORST = 5  # offenders named in a comparison
-BANDS = (("least", "min"), ("1%", "0.01"), ("median", "0.5"), ("99%", "0.99"), ("greatest", "max"))
+MAX_POINTS = 150  # per line
+FRAMES_STEP = 5  # bin width of the distribution of frames per video
+NUM_WORST = 5  # classes or dimensions listed in a comparison
+BANDS = (("Min", "min"), ("1%", "0.01"), ("Median", "0.5"), ("99%", "0.99"), ("Max", "max"))
 
 
 def context(statistics: dict, anomalies: dict, references: References) -> dict:
-    """The names that report.html uses, from the contents of the two files."""
+    """Return the variables of report.html."""
     splits = statistics["splits"]
     frame_level = any(split["frames_per_video"] for split in splits.values())
     return {
         "kind": "Data validation",
-        "verdict": _verdict(anomalies),
+        "verdict": _verdict(anomalies, sum(split["records"] for split in splits.values())),
         "fingerprint": statistics["fingerprint"],
         "splits": splits,
         "anomalies": anomalies["anomalies"],
         "overview": _overview(splits, frame_level),
         "label_frequency": [(name, _by_rank(split["labels"])) for name, split in splits.items()],
         "published": _published(splits, references),
-        "labels_per_video": _shares(splits, "labels_per_video"),
-        "frames_per_video": _shares(splits, "frames_per_video", FRAMES_STEP),
+        "labels_per_video": _distributions(splits, "labels_per_video"),
+        "frames_per_video": _distributions(splits, "frames_per_video", FRAMES_STEP),
         "frames_step": FRAMES_STEP,
         "features": _features(splits),
         "comparisons": [_comparison(row, references) for row in statistics["comparisons"]],
-        "value_name": "frame" if frame_level else "video",
+        "unit": "frame" if frame_level else "video",
     }
 
 
-def _verdict(anomalies: dict) -> dict:
-    """Heading, and title, text and tone of the banner below it."""
+def _verdict(anomalies: dict, num_records: int) -> dict:
+    """The heading, and the title, text and tone of the banner."""
     severities = [row["severity"] for row in anomalies["anomalies"]]
-    errors, warnings = _kinds(severities, "error"), _kinds(severities, "warning")
-    if anomalies["passed"] and errors:
-        heading, title, tone = "The data has errors, and was let pass", "Let pass", "doubtful"
-    elif anomalies["passed"]:
-        heading, title, tone = "The data may be trained on", "Passed", "good"
-    else:
-        heading, title, tone = "The data must not be trained on", "Failed", "bad"
-    if errors:
-        text = f"{errors.capitalize()} of errors, which hurt training or its evaluation."
+    errors, warnings = _num_kinds(severities, "error"), _num_kinds(severities, "warning")
+    found = ", ".join(filter(None, (errors, warnings))) or "No problems"
+    if not anomalies["passed"]:
+        title, tone = "Failed", "bad"
+    elif errors:
+        title, tone = "Passed with errors", "doubtful"
     elif warnings:
-        text = f"Every record was read, and none has an error; {warnings} of warnings."
+        title, tone = "Passed with warnings", "good"
     else:
-        text = "Every record was read, and nothing is wrong with any."
-    return {"heading": heading, "title": title, "text": text, "tone": tone}
+        title, tone = "Passed", "good"
+    return {
+        "heading": f"Validation {title.lower()}",
+        "title": title,
+        "text": f"{found} in {num_records:,} records.",
+        "tone": tone,
+    }
 
 
-def _kinds(severities: list[str], severity: str) -> str:
+def _num_kinds(severities: list[str], severity: str) -> str:
     number = severities.count(severity)
-    return "" if not number else "one kind" if number == 1 else f"{number} kinds"
+    if not number:
+        return ""
+    return f"{number} kind of {severity}" if number == 1 else f"{number} kinds of {severity}s"
 
 
 def _overview(splits: dict, frame_level: bool) -> list[tuple]:
-    """Rows of a table: what, and then a text a split."""
+    """Rows of a table: the name of a statistic, and its value for each split."""
     rows = [
         ("Files", lambda s: f"{len(s['files']):,}"),
         ("Records per file", lambda s: _range([file["records"] for file in s["files"]])),
-        ("Size of the records", lambda s: _size(s["bytes"])),
+        ("Total size", lambda s: _size(s["bytes"])),
         ("Records", lambda s: f"{s['records']:,}"),
-        ("Good videos", lambda s: f"{s['videos']:,}"),
-        ("Videos without labels", lambda s: f"{sum(s['labels_per_video'][:1]):,}"),
+        ("Valid videos", lambda s: f"{s['videos']:,}"),
+        ("Unlabelled videos", lambda s: f"{sum(s['labels_per_video'][:1]):,}"),
         ("Labels per video", lambda s: _mean_text(s["labels_per_video"])),
-        ("Classes with a video", lambda s: _classes(s["labels"])),
+        ("Classes with videos", lambda s: _classes(s["labels"])),
     ]
     if frame_level:
         rows.append(("Frames per video", lambda s: _mean_text(s["frames_per_video"])))
@@ -86,12 +90,12 @@ def _size(num_bytes: int) -> str:
 
 
 def _mean_text(counts: list[int]) -> str:
-    """Mean and greatest of numbers that come as counts[number]."""
+    """Mean and max of a distribution: `counts[i]` videos have the value i."""
     videos = sum(counts)
     if not videos:
         return "none"
     mean = np.dot(counts, np.arange(len(counts))) / videos
-    return f"{mean:.2f} (at most {len(counts) - 1})"
+    return f"{mean:.2f} (max {len(counts) - 1})"
 
 
 def _classes(labels: list[int]) -> str:
@@ -99,7 +103,7 @@ def _classes(labels: list[int]) -> str:
 
 
 def _by_rank(labels: list[int]) -> list[tuple[int, int]]:
-    """(rank, videos) of the classes that have a video, the most frequent first."""
+    """(rank, number of videos) of the classes with videos, in descending order of frequency."""
     counts = np.sort(np.array(labels))[::-1]
     counts = counts[counts > 0]
     ranks = np.unique(np.geomspace(1, max(len(counts), 1), MAX_POINTS).round().astype(int))
@@ -107,7 +111,7 @@ def _by_rank(labels: list[int]) -> list[tuple[int, int]]:
 
 
 def _published(splits: dict, references: References) -> list[tuple]:
-    """(published videos, videos here, name) of each class of the first split."""
+    """(published count, count here, class name) of each class in the first split."""
     labels = next(iter(splits.values()))["labels"]
     counts = references.published_counts
     return [
@@ -117,15 +121,15 @@ def _published(splits: dict, references: References) -> list[tuple]:
     ]
 
 
-def _shares(splits: dict, key: str, step: int = 1) -> list[tuple[str, list]]:
-    """A curve a split: (number, % of the videos that have so many, or up to `step` - 1 more)."""
+def _distributions(splits: dict, key: str, step: int = 1) -> list[tuple[str, list]]:
+    """One line per split: (value, % of the videos with a value in [value, value + step))."""
     curves = []
     for name, split in splits.items():
         counts = np.array(split[key])
         if counts.any():
             sums = np.add.reduceat(counts, np.arange(0, len(counts), step))
-            shares = 100 * sums / counts.sum()
-            curves.append((name, [(i * step, float(share)) for i, share in enumerate(shares)]))
+            percentages = 100 * sums / counts.sum()
+            curves.append((name, [(i * step, float(share)) for i, share in enumerate(percentages)]))
     return curves
 
 
@@ -152,28 +156,28 @@ def _feature(name: str, splits: dict) -> dict:
 def _feature_row(statistics: dict) -> tuple:
     means, stds = np.array(statistics["mean"]), np.array(statistics["std"])
     low, high = np.array(statistics["min"]), np.array(statistics["max"])
-    share_of_zeros = np.sum(statistics["zeros"]) / (statistics["count"] * len(means))
+    zeros = np.sum(statistics["zeros"]) / (statistics["count"] * len(means))
     return (
         f"{statistics['count']:,}",
         f"{means.mean():.3f}",
         f"{np.sqrt(np.mean(stds**2) + np.var(means)):.3f}",
         f"{low.min():.3f}",
         f"{high.max():.3f}",
-        f"{100 * share_of_zeros:.2g}%",
+        f"{100 * zeros:.2g}%",
         f"{np.count_nonzero(low == high):,}",
     )
 
 
 def _density(histogram: dict) -> list[tuple[float, float]]:
-    """(middle of the bin, % of the values)."""
+    """(center of the bin, % of the values)."""
     edges, counts = np.array(histogram["edges"]), np.array(histogram["counts"])
-    shares = 100 * counts / max(counts.sum(), 1)
-    middles = (edges[:-1] + edges[1:]) / 2
-    return [(round(float(x), 3), float(y)) for x, y in zip(middles, shares, strict=True)]
+    percentages = 100 * counts / max(counts.sum(), 1)
+    centers = (edges[:-1] + edges[1:]) / 2
+    return [(round(float(x), 3), float(y)) for x, y in zip(centers, percentages, strict=True)]
 
 
 def _bands(statistics: dict) -> list[tuple[str, list]]:
-    """A curve a quantile over the dimensions, in % and in the order of their medians."""
+    """One line per quantile over the dimensions, sorted by median: (position in %, value)."""
     order = np.argsort(statistics["quantiles"]["0.5"], kind="stable")
     chosen = np.unique(np.linspace(0, len(order) - 1, MAX_POINTS).round().astype(int))
     curves = []
@@ -187,7 +191,7 @@ def _bands(statistics: dict) -> list[tuple[str, list]]:
 def _comparison(row: dict, references: References) -> dict:
     labels = row["labels"]
     return {
-        "title": f"{row['split']} against {row['against']}",
+        "title": f"{row['split']} compared with {row['against']}",
         "rows": [
             *_label_rows(labels),
             *(_shift_row(name, feature) for name, feature in row["features"].items()),
@@ -207,17 +211,21 @@ def _label_rows(labels: dict | None) -> list[tuple]:
     if labels is None:
         return []
     return [
-        ("Labels: largest difference of a class's share", *_beyond(labels, "linf"), ""),
-        ("Labels: Jensen-Shannon distance", *_beyond(labels, "js"), ""),
+        (
+            "Labels: max difference in relative frequency",
+            *_distance(labels, "linf"),
+            "",
+        ),
+        ("Labels: Jensen-Shannon distance", *_distance(labels, "js"), ""),
     ]
 
 
 def _shift_row(name: str, feature: dict) -> tuple:
     worst = ", ".join(str(row["dimension"]) for row in feature["worst"][:NUM_WORST])
-    what = f"{name}: largest shift of a mean, in standard deviations"
-    return (what, *_beyond(feature, "shift"), f"dimensions {worst}")
+    distance = f"{name}: max shift of a mean, in standard deviations"
+    return (distance, *_distance(feature, "shift"), f"dimensions {worst}")
 
 
-def _beyond(distances: dict, name: str) -> tuple[str, str]:
-    """The distance, and what of it chance does not explain."""
+def _distance(distances: dict, name: str) -> tuple[str, str]:
+    """The distance, and its excess over the distance expected by chance."""
     return f"{distances[name]:.4f}", f"{distances[f'{name}_drift']:.4f}"

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from components.validate_data.checks import check
-from components.validate_data.parsing import side_by_side
+from components.validate_data.batch import Batch
+from components.validate_data.video_checks import check
 from trainer.data.examples import Video
 from trainer.data.records import Feature, RecordFormat
 
@@ -21,7 +21,7 @@ def frames(rgb=((1, 2, 3), (4, 5, 6)), audio=((1,), (1,))) -> Video:
 
 
 def found(videos: list[Video], record_format: RecordFormat) -> list:
-    return list(check(side_by_side(range(len(videos)), videos), record_format))
+    return list(check(Batch.stack(range(len(videos)), videos), record_format))
 
 
 def test_nothing_is_wrong():
@@ -32,11 +32,11 @@ def test_nothing_is_wrong():
 @pytest.mark.parametrize(
     "bad, kind, reason",
     [
-        (video(labels=[]), "unlabelled", "it has no label"),
-        (video(labels=[5, 3, 5]), "repeated_label", "label 5 comes 2 times"),
-        (video(z="float", a="bytes"), "extra_feature", "it also holds 'a', 'z'"),
-        (video(rgb=[0, 0, 0]), "constant", "every value of 'rgb' is 0"),
-        (video(rgb=[0.5, 0.5, 0.5]), "constant", "every value of 'rgb' is 0.5"),
+        (video(labels=[]), "unlabelled", "the video has no labels"),
+        (video(labels=[5, 3, 5]), "repeated_label", "label 5 is repeated 2 times"),
+        (video(z="float", a="bytes"), "extra_feature", "the record also has 'a', 'z'"),
+        (video(rgb=[0, 0, 0]), "constant", "all values of 'rgb' are 0"),
+        (video(rgb=[0.5, 0.5, 0.5]), "constant", "all values of 'rgb' are 0.5"),
         (video(rgb=[0, 1, -2.5]), "out_of_range", "'rgb' has the value -2.5, outside [-2, 2.01]"),
         (video(audio=[2.02]), "out_of_range", "'audio' has the value 2.02, outside [-2, 2.01]"),
     ],
@@ -56,12 +56,12 @@ def test_videos_by_hand(bad, kind, reason):
         (
             frames(rgb=((1, 2, 3), (0, 0, 0), (1, 2, 1), (7, 7, 7)), audio=((1,),) * 4),
             "constant",
-            "2 of the 4 frames of 'rgb' hold one byte all through; frame 2 holds 0",
+            "2 of 4 frames of 'rgb' are constant; all bytes of frame 2 are 0",
         ),
         (
             frames(rgb=((1, 2, 3),) * 301, audio=((1,),) * 301),
             "many_frames",
-            "301 frames; those after the first 300 are not used",
+            "301 frames; only the first 300 are used",
         ),
     ],
 )

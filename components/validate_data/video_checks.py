@@ -1,30 +1,30 @@
-"""What can be wrong with a video that can be read: checked batch by batch."""
+"""Warnings about valid videos, computed batch by batch."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from components.validate_data.parsing import Batch
+from components.validate_data.batch import Batch
 from trainer.data.records import MAX_FRAMES, Feature, RecordFormat
 
-# What the quantiser of the published features can hold, rounded outwards.
+# Range of the published features' quantizer, rounded outwards.
 LOWEST, HIGHEST = -2.0, 2.01
 
-Found = tuple[int, str, str]  # index of the video in the batch, kind of finding, what was found
+Found = tuple[int, str, str]  # index of the video in the batch, kind of finding, reason
 
 
 def check(batch: Batch, record_format: RecordFormat) -> Iterator[Found]:
-    """All that is wrong with good videos: nothing that keeps them from being trained on."""
+    """Yield all warnings about the videos of a batch."""
     yield from _check_labels(batch)
     for i, extra in enumerate(batch.extra):
         if extra:
-            yield i, "extra_feature", f"it also holds {', '.join(map(repr, sorted(extra)))}"
+            yield i, "extra_feature", f"the record also has {', '.join(map(repr, sorted(extra)))}"
     if record_format.frame_features:
-        yield from _check_lengths(batch.frames)
+        yield from _check_lengths(batch.lengths)
     for feature in record_format.features:
         values = batch.features[feature.name]
         if record_format.frame_features:
-            yield from _check_frames(values, batch.frames[feature.name], feature)
+            yield from _check_frames(values, batch.lengths[feature.name], feature)
         else:
             yield from _check_vectors(values, feature)
 
@@ -32,22 +32,22 @@ def check(batch: Batch, record_format: RecordFormat) -> Iterator[Found]:
 def _check_labels(batch: Batch) -> Iterator[Found]:
     num_labels = np.bincount(batch.owners, minlength=len(batch))
     for i in np.flatnonzero(num_labels == 0):
-        yield int(i), "unlabelled", "it has no label"
+        yield int(i), "unlabelled", "the video has no labels"
     num_distinct = np.bincount(batch.distinct_labels()[1], minlength=len(batch))
     for i in np.flatnonzero(num_distinct < num_labels):
         labels, counts = np.unique(batch.labels[batch.owners == i], return_counts=True)
-        reason = f"label {labels[counts > 1][0]} comes {counts.max()} times"
+        reason = f"label {labels[counts > 1][0]} is repeated {counts.max()} times"
         yield int(i), "repeated_label", reason
 
 
-def _check_lengths(frames: dict[str, np.ndarray]) -> Iterator[Found]:
-    lengths = np.array(list(frames.values()))  # [features, videos]
-    longest = lengths.max(axis=0)
+def _check_lengths(lengths: dict[str, np.ndarray]) -> Iterator[Found]:
+    all_lengths = np.array(list(lengths.values()))  # [num_features, num_videos]
+    longest = all_lengths.max(axis=0)
     for i in np.flatnonzero(longest > MAX_FRAMES):
-        reason = f"{longest[i]} frames; those after the first {MAX_FRAMES} are not used"
+        reason = f"{longest[i]} frames; only the first {MAX_FRAMES} are used"
         yield int(i), "many_frames", reason
-    for i in np.flatnonzero(longest > lengths.min(axis=0)):
-        found = ", ".join(f"{frames[name][i]} of {name!r}" for name in sorted(frames))
+    for i in np.flatnonzero(longest > all_lengths.min(axis=0)):
+        found = ", ".join(f"{lengths[name][i]} of {name!r}" for name in sorted(lengths))
         yield int(i), "different_lengths", f"the numbers of frames differ: {found}"
 
 
@@ -55,7 +55,7 @@ def _check_vectors(vectors: np.ndarray, feature: Feature) -> Iterator[Found]:
     low, high = vectors.min(axis=1), vectors.max(axis=1)
     if feature.size > 1:
         for i in np.flatnonzero(low == high):
-            yield int(i), "constant", f"every value of {feature.name!r} is {low[i]:g}"
+            yield int(i), "constant", f"all values of {feature.name!r} are {low[i]:g}"
     for i in np.flatnonzero((low < LOWEST) | (high > HIGHEST)):
         value = low[i] if low[i] < LOWEST else high[i]
         reason = f"{feature.name!r} has the value {value:g}, outside [{LOWEST:g}, {HIGHEST:g}]"
@@ -65,12 +65,12 @@ def _check_vectors(vectors: np.ndarray, feature: Feature) -> Iterator[Found]:
 def _check_frames(frames: np.ndarray, lengths: np.ndarray, feature: Feature) -> Iterator[Found]:
     if feature.size == 1:
         return
-    # Few frames get past the first look, so all of their bytes can be looked at.
-    suspects = np.flatnonzero(
+    # Comparing three bytes rules out almost all frames.
+    candidates = np.flatnonzero(
         (frames[:, 0] == frames[:, -1]) & (frames[:, 0] == frames[:, feature.size // 2])
     )
-    rows = frames[suspects]
-    constant = suspects[(rows == rows[:, :1]).all(axis=1)]
+    rows = frames[candidates]
+    constant = candidates[(rows == rows[:, :1]).all(axis=1)]
     ends = lengths.cumsum()
     videos, firsts, counts = np.unique(
         np.searchsorted(ends, constant, side="right"), return_index=True, return_counts=True
@@ -78,7 +78,7 @@ def _check_frames(frames: np.ndarray, lengths: np.ndarray, feature: Feature) -> 
     for i, first, count in zip(videos, constant[firsts], counts, strict=True):
         number = first - (ends[i] - lengths[i]) + 1
         reason = (
-            f"{count} of the {lengths[i]} frames of {feature.name!r} hold one byte all through; "
-            f"frame {number} holds {frames[first, 0]}"
+            f"{count} of {lengths[i]} frames of {feature.name!r} are constant; "
+            f"all bytes of frame {number} are {frames[first, 0]}"
         )
         yield int(i), "constant", reason
