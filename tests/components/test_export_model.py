@@ -25,7 +25,7 @@ def save_model(train_dir, weight=None, **flags) -> str:
         for variable in model.trainable_variables:
             variable.assign(tf.fill(variable.shape, weight))
     checkpoints.keep_model_flags(str(train_dir), config.model_flags)
-    variables = tf.train.Checkpoint(model=registry.variables(model))
+    variables = registry.variables(model)
     checkpoints.save(str(train_dir), variables, checkpoints.State(7, Position(), "", {}), 1)
     return str(train_dir)
 

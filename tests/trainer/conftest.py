@@ -113,8 +113,6 @@ def save_logistic_model(tmp_path, make_config):
     """save_logistic_model(probabilities): a train_dir whose model says that of every video."""
 
     def save(probabilities) -> str:
-        import tensorflow as tf
-
         from trainer.data.input_pipeline import Position
         from trainer.models import registry
         from trainer.run_dir import checkpoints
@@ -127,7 +125,7 @@ def save_logistic_model(tmp_path, make_config):
                 np.zeros(variable.shape) if len(variable.shape) == 2 else np.log(p / (1 - p))
             )
         checkpoints.keep_model_flags(config.train_dir, config.model_flags)
-        variables = tf.train.Checkpoint(model=registry.variables(model))
+        variables = registry.variables(model)
         checkpoints.save(config.train_dir, variables, checkpoints.State(7, Position(), "", {}), 1)
         return config.train_dir
 

@@ -116,7 +116,7 @@ def test_a_remote_train_dir_gives_the_weights_of_a_local_one(
 
 def test_a_new_model_instead_of_the_one_in_the_bucket(remote_config):
     train(remote_config())
-    with pytest.raises(UserError, match="holds a model of another shape"):
+    with pytest.raises(UserError, match="holds a model with other flags"):
         train(remote_config(model="MoeModel"))
     assert train(remote_config(model="MoeModel", start_new_model=True, max_steps=2)) == 2
     config = remote_config()

@@ -133,6 +133,16 @@ def write_text(path: str, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def remove_temporary_files(path: str) -> None:
+    """Remove what killed processes left of writing the local file `path`.
+
+    No process may be writing the file.
+    """
+    folder, name = map(local_glob.escape, os.path.split(_local(path)))
+    for temporary in local_glob.glob(os.path.join(folder, f".{name}.*.tmp")):
+        os.remove(temporary)
+
+
 def replace_if(path: str, data: bytes, expected: bytes | None) -> bool:
     """Makes a small file hold `data`, if it holds `expected` now; None: if there is none.
 

@@ -5,6 +5,7 @@ To add a model: write its class, add a line here, and name it and its flags in c
 
 import keras
 import tensorflow as tf
+from keras.src.utils import naming
 
 from trainer.config import record_format
 from trainer.models.frame_level_models import (
@@ -107,6 +108,7 @@ def create(model_flags: dict, mixed_precision: bool = False) -> keras.Model:
     """The model that `model_flags` (TrainConfig.model_flags) describe, with its weights."""
     models = FRAME_LEVEL_MODELS if model_flags["frame_features"] else VIDEO_LEVEL_MODELS
     before = keras.config.dtype_policy()
+    naming.reset_uids()  # the same paths of variables in every process
     keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
     try:
         model = models[model_flags["model"]](model_flags)
@@ -132,9 +134,20 @@ def predict(model: keras.Model, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
     return model(*inputs.values())
 
 
-def variables(model: keras.Model) -> list[tf.Variable]:
-    """All that a model holds: weights, moving averages, the state of its random numbers."""
-    return [variable.value for variable in model.variables]
+def variables(model: keras.Model) -> dict[str, tf.Variable]:
+    """All variables of a model, weights and state, by their name in a checkpoint.
+
+    Raises:
+        ValueError: two variables have the same path.
+    """
+    paths = [variable.path for variable in model.variables]
+    repeated = sorted({path for path in paths if paths.count(path) > 1})
+    if repeated:
+        raise ValueError(
+            f"Expected the variables of {model.name} to have different paths; got {repeated} more "
+            "than once. Give its layers different names."
+        )
+    return {f"model/{variable.path}": variable.value for variable in model.variables}
 
 
 def l2(weight: keras.Variable) -> float:

@@ -243,6 +243,7 @@ def follow(train_dir: str) -> Iterator[LocalFolder]:
 
 def _prepare(local: Path, remote: Mirror, start_new: bool, alone: bool):
     """Makes the working folder go on from the remote one."""
+    storage.remove_temporary_files(str(local / NOTE_FILE))
     if start_new:
         remote.clear()
     newest = remote.newest and remote.newest["name"]

@@ -80,7 +80,7 @@ def restore(train_dir: str) -> tuple[keras.Model, dict, int]:
                 f"run, or {MANIFEST_FILE} of an exported model."
             )
         model = registry.create(flags)
-        state = checkpoints.restore(folder, tf.train.Checkpoint(model=registry.variables(model)))
+        state = checkpoints.restore(folder, registry.variables(model), subset=True)
     if state is None:
         raise UserError(f"No checkpoint in {train_dir!r}: the model there is not trained yet.")
     return model, flags, state.step

@@ -85,7 +85,7 @@ class _Served(tf.Module):
     def __init__(self, model: keras.Model, flags: dict, names: list[str]):
         super().__init__()
         # Not the model itself: keras would save a call of it that a frame-level model has not got.
-        self.model_variables = registry.variables(model)
+        self.model_variables = list(registry.variables(model).values())
         self.record_format = record_format(flags)
         self.names = names
         self.predict = tf.function(

@@ -106,6 +106,7 @@ def _start(config: TrainConfig, train_dir: str, trainer: Trainer, order: str, fi
     if first and config.start_new_model:
         checkpoints.remove_all(train_dir)
     if first:
+        checkpoints.remove_leftovers(train_dir)
         checkpoints.keep_model_flags(train_dir, config.model_flags)
     state = None
     if first or not config.start_new_model:
@@ -116,6 +117,8 @@ def _start(config: TrainConfig, train_dir: str, trainer: Trainer, order: str, fi
             "New %s of %s weights in %s.", config.model, f"{num_weights:,}", config.train_dir
         )
         return State(0, Position(), order, flags)
+    if first:  # a trainer that was killed between writing a checkpoint and removing an old one
+        checkpoints.remove_old(train_dir, state.step, config.keep_checkpoints)
     if not _max_steps_done(config, state) and state.position.epoch < config.num_epochs:
         logging.info("Resuming at step %d, epoch %d.", state.step, state.position.epoch + 1)
     for name, value in flags.items():

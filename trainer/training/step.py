@@ -30,9 +30,13 @@ class Trainer:
             self.optimizer = optimizers.Optimizer(config.optimizer, self.weights)
             self.steps = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._traces = {}
-        self.variables = tf.train.Checkpoint(
-            model=registry.variables(self.model), optimizer=self.optimizer.slots, steps=self.steps
-        )
+        self.variables = self._variables()
+
+    def _variables(self) -> dict[str, tf.Variable]:
+        variables = registry.variables(self.model)
+        for weight, slots in zip(self.model.trainable_variables, self.optimizer.slots, strict=True):
+            variables |= {f"optimizer/{slot}/{weight.path}": v for slot, v in slots.items()}
+        return variables | {"steps": self.steps}
 
     def step(self, batch: dict[str, tf.Tensor], stop: bool = False) -> dict:
         """One update on all replicas, unless it would make the weights NaN or infinite.

@@ -66,7 +66,7 @@ def test_a_frame_level_model_serves_frames(tmp_path, make_config, frame_shards):
     flags = make_config(model="FrameLevelLogisticModel", frame_features=True).model_flags
     model = registry.create(flags)
     checkpoints.keep_model_flags(f"{tmp_path}/model", flags)
-    variables = tf.train.Checkpoint(model=registry.variables(model))
+    variables = registry.variables(model)
     state = checkpoints.State(1, Position(), "", {})
     checkpoints.save(f"{tmp_path}/model", variables, state, 1)
     saved_model.export(f"{tmp_path}/model", f"{tmp_path}/exported")

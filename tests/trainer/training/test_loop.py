@@ -470,7 +470,7 @@ def test_what_does_not_fit_the_data_is_named_and_can_be_corrected(make_config):
 def test_a_model_of_another_shape_is_refused_and_kept(make_config, weights):
     train(make_config(max_steps=1))
     before = weights(make_config().train_dir)
-    with pytest.raises(UserError, match=r"--model was 'LogisticModel', now 'MoeModel'"):
+    with pytest.raises(UserError, match=r"--model was 'LogisticModel', is now 'MoeModel'"):
         train(make_config(model="MoeModel"))
     assert_same(weights(make_config().train_dir), before)
 
