@@ -21,7 +21,7 @@ import pytest
 from trainer.common import storage
 from trainer.common.errors import UserError
 from trainer.evaluation import evaluator
-from trainer.run_dir import mirror, train_folder
+from trainer.run_dir import mirror, working_dir
 from trainer.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,7 +128,7 @@ def test_a_new_model_instead_of_the_one_in_the_bucket(remote_config):
 def test_the_second_trainer_is_told_of_the_first(place, make_config, request):
     config = make_config() if place == "local" else request.getfixturevalue("remote_config")()
     message = f"{config.train_dir} is in use: process {os.getpid()} on"
-    with train_folder.hold(config.train_dir, 3), pytest.raises(UserError, match=message):
+    with working_dir.open_exclusive(config.train_dir, 3), pytest.raises(UserError, match=message):
         train(config)
     assert train(config) == 10
 

@@ -27,6 +27,7 @@ from typing import BinaryIO
 
 from trainer.common import storage
 from trainer.common.errors import UserError
+from trainer.run_dir.lock import describe, in_use
 
 # A trainer renews its hold this often, and loses it to one that saw no renewal for that long.
 RENEW_SECONDS = 10
@@ -232,19 +233,6 @@ def acquire(train_dir: str, trainer: dict) -> Mirror:
 def _is_predecessor(holder: dict, trainer: dict) -> bool:
     """Whether `holder` held the lock of this machine that `trainer` holds now: it is dead."""
     return all(holder[name] == trainer[name] for name in ("lock", "host"))
-
-
-def describe(trainer: dict) -> str:
-    """Who it is, in words."""
-    return f"process {trainer['pid']} on {trainer['host']} (since {trainer['since']})"
-
-
-def in_use(train_dir: str, holder: str) -> UserError:
-    """What to raise when another trainer is at work in `train_dir`."""
-    return UserError(
-        f"{train_dir} is in use: {holder} trains in it. Only one trainer may; wait for it to end, "
-        "or give another --train_dir."
-    )
 
 
 def fetch(train_dir: str, local: Path) -> str | None:
