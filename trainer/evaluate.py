@@ -1,4 +1,4 @@
-"""Evaluates a model: python -m trainer.evaluate --train_dir=... --eval_data_pattern=..."""
+"""Command: python -m trainer.evaluate --train_dir=... --eval_data_pattern=..."""
 
 import json
 import sys
@@ -11,21 +11,23 @@ from trainer.common.errors import UserError, without_traceback
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Measures GAP, Hit@1, PERR and mAP of a model on labelled videos.
+    """Compute GAP, Hit@1, PERR and mAP of a model on labelled videos.
 
-    What the model reads (features, frame level or not) comes from the model, not from flags.
+    The features come from the model, not from flags.
     """
 
     train_dir: str = flag(
-        "/tmp/yt8m_model/", "Where the trainer saved the model, or an exported model.", "Files"
+        "/tmp/yt8m_model/", "Directory of the trained or exported model, local or gs://.", "Files"
     )
     eval_data_pattern: str | None = flag(
         None, "File glob(s) for the evaluation dataset, comma-separated.", "Files"
     )
-    output_file: str = flag("", "Write the metrics to this JSON file too.", "Files")
+    output_file: str = flag("", "JSON file to write the metrics to.", "Files")
     batch_size: int = flag(1024, "Examples per batch.", "Evaluation")
-    num_readers: int = flag(8, "How many input files to read at once.", "Evaluation")
-    top_k: int = flag(20, "Best classes a video that GAP and mAP look at.", "Evaluation")
+    num_readers: int = flag(8, "Number of input files to read in parallel.", "Evaluation")
+    top_k: int = flag(
+        20, "Number of predictions per video that GAP and mAP consider.", "Evaluation"
+    )
 
     def __post_init__(self):
         if not self.eval_data_pattern:
@@ -36,7 +38,7 @@ class EvaluateConfig:
 
 
 def main(argv: list[str]):
-    """Evaluates as the flags say."""
+    """Run the command."""
     with without_traceback():
         config = parse(EvaluateConfig, argv)
         console.set_up()

@@ -31,7 +31,7 @@ TRAIN = """
 import sys
 from trainer import train
 from trainer.run_dir import mirror
-mirror.HOLD_SECONDS, mirror.RENEW_SECONDS, mirror.POLL_SECONDS = 3, 0.5, 0.1
+mirror.LEASE_SECONDS, mirror.RENEW_SECONDS, mirror.POLL_SECONDS = 3, 0.5, 0.1
 train.main(["trainer/train.py", *sys.argv[1:]])
 """
 

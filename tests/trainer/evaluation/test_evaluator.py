@@ -15,7 +15,7 @@ from trainer.data.examples import encode_example
 from trainer.data.tfrecord import read_records, write_records
 from trainer.evaluation.evaluator import evaluate
 from trainer.serving import loading, saved_model
-from trainer.serving.predictions import predict
+from trainer.serving.submission import predict
 from trainer.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -176,7 +176,7 @@ def test_a_folder_without_a_model(tmp_path, video_shards, make_config):
         evaluate(str(tmp_path / "not there"), video_shards)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model_flags.json").write_text(json.dumps(make_config().model_flags))
-    with pytest.raises(UserError, match=r"No checkpoint in .*: the model there is not trained yet"):
+    with pytest.raises(UserError, match=r"No checkpoint in .*: the model was not trained yet"):
         evaluate(str(tmp_path / "model"), video_shards)
 
 

@@ -161,7 +161,7 @@ def test_a_trainer_that_was_overtaken_stops(train_dir, monkeypatch):
         save(folder.local, 1)
         folder.changed()
         folder._thread.join()
-        with pytest.raises(mirror.Lost, match="no longer this trainer's"):
+        with pytest.raises(mirror.Lost, match="This trainer lost"):
             folder.check()
         save(folder.local, 2)
         folder.changed()
