@@ -12,7 +12,7 @@ from trainer.evaluation.metrics import METRICS
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Evaluate a model on labelled videos.
+    """Compute GAP, Hit@1, PERR and mAP of a model on labelled videos.
 
     The features come from the model, not from flags.
     """

@@ -1,4 +1,4 @@
-"""Exports a model: python -m trainer.export --train_dir=... --output_dir=..."""
+"""Command: python -m trainer.export --train_dir=... --output_dir=..."""
 
 import sys
 from dataclasses import dataclass
@@ -10,19 +10,21 @@ from trainer.common.errors import UserError, without_traceback
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Exports the newest checkpoint of a train_dir as a SavedModel."""
+    """Export the newest checkpoint of a train_dir as a SavedModel."""
 
-    train_dir: str = flag("/tmp/yt8m_model/", "Where the trainer saved the model.", "Files")
-    output_dir: str | None = flag(None, "Local folder to write; must not exist yet.", "Files")
-    vocabulary: str = flag("", "CSV file of the class names.", "Files")
+    train_dir: str = flag(
+        "/tmp/yt8m_model/", "Directory of the trained model, local or gs://.", "Files"
+    )
+    output_dir: str | None = flag(None, "Local directory to write; must be new or empty.", "Files")
+    vocabulary: str = flag("", "CSV file with the class names.", "Files")
 
     def __post_init__(self):
         if not self.output_dir:
-            raise UserError("--output_dir must be given: the folder to export the model to.")
+            raise UserError("--output_dir must be given: the directory to export the model to.")
 
 
 def main(argv: list[str]):
-    """Exports as the flags say."""
+    """Run the command."""
     with without_traceback():
         config = parse(ExportConfig, argv)
         console.set_up()

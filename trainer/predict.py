@@ -1,4 +1,4 @@
-"""Predicts: python -m trainer.predict --train_dir=... --input_data_pattern=... --output_file=..."""
+"""Command: python -m trainer.predict --train_dir=... --input_data_pattern=... --output_file=..."""
 
 import sys
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from trainer.common.errors import UserError, without_traceback
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Writes the best classes of every video to a CSV file, videos in input order."""
+    """Write the top classes of every video to a CSV file, in input order."""
 
     train_dir: str = flag(
-        "/tmp/yt8m_model/", "Where the trainer saved the model, or an exported model.", "Files"
+        "/tmp/yt8m_model/", "Directory of the trained or exported model, local or gs://.", "Files"
     )
     input_data_pattern: str | None = flag(
-        None, "File glob(s) of the videos, comma-separated.", "Files"
+        None, "File glob(s) for the videos, comma-separated.", "Files"
     )
-    output_file: str | None = flag(None, "The CSV file to write, local or gs://.", "Files")
+    output_file: str | None = flag(None, "CSV file to write, local or gs://.", "Files")
     batch_size: int = flag(512, "Examples per batch.", "Prediction")
-    top_k: int = flag(20, "How many classes to write for a video.", "Prediction")
+    top_k: int = flag(20, "Number of classes to write per video.", "Prediction")
 
     def __post_init__(self):
         if not self.input_data_pattern:
-            raise UserError("--input_data_pattern must be given: a glob of the videos' shards.")
+            raise UserError("--input_data_pattern must be given: a glob of the shards to predict.")
         if not self.output_file:
             raise UserError("--output_file must be given: the CSV file to write.")
         for name in ("batch_size", "top_k"):
@@ -33,20 +33,20 @@ class PredictConfig:
 
 
 def main(argv: list[str]):
-    """Predicts as the flags say."""
+    """Run the command."""
     with without_traceback():
         config = parse(PredictConfig, argv)
         console.set_up()
-        from trainer.serving import predictions
+        from trainer.serving import submission
 
-        num_videos = predictions.predict(
+        num_videos = submission.predict(
             config.train_dir,
             config.input_data_pattern,
             config.output_file,
             config.batch_size,
             config.top_k,
         )
-        print(f"Wrote the classes of {num_videos:,} videos to {config.output_file}.")
+        print(f"Wrote predictions for {num_videos:,} videos to {config.output_file}.")
 
 
 if __name__ == "__main__":

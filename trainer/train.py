@@ -1,4 +1,4 @@
-"""The trainer's command: python -m trainer.train --train_data_pattern=... --train_dir=..."""
+"""Command: python -m trainer.train --train_data_pattern=... --train_dir=..."""
 
 import logging
 import sys
@@ -10,7 +10,7 @@ from trainer.config import TrainConfig
 
 
 def main(argv: list[str]):
-    """Trains as the flags say."""
+    """Run the command."""
     with without_traceback():
         config = parse(TrainConfig, argv)
         console.set_up(config.log_format)

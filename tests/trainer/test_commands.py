@@ -68,7 +68,7 @@ def test_predict_and_export_tell_what_they_wrote(trained, video_shards, tmp_path
     )
     export.main(["trainer/export.py", f"--train_dir={trained}", f"--output_dir={tmp_path}/model"])
     assert capsys.readouterr().out == (
-        f"Wrote the classes of 37 videos to {tmp_path}/p.csv.\n"
+        f"Wrote predictions for 37 videos to {tmp_path}/p.csv.\n"
         f"Exported step 10 of {trained} to {tmp_path}/model.\n"
     )
     assert (tmp_path / "p.csv").exists()

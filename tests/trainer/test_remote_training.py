@@ -21,7 +21,7 @@ import pytest
 from trainer.common import storage
 from trainer.common.errors import UserError
 from trainer.evaluation import evaluator
-from trainer.run_dir import mirror, train_folder
+from trainer.run_dir import mirror, working_dir
 from trainer.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ TRAIN = """
 import sys
 from trainer import train
 from trainer.run_dir import mirror
-mirror.HOLD_SECONDS, mirror.RENEW_SECONDS, mirror.POLL_SECONDS = 3, 0.5, 0.1
+mirror.LEASE_SECONDS, mirror.RENEW_SECONDS, mirror.POLL_SECONDS = 3, 0.5, 0.1
 train.main(["trainer/train.py", *sys.argv[1:]])
 """
 
@@ -116,7 +116,7 @@ def test_a_remote_train_dir_gives_the_weights_of_a_local_one(
 
 def test_a_new_model_instead_of_the_one_in_the_bucket(remote_config):
     train(remote_config())
-    with pytest.raises(UserError, match="holds a model of another shape"):
+    with pytest.raises(UserError, match="holds a model with other flags"):
         train(remote_config(model="MoeModel"))
     assert train(remote_config(model="MoeModel", start_new_model=True, max_steps=2)) == 2
     config = remote_config()
@@ -128,7 +128,7 @@ def test_a_new_model_instead_of_the_one_in_the_bucket(remote_config):
 def test_the_second_trainer_is_told_of_the_first(place, make_config, request):
     config = make_config() if place == "local" else request.getfixturevalue("remote_config")()
     message = f"{config.train_dir} is in use: process {os.getpid()} on"
-    with train_folder.hold(config.train_dir, 3), pytest.raises(UserError, match=message):
+    with working_dir.open_exclusive(config.train_dir, 3), pytest.raises(UserError, match=message):
         train(config)
     assert train(config) == 10
 

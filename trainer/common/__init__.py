@@ -1,1 +1,1 @@
-"""Shared by every package: errors, storage, command-line flags, console output."""
+"""Errors, storage, command-line flags and logging for all packages."""

@@ -1,6 +1,11 @@
-"""Flags from a dataclass: one line a flag, holding its name, type, default, group and meaning."""
+"""Command lines from a dataclass: each field is a flag with a type, default, group and help text.
+
+absl parses them. `absl.app` is not used, because its flags are global and a mistake prints the
+whole help text.
+"""
 
 import dataclasses
+import os
 import pathlib
 import sys
 import textwrap
@@ -11,7 +16,10 @@ from absl import flags
 from trainer.common.errors import UserError
 
 TYPE_NAMES = {str: "TEXT", int: "INTEGER", float: "NUMBER"}
-# What Python says of a value of the wrong type, and what a user is told.
+HELP = ("--help", "-help", "-h", "--helpshort", "-helpshort")
+HELP_FULL = ("--helpfull", "-helpfull")
+
+# Python's message for a value of the wrong type, and the one to show instead.
 PLAIN_WORDS = {
     "invalid literal for int() with base 10: ": "expected an integer, got ",
     "could not convert string to float: ": "expected a number, got ",
@@ -25,24 +33,25 @@ def flag(default, help: str, group: str, check=None):
 
 
 def parse(config_class, argv: list[str]):
-    """An instance of `config_class`, a dataclass of `flag` fields, from a command line.
+    """Parse a command line into an instance of `config_class`, a dataclass of `flag` fields.
 
-    Takes everything absl does: --x=1, --x 1, --boolean, --noboolean, --boolean=true, and
-    --flagfile=FILE with a flag a line. --help prints the flags and ends the process.
+    All of absl's syntax is accepted: --x=1, --x 1, --boolean, --noboolean, --boolean=true, and
+    --flagfile=FILE with one flag per line. --help and --helpfull print the flags and exit.
 
     Raises:
-        UserError: an unknown flag, a value of the wrong type, or an argument that is no flag.
+        UserError: an unknown flag, a value of the wrong type, or an argument that is not a flag.
     """
-    if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
-        print(help_text(config_class, _program(argv)))
-        sys.exit(0)
+    if any(argument in HELP_FULL for argument in argv[1:]):
+        _print_and_exit(full_help_text(config_class, _program(argv)))
+    if any(argument in HELP for argument in argv[1:]):
+        _print_and_exit(help_text(config_class, _program(argv)))
     values = _flag_values(config_class)
     try:
         rest = values([_program(argv), *argv[1:]])[1:]
     except flags.Error as error:
         raise UserError(f"{_sentence(error)} Try --help.") from None
     except OSError as error:
-        raise UserError(f"--flagfile cannot be read: {error}.") from None
+        raise UserError(f"Cannot read --flagfile: {error}.") from None
     if rest:
         raise UserError(f"Every argument must be a --flag; got {rest[0]!r}. Try --help.")
     return config_class(
@@ -50,8 +59,16 @@ def parse(config_class, argv: list[str]):
     )
 
 
+def _print_and_exit(text: str):
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # the reader, e.g. `head`, has closed its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes on exit
+    sys.exit(0)
+
+
 def _sentence(error: flags.Error) -> str:
-    """What absl says, in plain words, with its last mark where it belongs."""
+    """Return absl's message in plain words and as complete sentences."""
     text = str(error).replace(" ?", "?")
     for words, plain in PLAIN_WORDS.items():
         text = text.replace(words, plain)
@@ -59,7 +76,7 @@ def _sentence(error: flags.Error) -> str:
 
 
 def _program(argv: list[str]) -> str:
-    """How the program is called, from the path of its file: python -m trainer.train."""
+    """Return the command that runs a program, e.g. "python -m trainer.train"."""
     path = pathlib.Path(argv[0])
     if path.suffix != ".py":
         return argv[0]
@@ -81,14 +98,13 @@ def _flag_values(config_class) -> flags.FlagValues:
 
 
 def _type(field) -> type:
-    """The field's type; of `int | None` the int."""
+    """Return the type of a field; int for `int | None`."""
     return next((t for t in typing.get_args(field.type) if t is not type(None)), field.type)
 
 
 def help_text(config_class, program: str) -> str:
-    """What --help prints: the docstring's first line, then the flags by group."""
-    lines = [f"usage: {program} [--flag=value ...] [--flagfile=FILE]"]
-    lines += ["", config_class.__doc__.splitlines()[0]]
+    """Return the text of --help: the first line of the docstring, then the flags by group."""
+    lines = _usage(config_class, program)
     fields = dataclasses.fields(config_class)
     for group in dict.fromkeys(field.metadata["group"] for field in fields):
         lines += ["", f"{group}:"]
@@ -96,6 +112,22 @@ def help_text(config_class, program: str) -> str:
             if field.metadata["group"] == group:
                 lines += _flag_help(field)
     return "\n".join(lines)
+
+
+def full_help_text(config_class, program: str) -> str:
+    """Return the text of --helpfull: all flags, as absl prints them."""
+    values = _flag_values(config_class)
+    del values.flagfile  # absl lists its own
+    flags.DEFINE_bool("help", False, "Print the flags by topic and exit.", flag_values=values)
+    flags.DEFINE_bool("helpfull", False, "Print all flags and exit.", flag_values=values)
+    # absl lists flags by the module that defines them: for all of these, this one.
+    listed = values.get_help().replace(f"{__name__}:", f"{program.removeprefix('python -m ')}:")
+    return "\n".join(_usage(config_class, program)) + "\n" + listed
+
+
+def _usage(config_class, program: str) -> list[str]:
+    first_line = config_class.__doc__.splitlines()[0]
+    return [f"usage: {program} [--flag=value ...] [--flagfile=FILE]", "", first_line]
 
 
 def _flag_help(field) -> list[str]:

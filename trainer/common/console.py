@@ -1,4 +1,4 @@
-"""How a command of ours starts: what it writes to the console, and how it keeps its memory."""
+"""Set-up of a command: logging, TensorFlow's messages, memory allocation."""
 
 import contextlib
 import datetime
@@ -10,14 +10,14 @@ import tempfile
 
 from trainer.common import memory
 
-NVIDIA_DRIVER = "/dev/nvidiactl"  # where there is one, what TensorFlow says of it matters
+NVIDIA_DRIVER = "/dev/nvidiactl"  # with a GPU, TensorFlow's messages about it matter
 
 
 def set_up(log_format: str = "text"):
-    """Sends our log lines to stderr, and imports TensorFlow without its start-up chatter.
+    """Log to stderr, and import TensorFlow without its start-up messages.
 
     Args:
-        log_format: "text", or "json" for one object a line.
+        log_format: "text", or "json" for one object per line.
     """
     handler = _Stderr()
     text = logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -27,20 +27,20 @@ def set_up(log_format: str = "text"):
         logging.getLogger(library).setLevel(logging.ERROR)
     memory.keep_for_reuse()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with contextlib.nullcontext() if os.path.exists(NVIDIA_DRIVER) else _stderr_kept_back():
+    with contextlib.nullcontext() if os.path.exists(NVIDIA_DRIVER) else _held_back_stderr():
         import tensorflow as tf
 
-        tf.config.list_physical_devices()  # without a GPU, says at length that there is none
+        tf.config.list_physical_devices()  # without a GPU, logs several lines about it
 
 
 class _Stderr(logging.StreamHandler):
-    """Writes to what sys.stderr is at the moment: a progress bar puts itself in its place."""
+    """Writes to the current sys.stderr, which a progress bar replaces."""
 
     stream = property(lambda self: sys.stderr, lambda self, _: None)
 
 
 class _Json(logging.Formatter):
-    """A line as a JSON object: time, level, message, and the fields that its caller gave."""
+    """Formats a record as a JSON object: time, level, message and its `fields`."""
 
     def format(self, record):
         line = {
@@ -52,8 +52,8 @@ class _Json(logging.Formatter):
 
 
 @contextlib.contextmanager
-def _stderr_kept_back():
-    """Keeps back what is written to stderr, by C++ too; shows it if the body fails."""
+def _held_back_stderr():
+    """Hold back output to stderr, including that of C++; show it if the body fails."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as kept:

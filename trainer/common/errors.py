@@ -1,4 +1,4 @@
-"""How a user's mistake is told apart from a fault of ours."""
+"""Errors that a user can correct, shown without a traceback."""
 
 import contextlib
 import re
@@ -7,15 +7,15 @@ import sys
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: wrong input, a wrong flag, a file that is not there.
+    """An error that the user can correct: invalid input, an invalid flag, a missing file.
 
-    Its message says what happened, what was expected and what was given. Commands and steps show
-    the message alone; any other exception is a fault of ours and keeps its traceback.
+    The message says what happened, what was expected and what was given. Commands and steps show
+    only the message. Any other exception is a bug and keeps its traceback.
     """
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, in one line: of TensorFlow's text without the names of node and kernel."""
+    """Return an error's message in one line, without the node and kernel names of TensorFlow."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     text = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]", "", str(error)).strip()
@@ -24,9 +24,9 @@ def reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def without_traceback():
-    """Ends the process with `error: MESSAGE` and exit code 1 when the body raises a UserError.
+    """Exit with `error: MESSAGE` and exit code 1 if the body raises a UserError.
 
-    Ctrl-C ends it with exit code 130.
+    Ctrl-C exits with exit code 130.
     """
     try:
         yield

@@ -1,10 +1,13 @@
-"""Files on this machine and in Google Cloud Storage, by one set of functions.
+"""Read and write files, local or in Google Cloud Storage.
 
-A path is local, or `gs://BUCKET/KEY`. Credentials are the application default ones; where
-STORAGE_EMULATOR_HOST is set, that server is used instead and no credentials are needed.
+A path is local or `gs://BUCKET/KEY`. The application default credentials are used; if
+STORAGE_EMULATOR_HOST is set, that server is used instead, without credentials.
 
-Whatever the user or the system refuses (a missing file, no access, a full disk, an unreachable
-bucket) is a UserError that names the path. A write that fails leaves what was there before.
+A missing file, missing permissions, a full disk or an unreachable bucket raises a UserError that
+names the path. A failed write leaves the previous file unchanged.
+
+fsspec with gcsfs is not used: it has no common interface for compare-and-swap (`replace_if`) and
+for atomic writes that survive a power failure.
 """
 
 import contextlib
@@ -24,21 +27,21 @@ from typing import BinaryIO
 
 from trainer.common.errors import UserError
 
-_CHUNK = 8 * 2**20  # bytes fetched at once when an object is read or written in pieces
+_CHUNK = 8 * 2**20  # bytes per request when an object is read or written in chunks
 
 
 def join(*parts: str) -> str:
-    """One path from its parts, which are separated by one slash each."""
+    """Join the parts of a path with slashes."""
     return posixpath.join(*parts)
 
 
 def glob(patterns: str) -> list[str]:
-    """The files that one of the comma-separated `patterns` matches, sorted, each once.
+    """Return the files that match any of the comma-separated `patterns`, sorted and distinct.
 
-    `*`, `?` and `[...]` match within one part of a path. A folder is no match.
+    `*`, `?` and `[...]` match within one component of a path. Folders do not match.
 
     Raises:
-        UserError: there is no pattern, or one of them matches no file.
+        UserError: there is no pattern, or a pattern matches no file.
     """
     files: set[str] = set()
     pieces = [piece.strip() for piece in patterns.split(",")]
@@ -48,12 +51,12 @@ def glob(patterns: str) -> list[str]:
             raise UserError(f"No file matches {pattern!r}; expected at least one.")
         files.update(matches)
     if not files:
-        raise UserError(f"Expected the name or the pattern of some files; got {patterns!r}.")
+        raise UserError(f"Expected a file name or pattern; got {patterns!r}.")
     return sorted(files)
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file, or a folder, at `path`. On gs:// an empty folder is none."""
+    """Whether a file or folder exists at `path`. On gs://, an empty folder does not exist."""
     with _explained("look for", path):
         if not _is_remote(path):
             return os.path.exists(_local(path))
@@ -64,13 +67,13 @@ def exists(path: str) -> bool:
 
 
 def size(path: str) -> int:
-    """Length of a file in bytes."""
+    """Return the size of a file in bytes."""
     with _explained("read", path):
         return _blob(path).size if _is_remote(path) else os.path.getsize(_local(path))
 
 
 def open_read(path: str) -> BinaryIO:
-    """A file opened for reading: binary, buffered, seekable. To be closed by the caller."""
+    """Open a file for reading: binary, buffered and seekable. The caller closes it."""
     with _explained("read", path):
         if _is_remote(path):
             return _blob(path).open("rb", chunk_size=_CHUNK)
@@ -78,7 +81,7 @@ def open_read(path: str) -> BinaryIO:
 
 
 def read_bytes(path: str) -> bytes:
-    """All of a file."""
+    """Return the content of a file."""
     with _explained("read", path):
         if _is_remote(path):
             return _download(path)[0]
@@ -87,7 +90,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def read_text(path: str) -> str:
-    """All of a UTF-8 file."""
+    """Return the content of a UTF-8 file."""
     try:
         return read_bytes(path).decode()
     except UnicodeDecodeError as error:
@@ -95,13 +98,13 @@ def read_text(path: str) -> str:
 
 
 def read_json(path: str, *keys: str) -> dict:
-    """A JSON object from a file.
+    """Return a JSON object from a file.
 
     Raises:
-        UserError: the file cannot be read, holds no JSON object, or lacks one of the `keys`.
+        UserError: the file cannot be read, is not a JSON object, or lacks one of the `keys`.
     """
     text = read_text(path)
-    with contextlib.suppress(ValueError):  # no JSON: told below, as is any other value
+    with contextlib.suppress(ValueError):  # reported below, as any other content
         value = json.loads(text)
         if isinstance(value, dict) and all(key in value for key in keys):
             return value
@@ -110,15 +113,15 @@ def read_json(path: str, *keys: str) -> dict:
 
 
 def write_bytes(path: str, data: bytes) -> None:
-    """Makes or replaces a file, at once: a reader sees all of the old one or all of the new.
+    """Create or replace a file atomically: readers see the old content or the new one.
 
-    Missing folders are made.
+    Missing folders are created.
     """
     write_file(path, io.BytesIO(data))
 
 
 def write_file(path: str, source: BinaryIO) -> None:
-    """As `write_bytes`, with all that the seekable file `source` holds."""
+    """Like `write_bytes`, with the content of the seekable file `source`."""
     with _explained("write", path):
         source.seek(0)
         if _is_remote(path):
@@ -129,18 +132,33 @@ def write_file(path: str, source: BinaryIO) -> None:
 
 
 def write_text(path: str, text: str) -> None:
-    """As `write_bytes`, in UTF-8."""
+    """Like `write_bytes`, in UTF-8."""
     write_bytes(path, text.encode())
 
 
-def replace_if(path: str, data: bytes, expected: bytes | None) -> bool:
-    """Makes a small file hold `data`, if it holds `expected` now; None: if there is none.
+def remove_temporary_files(path: str) -> None:
+    """Remove what killed processes left of writing the local file `path`.
 
-    Of several writers of different data with the same `expected`, exactly one succeeds. To try
-    again after an error is safe.
+    No process may be writing the file.
+    """
+    folder, name = map(local_glob.escape, os.path.split(_local(path)))
+    for temporary in local_glob.glob(os.path.join(folder, f".{name}.*.tmp")):
+        os.remove(temporary)
+
+
+def replace_if(path: str, data: bytes, expected: bytes | None) -> bool:
+    """Compare-and-swap: replace the content of a small file if it is `expected`.
+
+    If several writers pass different data and the same `expected`, exactly one succeeds. It is safe
+    to retry after an error.
+
+    Args:
+        path: the file.
+        data: the new content.
+        expected: the current content; None if the file does not exist.
 
     Returns:
-        Whether the file holds `data` now. False: it held something else, and still does.
+        Whether the file's content is `data` now. If not, the file is unchanged.
     """
     with _explained("write", path):
         swap = _swap_remote if _is_remote(path) else _swap_local
@@ -148,7 +166,7 @@ def replace_if(path: str, data: bytes, expected: bytes | None) -> bool:
 
 
 def files_below(folder: str) -> list[str]:
-    """The paths, relative to `folder`, of all files in it and in its folders, sorted."""
+    """Return the paths of all files below `folder`, relative to it and sorted."""
     with _explained("list", folder):
         if not _is_remote(folder):
             return _local_files_below(_local(folder))
@@ -159,22 +177,22 @@ def files_below(folder: str) -> list[str]:
 
 
 def copy_tree(source: str, destination: str) -> None:
-    """Copies all files of a folder; each is copied whole or not at all.
+    """Copy all files of a folder, each of them atomically.
 
     Raises:
-        UserError: `source` holds no file, or something cannot be read or written. Files copied
-            before stay.
+        UserError: `source` contains no file, or a file cannot be read or written. The files that
+            were copied before remain.
     """
     files = files_below(source)
     if not files:
-        raise UserError(f"Expected a folder with files; {source!r} is none.")
+        raise UserError(f"Expected a folder with files; {source!r} contains none.")
     for name in files:
         with open_read(join(source, name)) as file:
             write_file(join(destination, name), file)
 
 
 def delete_tree(folder: str) -> None:
-    """Deletes a folder with all that is in it. No such folder: does nothing."""
+    """Delete a folder and its content, if it exists."""
     with _explained("delete", folder):
         if _is_remote(folder):
             bucket, key = _bucket_and_key(folder)
@@ -185,7 +203,7 @@ def delete_tree(folder: str) -> None:
 
 @contextlib.contextmanager
 def _explained(action: str, path: str):
-    """Turns what the system or the server says into a UserError that names the path."""
+    """Turn an error of the system or the server into a UserError that names the path."""
     try:
         yield
     except (OSError, *_cloud_errors()) as error:
@@ -194,7 +212,7 @@ def _explained(action: str, path: str):
 
 def _cloud_errors() -> tuple[type[Exception], ...]:
     if "google.cloud.storage" not in sys.modules:
-        return ()  # what is not loaded has not raised
+        return ()  # a library that is not loaded has raised nothing
     from google.api_core.exceptions import GoogleAPIError
     from google.auth.exceptions import GoogleAuthError
 
@@ -202,15 +220,15 @@ def _cloud_errors() -> tuple[type[Exception], ...]:
 
 
 def _reason(error: Exception) -> str:
-    """What the system or the server said, without the request that it answered."""
-    if getattr(error, "cause", None):  # a RetryError, which only says for how long it tried
+    """Return the message of the system or the server, without the request."""
+    if getattr(error, "cause", None):  # a RetryError, whose own message only says how long it tried
         return _reason(error.cause)
     text = getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
     body = re.search(r'"message": *"([^"]+)"', text)
     return (body[1] if body else re.sub(r"^[A-Z]+ https?://\S+ ", "", text)).rstrip(".")
 
 
-# --- this machine ---------------------------------------------------------------------------
+# --- local files -----------------------------------------------------------------------------
 
 
 def _local(path: str) -> str:
@@ -232,7 +250,7 @@ def _local_files_below(folder: str) -> list[str]:
 def _write_local(path: str, source: BinaryIO) -> None:
     folder, name = os.path.split(path)
     os.makedirs(folder or ".", exist_ok=True)
-    # In the same folder, for a rename to be atomic; with a dot, for no glob to match it.
+    # In the same folder, so that renaming is atomic; with a dot, so that no glob matches it.
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -241,14 +259,14 @@ def _write_local(path: str, source: BinaryIO) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
+        with contextlib.suppress(OSError):  # report the first error
             os.remove(temporary)
         raise
     _sync_folder(folder or ".")
 
 
 def _sync_folder(folder: str) -> None:
-    """Lets a rename outlive a power cut, on file systems that can promise it."""
+    """Make a rename survive a power failure, on file systems that can guarantee it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -260,8 +278,8 @@ def _sync_folder(folder: str) -> None:
 def _swap_local(path: str, data: bytes, expected: bytes | None) -> bool:
     folder, name = os.path.split(_local(path))
     os.makedirs(folder or ".", exist_ok=True)
-    # The lock ends with the process, however it ends. Its file stays: to delete it would let two
-    # processes hold locks on two files of the same name.
+    # The system releases the lock when the process ends, however it ends. The lock file stays: were
+    # it deleted, two processes could hold locks on two files of the same name.
     with open(os.path.join(folder, f".{name}.lock"), "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         current = read_bytes(path) if os.path.exists(path) else None
@@ -281,14 +299,14 @@ def _is_remote(path: str) -> bool:
 def _bucket_and_key(path: str):
     bucket, _, key = path.removeprefix("gs://").partition("/")
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]+[a-z0-9]", bucket):
-        raise UserError(f"Expected gs://BUCKET/KEY with the name of a bucket; got {path!r}.")
+        raise UserError(f"Expected gs://BUCKET/KEY with a valid bucket name; got {path!r}.")
     return _client(os.environ.get("STORAGE_EMULATOR_HOST")).bucket(bucket), key
 
 
 def _bucket_and_object(path: str):
     bucket, key = _bucket_and_key(path)
     if not key:
-        raise UserError(f"Expected gs://BUCKET/KEY; {path!r} names a bucket, and no file in it.")
+        raise UserError(f"Expected gs://BUCKET/KEY; {path!r} names a bucket without a file.")
     return bucket, key
 
 
@@ -300,7 +318,7 @@ def _client(emulator: str | None):
 
 
 def _blob(path: str):
-    """The object at a gs:// path, with what the server knows of it."""
+    """Return the object at a gs:// path, with its metadata."""
     bucket, key = _bucket_and_object(path)
     blob = bucket.get_blob(key)
     if blob is None:
@@ -309,7 +327,7 @@ def _blob(path: str):
 
 
 def _download(path: str) -> tuple[bytes, int]:
-    """All of an object, and its generation, which is another one after every write."""
+    """Return the content of an object and its generation, which changes with every write."""
     from google.api_core.exceptions import NotFound
 
     bucket, key = _bucket_and_object(path)
@@ -357,10 +375,10 @@ def _swap_remote(path: str, data: bytes, expected: bytes | None) -> bool:
     try:
         _upload(bucket.blob(key), io.BytesIO(data), if_generation_match=generation)
     except PreconditionFailed:
-        # Another writer was faster; or this was the second try of a write that had succeeded.
+        # Another writer was faster, or this was a retry of a write that had succeeded.
         return _download(path)[0] == data
     return True
 
 
 def _ignore(_missing_blob) -> None:
-    """Someone else has deleted it."""
+    """Ignore an object that was deleted meanwhile."""

@@ -1,1 +1,1 @@
-"""What a record holds, and how records are read and written."""
+"""Record formats, reading and writing of records, the input pipeline."""

@@ -1,4 +1,4 @@
-"""Reads videos from TFRecord shards with tf.data, in an order that a seed decides.
+"""Read videos from TFRecord shards with tf.data, in an order determined by a seed.
 
 A batch is a dict:
 
@@ -20,18 +20,18 @@ from trainer.common.errors import UserError
 from trainer.data import examples
 from trainer.data.records import ID_KEYS, LABELS_KEY, MAX_FRAMES, RecordFormat
 
-# Videos that wait to be drawn at random. Shards hold videos in random order already, and are drawn
-# in random order themselves, so this mixes neighbours only. A frame-level video takes ~250 KB.
+# Sizes of the shuffle buffer. Shards are read in random order and hold videos in random order, so
+# the buffer only needs to mix neighbours. A frame-level video takes about 250 KB.
 SHUFFLED_VIDEOS = 16384
 SHUFFLED_FRAME_LEVEL_VIDEOS = 2048
-# Labels are padded to a multiple of this, for batches to have few shapes: XLA compiles for each.
+# Labels are padded to a multiple of this, so that batches have few shapes: XLA compiles each.
 LABEL_SLOTS = 32
 READ_BUFFER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where in the data a run stands: `videos` of `epoch` are done, in that epoch's order."""
+    """Position of a run in the data: the first `videos` of `epoch` were read, in its order."""
 
     epoch: int = 0
     videos: int = 0
@@ -47,22 +47,24 @@ def training_batches(
     start: Position = Position(),
     on_bad_record: Callable[[str], None] | None = None,
 ) -> tf.data.Dataset:
-    """(batch, epoch) pairs from `start` to the end of the last epoch, each video once an epoch.
+    """Return the batches of a training run, each video once per epoch.
 
-    The order of an epoch depends on `files`, `num_readers`, `seed`, the epoch's number and
-    TensorFlow's global seed alone.
-    An epoch's last batch may be smaller.
+    The order of the videos in an epoch depends only on `files`, `num_readers`, `seed`, the number
+    of the epoch and TensorFlow's global seed. The last batch of an epoch may be smaller.
 
     Args:
-        files: shards.
-        record_format: what to expect of their records.
-        batch_size: videos a batch.
-        num_epochs: the number of the last epoch, plus 1.
-        num_readers: files read at once.
-        seed: decides the order of the files and of the videos.
-        start: where to begin.
-        on_bad_record: called with the reason for each record that cannot be read, which is then
-            left out; None: such a record is an error. Slower: every record is checked in Python.
+        files: the shards.
+        record_format: the expected format of their records.
+        batch_size: videos per batch.
+        num_epochs: number of epochs, counted from epoch 0.
+        num_readers: number of files to read in parallel.
+        seed: determines the order of the files and of the videos.
+        start: position of the first batch.
+        on_bad_record: function to call with the reason for each bad record, which is then skipped.
+            This checks every record in Python and is slower. If None, a bad record is an error.
+
+    Returns:
+        A dataset of (batch, epoch) pairs.
     """
     buffer = SHUFFLED_FRAME_LEVEL_VIDEOS if record_format.frame_features else SHUFFLED_VIDEOS
 
@@ -92,7 +94,7 @@ def training_batches(
 def batches(
     files: list[str], record_format: RecordFormat, batch_size: int, num_readers: int = 1
 ) -> tf.data.Dataset:
-    """Every video once. With one reader in the order of the files and of the records in them."""
+    """Return batches of every video once; with one reader, in the order of files and records."""
     records = _records(tf.data.Dataset.from_tensor_slices(files), num_readers)
     return (
         records.batch(batch_size)
@@ -106,15 +108,15 @@ def batches(
 
 
 def training_inputs(batch: dict) -> dict:
-    """What a model needs of a batch in training: frame-level features apart, as they were read.
+    """Return a model's inputs in training, with frame-level features as separate tensors.
 
-    To join them is a pass over memory, which not every model needs.
+    Concatenating them is a pass over memory that not every model needs.
     """
     return {name: batch[name] for name in ("features", "num_frames") if name in batch}
 
 
 def model_inputs(batch: dict) -> dict[str, tf.Tensor]:
-    """What a model needs of a batch to predict, its features in one tensor [..., width]."""
+    """Return a model's inputs in inference, with all features in one tensor [..., width]."""
     inputs = training_inputs(batch)
     if isinstance(inputs["features"], tuple):
         inputs["features"] = tf.concat(inputs["features"], axis=-1)
@@ -122,7 +124,7 @@ def model_inputs(batch: dict) -> dict[str, tf.Tensor]:
 
 
 def model_input_spec(record_format: RecordFormat) -> dict[str, tf.TensorSpec]:
-    """The shapes and types of `model_inputs`."""
+    """Return the shapes and types of `model_inputs`."""
     if record_format.frame_features:
         shape = [None, MAX_FRAMES, record_format.width]
         return {
@@ -133,7 +135,7 @@ def model_input_spec(record_format: RecordFormat) -> dict[str, tf.TensorSpec]:
 
 
 def empty_batch(record_format: RecordFormat) -> dict:
-    """A batch of no videos."""
+    """Return a batch without videos."""
     batch = {"id": tf.zeros([0], tf.string), "labels": tf.zeros([0, LABEL_SLOTS], tf.int32)}
     if not record_format.frame_features:
         return batch | {"features": tf.zeros([0, record_format.width])}
@@ -146,12 +148,12 @@ def empty_batch(record_format: RecordFormat) -> dict:
 
 
 def _read(file):
-    """Serialized records of a file."""
+    """Return the serialized records of a file."""
     return tf.data.TFRecordDataset(file, buffer_size=READ_BUFFER_BYTES)
 
 
 def _reader(record_format: RecordFormat, on_bad_record: Callable[[str], None] | None) -> Callable:
-    """What reads a file: `_read`, or one that leaves bad records out."""
+    """Return `_read`, or a function that skips bad records."""
     if on_bad_record is None:
         return _read
 
@@ -165,7 +167,7 @@ def _reader(record_format: RecordFormat, on_bad_record: Callable[[str], None] | 
 
 
 def _records(files: tf.data.Dataset, num_readers: int, read: Callable = _read) -> tf.data.Dataset:
-    """Serialized records of `num_readers` files at a time, 16 of each in turn."""
+    """Return serialized records of `num_readers` files in parallel, 16 of each in turn."""
     return files.interleave(
         read,
         cycle_length=num_readers,
@@ -176,10 +178,10 @@ def _records(files: tf.data.Dataset, num_readers: int, read: Callable = _read) -
 
 
 def parse(records: tf.Tensor, record_format: RecordFormat) -> dict[str, tf.Tensor]:
-    """A batch from serialized records, [batch] string.
+    """Parse serialized records, [batch] string, into a batch.
 
     Raises:
-        tf.errors.InvalidArgumentError: a record is not as `record_format` says. Its text names
+        tf.errors.InvalidArgumentError: a record does not match `record_format`. The message names
             neither file nor record; `explained` finds them.
     """
     if record_format.frame_features:
@@ -204,7 +206,7 @@ def _parse_frame_level(records, record_format):
     spec = {f.name: tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64) for f in features}
     context, frames, _ = tf.io.parse_sequence_example(records, _IDS_AND_LABELS, spec)
     num_frames = frames[features[0].name].row_lengths()
-    for feature in features:  # a feature that is missing has no frames
+    for feature in features:  # a missing feature has no frames
         tf.debugging.assert_positive(frames[feature.name].row_lengths())
     return _id_and_labels(context, record_format) | {
         "features": tuple(_frame_matrix(frames[f.name], f.size) for f in features),
@@ -213,10 +215,11 @@ def _parse_frame_level(records, record_format):
 
 
 def _frame_matrix(frames: tf.RaggedTensor, size: int) -> tf.Tensor:
-    """[batch, MAX_FRAMES, size] uint8 of the first frames, zeros after a video's last one.
+    """Decode frames into [batch, MAX_FRAMES, size] uint8, padded with zeros.
 
     Args:
-        frames: [batch, (frames), (values)] string; a frame holds one value.
+        frames: [batch, (frames), (values)] string, one value per frame.
+        size: length of a frame.
     """
     one_value = tf.debugging.assert_equal(frames.values.row_lengths(), tf.ones([], tf.int64))
     with tf.control_dependencies([one_value]):
@@ -241,16 +244,16 @@ def _id_and_labels(parsed, record_format):
 
 @contextlib.contextmanager
 def explained(files: list[str], record_format: RecordFormat):
-    """Turns a failure to read `files` into a UserError that names file, record and reason.
+    """Turn a failure to read `files` into a UserError that names file, record and reason.
 
-    Too little memory, which fails what is made of a batch too, is named without a look at them.
+    Running out of memory, in reading or in a step, is reported without searching the files.
     """
     try:
         yield
     except tf.errors.ResourceExhaustedError as e:
-        wanted = re.search("OOM when.*|$", e.message)[0]  # amid lines of where and hints
-        raise UserError(f"Out of memory; a smaller --batch_size needs less. {wanted}") from e
-    # UnicodeDecodeError: TensorFlow quotes bytes of the record in its message, which is no UTF-8.
+        wanted = re.search("OOM when.*|$", e.message)[0]  # without the lines around it
+        raise UserError(f"Out of memory. Reduce --batch_size. {wanted}") from e
+    # UnicodeDecodeError: TensorFlow quotes bytes of the record in its message, which is not UTF-8.
     except (tf.errors.OpError, UnicodeDecodeError) as e:
         reason = examples.first_error(files, record_format)
         if reason is None:

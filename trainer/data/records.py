@@ -1,26 +1,27 @@
-"""What a YouTube-8M record holds: names, sizes, ranges. Imports neither TensorFlow nor Beam.
+"""Format of YouTube-8M records: names, sizes and ranges. Imports neither TensorFlow nor Beam.
 
-Two kinds of records, both in TFRecord files (https://research.google.com/youtube8m/download.html):
+There are two kinds of records, both in TFRecord files
+(https://research.google.com/youtube8m/download.html):
 
-- video level, tf.Example: `id` (bytes), `labels` (int64 list), one float list a feature,
-  `mean_rgb` [1024] and `mean_audio` [128];
-- frame level, tf.SequenceExample: `id` and `labels` in the context, one list of byte strings a
-  feature, `rgb` [frames, 1024] and `audio` [frames, 128], a frame a second, quantised to uint8.
+- Video level, tf.Example: `id` (bytes), `labels` (int64 list) and a float list per feature,
+  `mean_rgb` [1024] and `mean_audio` [128].
+- Frame level, tf.SequenceExample: `id` and `labels` in the context and a list of byte strings per
+  feature, `rgb` [frames, 1024] and `audio` [frames, 128], one frame per second, quantized to uint8.
 """
 
 from dataclasses import dataclass
 
 from trainer.common.errors import UserError
 
-# The key of a video's id: `id` since the 2018 release, `video_id` in the 2017 one and in AudioSet.
+# Keys of the video id: `id` since the 2018 release, `video_id` in the 2017 release and AudioSet.
 ID_KEYS = ("id", "video_id")
 LABELS_KEY = "labels"
 
-NUM_CLASSES = 3862  # the 2018 and 2019 releases; the 2017 one has 4716, AudioSet 527
+NUM_CLASSES = 3862  # of the 2018 and 2019 releases; 4716 in the 2017 release, 527 in AudioSet
 MAX_FRAMES = 300  # later frames are ignored, as in the original
 
-# A quantised value q in 0..255 stands for q * QUANTUM + QUANTISED_ZERO. The original divides by
-# 512 here where the exact inverse of its quantiser would not, so this is half a step off.
+# A quantized value q in 0..255 represents q * QUANTUM + QUANTISED_ZERO. Like the original, this is
+# half a step off the exact inverse of its quantizer, because of the division by 512.
 QUANTUM = 4 / 255
 QUANTISED_ZERO = 4 / 512 - 2
 MIN_VALUE = QUANTISED_ZERO
@@ -29,7 +30,7 @@ MAX_VALUE = 255 * QUANTUM + QUANTISED_ZERO
 
 @dataclass(frozen=True)
 class Feature:
-    """One feature of a video: its key in the record, and the length of its vector."""
+    """A feature of a video: its key in the record and its vector length."""
 
     name: str
     size: int
@@ -37,7 +38,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class RecordFormat:
-    """What to expect of every record of a data set."""
+    """Expected content of every record of a dataset."""
 
     features: tuple[Feature, ...] = (Feature("mean_rgb", 1024), Feature("mean_audio", 128))
     frame_features: bool = False
@@ -50,11 +51,11 @@ class RecordFormat:
 
 
 def parse_features(names: str, sizes: str) -> tuple[Feature, ...]:
-    """Features from the comma-separated flags --feature_names and --feature_sizes.
+    """Parse the comma-separated flags --feature_names and --feature_sizes.
 
     Raises:
-        UserError: the lists differ in length, a size is no positive number, or a name is missing
-            or comes twice.
+        UserError: the lists differ in length, a size is not a positive integer, or a name is empty
+            or repeated.
     """
     name_list = [name.strip() for name in names.split(",")]
     size_list = [size.strip() for size in sizes.split(",")]
@@ -67,7 +68,7 @@ def parse_features(names: str, sizes: str) -> tuple[Feature, ...]:
         raise UserError(f"--feature_names must be distinct and not empty; got {names!r}.")
     for size in size_list:
         if not size.isdecimal() or int(size) == 0:
-            raise UserError(f"--feature_sizes must be positive whole numbers; got {size!r}.")
+            raise UserError(f"--feature_sizes must be positive integers; got {size!r}.")
     return tuple(Feature(name, int(size)) for name, size in zip(name_list, size_list, strict=True))
 
 

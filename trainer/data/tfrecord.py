@@ -1,6 +1,9 @@
-"""TFRecord files, read and written without TensorFlow.
+"""Read and write TFRecord files without TensorFlow.
 
-A file is a row of records, each
+Neither `tf.data.TFRecordDataset` nor Beam's TFRecord I/O says which record of a file is damaged, or
+continues after it. Beam workers also load faster without TensorFlow.
+
+A file is a sequence of records, each
     length      uint64, little-endian
     length CRC  uint32, masked CRC32C of the length's 8 bytes
     data        `length` bytes
@@ -18,10 +21,10 @@ import google_crc32c
 from trainer.common import storage
 from trainer.common.errors import UserError
 
-BLOCK_BYTES = 1 << 20  # read at once: small records cost no system call, or request, each
-MAX_RECORD_BYTES = 1 << 31  # protobuf's own limit to a message
+BLOCK_BYTES = 1 << 20  # bytes per read: small records need no system call or request each
+MAX_RECORD_BYTES = 1 << 31  # protobuf's limit for a message
 
-# The first bytes of files that were written with a compression that we do not read.
+# First bytes of compressed files, which are not supported.
 COMPRESSED = {b"\x1f\x8b": "gzip", b"\x78\x01": "zlib", b"\x78\x9c": "zlib", b"\x78\xda": "zlib"}
 
 _TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\r")
@@ -31,14 +34,14 @@ _HEADER = struct.Struct("<QI")
 
 
 class BadRecord(UserError):
-    """A record, or the rest of a file from it on, that cannot be read.
+    """A damaged record, or a damaged rest of a file from this record on.
 
     Attributes:
-        path: The file.
-        record: The record's number, the first being 1.
-        reason: What is wrong, in words.
-        kind: What is wrong, in a word: "not_tfrecord", "compressed", "truncated", "header"
-            (its length is damaged) or "crc" (its data is).
+        path: the file.
+        record: number of the record, from 1.
+        reason: description of the damage.
+        kind: kind of damage: "not_tfrecord", "compressed", "truncated", "header" (the length is
+            damaged) or "crc" (the data is damaged).
     """
 
     def __init__(self, path: str, record: int, reason: str, kind: str):
@@ -50,10 +53,11 @@ class BadRecord(UserError):
 
 
 def read_records(path: str) -> Iterator[bytes]:
-    """The data of each record, in the file's order.
+    """Yield the data of each record, in the order of the file.
 
     Raises:
-        BadRecord: a record is truncated or does not match its CRC, or the file is no TFRecord.
+        BadRecord: a record is truncated or does not match its CRC, or the file is not a TFRecord
+            file.
         UserError: the file cannot be opened.
     """
     for record in scan_records(path):
@@ -63,10 +67,10 @@ def read_records(path: str) -> Iterator[bytes]:
 
 
 def scan_records(path: str) -> Iterator[bytes | BadRecord]:
-    """The data of each record, and in its place a BadRecord for each that cannot be read.
+    """Yield the data of each record, or a BadRecord in place of a damaged one.
 
-    Data that does not match its CRC costs that record alone. After a truncated record, or one
-    whose length cannot be believed, nothing more of the file can be read.
+    If data does not match its CRC, only that record is lost. After a truncated record or a damaged
+    length, the rest of the file cannot be read.
 
     Raises:
         UserError: the file cannot be opened.
@@ -98,7 +102,7 @@ def scan_records(path: str) -> Iterator[bytes | BadRecord]:
 
 
 def _header_error(header: bytes, number: int) -> tuple[str, str] | None:
-    """What is wrong with a record's first 12 bytes, in words and in a word; None: nothing."""
+    """Return reason and kind of the damage in the first 12 bytes of a record; None if valid."""
     if len(header) == _HEADER.size:
         _, crc = _HEADER.unpack(header)
         if crc == masked_crc(header[: _LENGTH.size]):
@@ -116,7 +120,7 @@ def _header_error(header: bytes, number: int) -> tuple[str, str] | None:
 
 
 def write_records(path: str, records: Iterable[bytes]) -> None:
-    """Writes a TFRecord file: whole, or not at all.
+    """Write a TFRecord file atomically.
 
     Raises:
         UserError: the file cannot be written.
@@ -125,12 +129,12 @@ def write_records(path: str, records: Iterable[bytes]) -> None:
 
 
 def frame(data: bytes) -> bytes:
-    """A record as it stands in a file: its data between length and CRCs."""
+    """Return a record as stored in a file: the data with its length and CRCs."""
     length = _LENGTH.pack(len(data))
     return b"".join((length, _CRC.pack(masked_crc(length)), data, _CRC.pack(masked_crc(data))))
 
 
 def masked_crc(data: bytes) -> int:
-    """The CRC32C of `data` as TFRecord stores it: rotated right by 15 bits, plus a constant."""
+    """Return the masked CRC32C of `data`: rotated right by 15 bits, plus a constant."""
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

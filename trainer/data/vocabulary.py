@@ -1,4 +1,4 @@
-"""Names of the classes, from a vocabulary file."""
+"""Class names from a vocabulary file."""
 
 import csv
 import io
@@ -6,20 +6,20 @@ import io
 from trainer.common import storage
 from trainer.common.errors import UserError
 
-# How the published vocabularies head the columns of class id and name:
-# YouTube-8M 2018, YouTube-8M 2017, AudioSet.
+# Headers of the columns with class id and name in the published vocabularies: YouTube-8M 2018,
+# YouTube-8M 2017, AudioSet.
 COLUMNS = (("Index", "Name"), ("label_id", "label_name"), ("index", "display_name"))
 
 
 def read_names(path: str, num_classes: int) -> list[str]:
-    """The name of each class, by class id; "class 12" where the vocabulary has none.
+    """Return the class names by class id; "class 12" if the vocabulary has no name for class 12.
 
     Args:
-        path: a CSV file with one of the `COLUMNS` pairs, its rows in any order; "": no vocabulary.
-        num_classes: how many names to return.
+        path: a CSV file with one of the `COLUMNS` pairs, in any order of rows; "" for none.
+        num_classes: number of names to return.
 
     Raises:
-        UserError: the file is missing, is no such CSV, or has a class id that is no number.
+        UserError: the file is missing, has other columns, or has an invalid class id.
     """
     names = [f"class {i}" for i in range(num_classes)]
     if not path:

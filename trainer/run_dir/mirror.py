@@ -1,15 +1,18 @@
-"""A train_dir in Google Cloud Storage: whole snapshots, and one small object that says what counts.
+"""A train_dir in Google Cloud Storage: complete snapshots, and one object that lists them.
 
 gs://BUCKET/TRAIN_DIR/
-    mirror.json             the snapshots that count, oldest first, and the trainer at work
+    mirror.json             the valid snapshots, oldest first, and the trainer that holds the lease
     snapshots/step-00001000-5f2c9a1b/
                             a train_dir of its own: model_flags.json, checkpoints/step-00001000/
-    export/step-00001000/   as in a local train_dir; manifest.json comes last
+    export/step-00001000/   as in a local train_dir; manifest.json is uploaded last
     events/                 as in a local train_dir
 
-mirror.json is changed by compare-and-swap alone, and by the trainer that it names. So a trainer
-that another one has taken over from, because it seemed dead, cannot make a snapshot count; and
-what it may still be uploading has names that nobody else uses.
+mirror.json is only changed by compare-and-swap, and only by the trainer that it names. If another
+trainer takes over because the first one seemed dead, the first one can no longer make a snapshot
+valid, and the names of its uploads are not used by any other trainer.
+
+No library serves: `gcloud storage rsync` and gcsfuse neither make several files valid at once nor
+keep a second trainer out.
 """
 
 import contextlib
@@ -27,34 +30,37 @@ from typing import BinaryIO
 
 from trainer.common import storage
 from trainer.common.errors import UserError
+from trainer.run_dir.lock import describe, in_use
 
-# A trainer renews its hold this often, and loses it to one that saw no renewal for that long.
+# How often a trainer renews its lease, and after how long without renewal another one takes over.
 RENEW_SECONDS = 10
-HOLD_SECONDS = 45
+LEASE_SECONDS = 45
 POLL_SECONDS = 1
 
 RECORD_FILE = "mirror.json"
 SNAPSHOTS = "snapshots"
 EXPORTS = "export"
-EXPORT_COMPLETE = "manifest.json"  # an export's last file: without it, there is no export
+EXPORT_COMPLETE = (
+    "manifest.json"  # the last file of an exported model: without it, the export is incomplete
+)
 
 
 class Lost(UserError):
-    """Another trainer has taken over, or the folder was removed."""
+    """Another trainer has taken over the folder, or it was removed."""
 
 
 class Mirror:
-    """A remote train_dir, held by this process until `release`.
+    """A remote train_dir on which this process holds the lease, until `release`.
 
-    Its methods may be called from several threads. They raise UserError when the bucket cannot be
-    reached, and Lost as soon as it is known that another trainer holds the folder.
+    The methods are thread-safe. They raise UserError if the bucket is not reachable, and Lost once
+    another trainer is known to have taken over.
     """
 
     def __init__(self, train_dir: str, record: dict, data: bytes):
         self.train_dir = train_dir
         self.lost: Lost | None = None
         self._record, self._data = record, data
-        self._lease = record["trainer"]["lease"]
+        self._lease_id = record["trainer"]["lease"]
         self._renewed = time.monotonic()
         self._lock = threading.Lock()
         self._released = threading.Event()
@@ -63,22 +69,22 @@ class Mirror:
 
     @property
     def id(self) -> str:
-        """Identifies what was begun in this folder: another one after `clear`."""
+        """Identifier of the model that is trained in this folder; `clear` changes it."""
         return self._record["id"]
 
     @property
     def newest(self) -> dict | None:
-        """The newest snapshot: its "name" and its "files", name -> SHA-256."""
+        """The newest snapshot: its "name" and "files", file name -> SHA-256; None if none."""
         return self._record["snapshots"][-1] if self._record["snapshots"] else None
 
     def clear(self):
-        """Removes snapshots and exports."""
+        """Remove snapshots and exported models."""
         storage.delete_tree(storage.join(self.train_dir, EXPORTS))
         self._swap(id=uuid.uuid4().hex, snapshots=[])
         storage.delete_tree(storage.join(self.train_dir, SNAPSHOTS))
 
     def restore(self, local: Path):
-        """Copies the newest whole snapshot, if any, into a local folder; forgets broken ones."""
+        """Download the newest complete snapshot, if any; invalidate damaged ones."""
         name = fetch(self.train_dir, local)
         snapshots = list(self._record["snapshots"])
         while snapshots and snapshots[-1]["name"] != name:
@@ -87,14 +93,14 @@ class Mirror:
             self._swap(snapshots=snapshots)
 
     def name_snapshot(self, checkpoint: str) -> str:
-        """The name of this trainer's snapshot with that checkpoint."""
-        return f"{checkpoint}-{self._lease[:8]}"
+        """Return the name of this trainer's snapshot of a checkpoint."""
+        return f"{checkpoint}-{self._lease_id[:8]}"
 
     def add_snapshot(self, name: str, files: dict[str, BinaryIO], keep: int) -> bool:
-        """Uploads a snapshot and makes it the newest; then removes all but the newest `keep`.
+        """Upload a snapshot and make it the newest, then remove all but the newest `keep`.
 
         Returns:
-            False: the newest has these very files already, and nothing was done.
+            Whether it was uploaded; not if the newest snapshot has the same files.
         """
         digests = {file: _digest(content) for file, content in files.items()}
         if self.newest and self.newest["files"] == digests:
@@ -102,8 +108,8 @@ class Mirror:
         for file, content in files.items():
             self.write(storage.join(SNAPSHOTS, name, file), content)
         snapshots = [*self._record["snapshots"], {"name": name, "files": digests}][-keep:]
-        # What there is now, and no later: if this trainer sleeps from here on, and another one
-        # takes over, nothing of that one's is among it.
+        # List the folders before the swap: if this process is suspended here and another trainer
+        # takes over, none of its snapshots is among them.
         present = self._folders(SNAPSHOTS)
         self._swap(snapshots=snapshots)
         for old in present - {snapshot["name"] for snapshot in snapshots}:
@@ -111,22 +117,22 @@ class Mirror:
         return True
 
     def add_export(self, name: str, files: dict[str, BinaryIO], keep: int):
-        """Uploads an exported model, if it is not there; then removes all but the newest `keep`."""
+        """Upload an exported model unless it exists, then remove all but the newest `keep`."""
         folder = storage.join(EXPORTS, name)
         if not storage.exists(storage.join(self.train_dir, folder, EXPORT_COMPLETE)):
             for file in sorted(files, key=lambda file: file == EXPORT_COMPLETE):
                 self.write(storage.join(folder, file), files[file])
         for old in sorted(self._folders(EXPORTS))[:-keep]:
-            self._hold()
+            self._check_lease()
             storage.delete_tree(storage.join(self.train_dir, EXPORTS, old))
 
     def write(self, name: str, content: BinaryIO):
-        """Uploads a file, if this trainer still holds the folder."""
-        self._hold()
+        """Upload a file, if this trainer still holds the lease."""
+        self._check_lease()
         storage.write_file(storage.join(self.train_dir, name), content)
 
     def release(self):
-        """Lets the next trainer in at once."""
+        """Release the lease, so that the next trainer can start immediately."""
         self._released.set()
         if self.lost:
             return
@@ -134,7 +140,7 @@ class Mirror:
             self._swap(trainer=None)
         except UserError as error:
             logging.warning(
-                "%s stays locked for up to %d s: %s", self.train_dir, HOLD_SECONDS, error
+                "%s remains locked for up to %d s: %s", self.train_dir, LEASE_SECONDS, error
             )
 
     def _folders(self, folder: str) -> set[str]:
@@ -147,20 +153,20 @@ class Mirror:
             try:
                 self._swap()
                 failed = False
-            except Exception as error:  # whatever a library raises: the next try may succeed
+            except Exception as error:  # of any library: the next attempt may succeed
                 if not failed:
-                    logging.warning("The hold on %s cannot be renewed: %s", self.train_dir, error)
+                    logging.warning("Cannot renew the lease on %s: %s", self.train_dir, error)
                 failed = True
 
-    def _hold(self):
-        """Makes sure that nobody else may hold the folder now."""
+    def _check_lease(self):
+        """Make sure that this trainer still holds the lease."""
         if self.lost:
             raise self.lost
-        if time.monotonic() - self._renewed > HOLD_SECONDS / 2:
+        if time.monotonic() - self._renewed > LEASE_SECONDS / 2:
             self._swap()
 
     def _swap(self, **changes):
-        """Changes the record, and by that renews the hold."""
+        """Change the record, which also renews the lease."""
         with self._lock:
             while not self.lost:
                 started = time.monotonic()
@@ -173,17 +179,19 @@ class Mirror:
             raise self.lost
 
     def _catch_up(self):
-        """Reads the record anew: it is not what this trainer last heard that it had written."""
+        """Read the record again, because it is not the one that this trainer wrote last."""
         data, record = _read(self.train_dir)
-        if record and record["trainer"] and record["trainer"]["lease"] == self._lease:
-            self._record, self._data = record, data  # it was written, and the answer got lost
+        if record and record["trainer"] and record["trainer"]["lease"] == self._lease_id:
+            self._record, self._data = record, data  # it was written, but the response was lost
             return
-        now = "it was removed"
+        cause = "it was removed"
         if record:
-            now = f"{describe(record['trainer'])} holds it now" if record["trainer"] else "it ended"
+            cause = "another trainer used it and ended"
+        if record and record["trainer"]:
+            cause = f"{describe(record['trainer'])} has taken over"
         self.lost = Lost(
-            f"{self.train_dir} is no longer this trainer's: {now}. A trainer must be able to renew "
-            f"its hold on its --train_dir every {HOLD_SECONDS} s."
+            f"This trainer lost {self.train_dir}: {cause}. A trainer must renew its lease at least "
+            f"every {LEASE_SECONDS} s."
         )
 
     @property
@@ -192,29 +200,29 @@ class Mirror:
 
 
 def acquire(train_dir: str, trainer: dict) -> Mirror:
-    """Holds a remote train_dir; waits first, if the trainer that held it last may have died.
+    """Acquire the lease on a remote train_dir; wait first if its last trainer may have died.
 
     Args:
         train_dir: gs://BUCKET/FOLDER.
-        trainer: who wants to hold it: "host", "pid" and "since"; and "lock", which names a lock
-            of that host that this process holds, so that no other holder of "lock" is alive.
+        trainer: this trainer: "host", "pid", "since" and "lock", the identifier of a lock on this
+            host that this process holds, so that no other holder of it is alive.
 
     Raises:
-        UserError: another trainer holds the folder and is alive, or the bucket cannot be used.
+        UserError: another trainer holds the lease and is alive, or the bucket is not accessible.
     """
-    trainer = trainer | {"lease": uuid.uuid4().hex, "hold_seconds": HOLD_SECONDS}
+    trainer = trainer | {"lease": uuid.uuid4().hex, "hold_seconds": LEASE_SECONDS}
     watched, since = None, 0.0
     while True:
         data, record = _read(train_dir)
         holder = record["trainer"] if record else None
         if holder and not _is_predecessor(holder, trainer):
-            # Only what changes is alive. That needs no two clocks that agree.
+            # A trainer is alive if the record changes, which needs no synchronized clocks.
             if data != watched:
                 if watched is not None:
                     raise in_use(train_dir, describe(holder))
                 watched, since = data, time.monotonic()
                 logging.info(
-                    "%s was left locked by %s, or is in use: waiting up to %d s to see.",
+                    "%s is locked by %s: waiting up to %d s to see whether it is alive.",
                     train_dir,
                     describe(holder),
                     holder["hold_seconds"],
@@ -230,43 +238,30 @@ def acquire(train_dir: str, trainer: dict) -> Mirror:
 
 
 def _is_predecessor(holder: dict, trainer: dict) -> bool:
-    """Whether `holder` held the lock of this machine that `trainer` holds now: it is dead."""
+    """Whether `holder` held the lock of this host that `trainer` holds now, and so is dead."""
     return all(holder[name] == trainer[name] for name in ("lock", "host"))
 
 
-def describe(trainer: dict) -> str:
-    """Who it is, in words."""
-    return f"process {trainer['pid']} on {trainer['host']} (since {trainer['since']})"
-
-
-def in_use(train_dir: str, holder: str) -> UserError:
-    """What to raise when another trainer is at work in `train_dir`."""
-    return UserError(
-        f"{train_dir} is in use: {holder} trains in it. Only one trainer may; wait for it to end, "
-        "or give another --train_dir."
-    )
-
-
 def fetch(train_dir: str, local: Path) -> str | None:
-    """Copies the newest whole snapshot into a local folder.
+    """Download the newest complete snapshot into a local folder.
 
-    A snapshot that lost a file, or whose files changed, is passed over with a warning.
+    A snapshot with a missing or changed file is skipped with a warning.
 
     Returns:
-        Its name; None when there is no snapshot.
+        The name of the snapshot; None if there is none.
 
     Raises:
-        UserError: there are snapshots and none is whole, or the bucket cannot be read.
+        UserError: there are snapshots, but none is complete, or the bucket is not readable.
     """
     snapshots = _snapshots(train_dir)
     while snapshots:
         for snapshot in reversed(snapshots):
-            if _fetch_whole(train_dir, snapshot, local):
+            if _fetch_complete(train_dir, snapshot, local):
                 return snapshot["name"]
         before, snapshots = snapshots, _snapshots(train_dir)
         if snapshots == before:
-            raise UserError(f"None of the {len(snapshots)} snapshots in {train_dir} is whole.")
-        # The trainer has replaced those meanwhile.
+            raise UserError(f"None of the {len(snapshots)} snapshots in {train_dir} is complete.")
+        # The trainer has replaced the snapshots meanwhile.
     return None
 
 
@@ -275,7 +270,7 @@ def _snapshots(train_dir: str) -> list[dict]:
     return record["snapshots"] if record else []
 
 
-def _fetch_whole(train_dir: str, snapshot: dict, local: Path) -> bool:
+def _fetch_complete(train_dir: str, snapshot: dict, local: Path) -> bool:
     folder = storage.join(train_dir, SNAPSHOTS, snapshot["name"])
     for file, digest in snapshot["files"].items():
         source, target = storage.join(folder, file), local / file
@@ -285,7 +280,7 @@ def _fetch_whole(train_dir: str, snapshot: dict, local: Path) -> bool:
             with target.open("rb") as content:
                 if _digest(content) == digest:
                     continue
-        logging.warning("%s is missing or was changed; trying an earlier snapshot.", source)
+        logging.warning("%s is missing or was changed. Trying an earlier snapshot.", source)
         for copied in snapshot["files"]:
             (local / copied).unlink(missing_ok=True)
         return False
@@ -294,13 +289,13 @@ def _fetch_whole(train_dir: str, snapshot: dict, local: Path) -> bool:
 
 @contextlib.contextmanager
 def local_copy(train_dir: str) -> Iterator[str]:
-    """A local folder to read the newest checkpoint and the model's flags from.
+    """Provide a local folder with the newest checkpoint and the model flags.
 
-    That of a local train_dir is itself; that of a remote one holds nothing where there is no
-    checkpoint, and is removed afterwards.
+    For a local train_dir, this is the folder itself. For a remote one, it is a temporary folder,
+    which is empty if there is no checkpoint.
 
     Raises:
-        UserError: a remote train_dir cannot be read, or none of its snapshots is whole.
+        UserError: a remote train_dir is not readable, or none of its snapshots is complete.
     """
     if not train_dir.startswith("gs://"):
         yield train_dir
@@ -311,16 +306,16 @@ def local_copy(train_dir: str) -> Iterator[str]:
 
 
 def _read(train_dir: str) -> tuple[bytes | None, dict | None]:
-    """The record as it is stored, and what it says; None where there is none."""
+    """Return the record as bytes and parsed; None and None if there is none."""
     path = storage.join(train_dir, RECORD_FILE)
     if not storage.exists(path):
         return None, None
     data = storage.read_bytes(path)
-    with contextlib.suppress(ValueError):  # no JSON: told below, as is any other content
+    with contextlib.suppress(ValueError):  # reported below, as any other content
         record = json.loads(data)
         if isinstance(record, dict) and {"id", "snapshots", "trainer", "turn"} <= record.keys():
             return data, record
-    raise UserError(f"Expected what a trainer wrote in {path!r}; it holds {data[:80]!r}.")
+    raise UserError(f"Expected a record of a trainer in {path!r}; it holds {data[:80]!r}.")
 
 
 def _encode(record: dict) -> bytes:
@@ -333,5 +328,5 @@ def _digest(content: BinaryIO) -> str:
 
 
 def step_of(name: str) -> int:
-    """The step in the name of a checkpoint, an export or a snapshot."""
+    """Return the step in the name of a checkpoint, an exported model or a snapshot."""
     return int(re.match(r"step-(\d+)", name)[1])

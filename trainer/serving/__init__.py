@@ -1,1 +1,1 @@
-"""Exporting, loading and predicting with trained models."""
+"""Loading, exporting and predicting with trained models."""

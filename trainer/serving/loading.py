@@ -1,4 +1,4 @@
-"""Loads a trained model to predict with: from a train_dir, or from an exported model's folder."""
+"""Load a trained model from a train_dir or from the folder of an exported model."""
 
 import tempfile
 from collections.abc import Callable
@@ -16,22 +16,23 @@ from trainer.models import registry
 from trainer.run_dir import checkpoints, mirror
 from trainer.serving import mixtures
 
-# Beside the SavedModel in an exported model's folder.
+# Files beside the SavedModel in the folder of an exported model.
 CLASS_NAMES_FILE = "class_names.json"
 MANIFEST_FILE = "manifest.json"
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model ready to predict.
+    """A trained model for inference.
 
     Attributes:
-        predict: takes a batch of `reading`, returns probabilities [batch, num_classes] float32.
-        flags: the flags that shaped it.
-        step: how many steps it was trained.
-        class_names: by class id.
-        predict_with_gates: as predict, but returns the gate probabilities too, as
-            mixtures.predict; None if the model is no mixture of experts.
+        predict: function from a batch of `input_pipeline` to probabilities, [batch, num_classes]
+            float32.
+        flags: the flags that define the model.
+        step: number of training steps.
+        class_names: names by class id.
+        predict_with_gates: like `predict`, but also returns the gate probabilities, as
+            `mixtures.predict` does; None if the model is no mixture of experts.
     """
 
     predict: Callable
@@ -42,16 +43,16 @@ class TrainedModel:
 
     @property
     def record_format(self) -> RecordFormat:
-        """The records that it reads."""
+        """Format of the records that the model reads."""
         return record_format(self.flags)
 
 
 def load(model_dir: str, vocabulary_file: str = "") -> TrainedModel:
-    """The model of an exported folder (local or gs://), or of a train_dir's newest checkpoint.
+    """Load an exported model, or the newest checkpoint of a train_dir.
 
     Args:
-        model_dir: the folder.
-        vocabulary_file: names for a train_dir's classes; an exported model holds its own.
+        model_dir: the folder, local or gs://.
+        vocabulary_file: class names for a train_dir; an exported model contains its own.
 
     Raises:
         UserError: there is no model in `model_dir`, or it cannot be read.
@@ -67,10 +68,13 @@ def load(model_dir: str, vocabulary_file: str = "") -> TrainedModel:
 
 
 def restore(train_dir: str) -> tuple[keras.Model, dict, int]:
-    """The model of a train_dir's newest checkpoint, the flags that shape it, and its step.
+    """Restore the model of the newest checkpoint in a train_dir.
+
+    Returns:
+        The model, the flags that define it, and its number of training steps.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: there is no checkpoint, or none that can be read.
     """
     with mirror.local_copy(train_dir) as folder:
         flags = checkpoints.read_model_flags(folder)
@@ -80,9 +84,9 @@ def restore(train_dir: str) -> tuple[keras.Model, dict, int]:
                 f"run, or {MANIFEST_FILE} of an exported model."
             )
         model = registry.create(flags)
-        state = checkpoints.restore(folder, registry.variables(model))
+        state = checkpoints.restore(folder, registry.variables(model), subset=True)
     if state is None:
-        raise UserError(f"No checkpoint in {train_dir!r}: the model there is not trained yet.")
+        raise UserError(f"No checkpoint in {train_dir!r}: the model was not trained yet.")
     return model, flags, state.step
 
 
@@ -96,9 +100,9 @@ def _load_exported(model_dir: str) -> TrainedModel:
             module = tf.saved_model.load(local if model_dir.startswith("gs://") else model_dir)
         except (OSError, ValueError, tf.errors.OpError) as error:
             raise UserError(
-                f"The exported model {model_dir} cannot be read: {reason(error)}."
+                f"Cannot read the exported model {model_dir}: {reason(error)}."
             ) from error
-    # Through the module: its function alone would not keep the module's variables alive.
+    # Call through the module: its function alone does not keep its variables alive.
     predict = _of_batch(lambda inputs: module.predict(inputs))
     gates = _of_batch(lambda inputs: module.predict_with_gates(inputs))
     predict_with_gates = gates if hasattr(module, "predict_with_gates") else None

@@ -1,9 +1,11 @@
-"""Writes a model as a SavedModel that needs nothing else: raw records in, named classes out.
+"""Export a model as a self-contained SavedModel, from serialized records to named classes.
 
-An exported model's folder:
-    saved_model.pb, variables/   for TensorFlow Serving, or tf.saved_model.load
-    class_names.json             names by class id (the SavedModel holds them too)
-    manifest.json                when and from what it was made, and the flags that shaped it
+Folder of an exported model:
+    saved_model.pb, variables/   for TensorFlow Serving or tf.saved_model.load
+    class_names.json             names by class id (also contained in the SavedModel)
+    manifest.json                date, source, step, and the flags that define the model
+
+`keras.Model.export` is not used: its signatures take the model's inputs, not serialized records.
 """
 
 import datetime
@@ -24,7 +26,7 @@ TOP_K = 20  # classes that the signature returns per video
 
 
 def export(train_dir: str, output_dir: str, vocabulary_file: str = "") -> dict:
-    """Exports the newest checkpoint of `train_dir` to the local folder `output_dir`.
+    """Export the newest checkpoint of `train_dir` to the local folder `output_dir`.
 
     Returns:
         The manifest.
@@ -40,20 +42,31 @@ def export(train_dir: str, output_dir: str, vocabulary_file: str = "") -> dict:
 def write(
     model: keras.Model, flags: dict, step: int, names: list[str], output_dir: str, source: str
 ) -> dict:
-    """Exports a model, all of it or nothing. Returns the manifest.
+    """Export a model atomically.
 
-    The SavedModel has the signature `serving_default`: `examples` [batch] string, serialized
-    records, give `video_id` [batch] and, best class first, `classes`, `names` and `scores`
-    [batch, TOP_K]. Its function `predict` takes input_pipeline.model_inputs of a batch and
-    returns probabilities, [batch, num_classes] float32. Where a model has experts, there is
-    `predict_with_gates` too, as mixtures.predict.
+    The SavedModel has the signature `serving_default`, from `examples`, [batch] string, serialized
+    records, to `video_id`, [batch], and `classes`, `names` and `scores` (probabilities),
+    [batch, TOP_K], in descending order of probability. Its function `predict` takes
+    `input_pipeline.model_inputs` of a batch and returns probabilities, [batch, num_classes]
+    float32. For a mixture of experts, `predict_with_gates` does the same as `mixtures.predict`.
+
+    Args:
+        model: the model.
+        flags: the flags that define the model.
+        step: number of training steps.
+        names: class names by class id.
+        output_dir: the local folder to write.
+        source: the train_dir, for the manifest.
+
+    Returns:
+        The manifest.
 
     Raises:
-        UserError: `output_dir` cannot be written, or holds a model already.
+        UserError: `output_dir` cannot be written, or contains an exported model already.
     """
     final = Path(output_dir)
     if (final / loading.MANIFEST_FILE).exists():
-        raise UserError(f"{output_dir} holds an exported model already; give another folder.")
+        raise UserError(f"{output_dir} contains an exported model already. Give another folder.")
     partial = final.with_name(f"partial-{final.name}")
     manifest = {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -69,22 +82,20 @@ def write(
         (partial / loading.CLASS_NAMES_FILE).write_text(json.dumps({"names": names}))
         (partial / loading.MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n")
         if final.exists():
-            final.rmdir()  # an empty folder, made beforehand
+            final.rmdir()  # an empty folder that was created before
         partial.rename(final)
     except (OSError, tf.errors.OpError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(
-            f"The model cannot be exported to {output_dir}: {reason(error)}."
-        ) from error
+        raise UserError(f"Cannot export the model to {output_dir}: {reason(error)}.") from error
     return manifest
 
 
 class _Served(tf.Module):
-    """What is saved: the model between records and named classes."""
+    """The exported module: parsing, model and class names."""
 
     def __init__(self, model: keras.Model, flags: dict, names: list[str]):
         super().__init__()
-        # Not the model itself: keras would save a call of it that a frame-level model has not got.
+        # Not the model: Keras would save a call with one argument, which frame-level models lack.
         self.model_variables = list(registry.variables(model).values())
         self.record_format = record_format(flags)
         self.names = names
@@ -113,11 +124,11 @@ class _Served(tf.Module):
 
 
 def export_periodically(config, train_dir: str, model: keras.Model, step: int):
-    """Exports to train_dir/export/step-N, and removes all but the newest --keep_checkpoints."""
+    """Export to train_dir/export/step-N, and remove all but the newest --keep_checkpoints."""
     folder = Path(train_dir) / "export"
     names = vocabulary.read_names("", config.num_classes)
     output_dir = folder / f"step-{step:08d}"
-    if not output_dir.exists():  # a run that was killed after this export, and repeats the step
+    if not output_dir.exists():  # else a run repeats a step that it exported before it was killed
         write(model, config.model_flags, step, names, str(output_dir), config.train_dir)
     for old in sorted(folder.glob("step-*"))[: -config.keep_checkpoints]:
         shutil.rmtree(old)

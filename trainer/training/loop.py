@@ -1,4 +1,9 @@
-"""The training loop."""
+"""The training loop.
+
+Keras' `Model.fit` is not used: a run resumes bit for bit in the middle of an epoch, which needs the
+position in the data in every checkpoint, and workers with unequal numbers of videos finish an epoch
+together.
+"""
 
 import contextlib
 import hashlib
@@ -21,339 +26,230 @@ from trainer.common.errors import UserError
 from trainer.config import TrainConfig
 from trainer.data import examples, input_pipeline, tfrecord
 from trainer.data.input_pipeline import Position
-from trainer.run_dir import checkpoints, train_folder
+from trainer.run_dir import checkpoints, working_dir
 from trainer.run_dir.checkpoints import State
 from trainer.serving import saved_model
 from trainer.training import distribution
 from trainer.training.progress import Progress
 from trainer.training.step import Trainer
 
-
-def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -> int:
-    """Trains until --num_epochs or --max_steps is reached, from the newest checkpoint if any.
-
-    Args:
-        config: the flags.
-        strategy: the devices to train on; None: as --num_gpu and TF_CONFIG say.
-
-    Returns:
-        The number of steps done, over the whole run.
-
-    Raises:
-        UserError: a flag, a file or a record is not as it must be, or the loss is not finite, or
-            another worker was lost, or another trainer works in --train_dir.
-        Terminated: the process was asked to end (SIGTERM, Ctrl-C); its work is in a checkpoint.
-    """
-    files = _files(config)
-    tf.debugging.set_log_device_placement(config.log_device_placement)
-    trainer = Trainer(config, strategy or distribution.strategy_for(config))
-    worker, num_workers = distribution.worker(trainer.strategy)
-    # A signal is not to interrupt the upload of the last checkpoint either.
-    with _Signals() as signals, _folder(config, worker, num_workers) as folder:
-        order = _order(config, files, num_workers)
-        state = _start(config, folder.local, trainer, order, first=worker == 0)
-        if num_workers > 1 and not trainer.started_together():
-            raise UserError("The workers start at different steps. Start all of them again.")
-        files = _files_of_worker(files, worker, num_workers)
-        with input_pipeline.explained(files, config.record_format):
-            return _Run(config, folder, trainer, state, files, signals).run()
-
-
-# What a step raises when another machine stops answering.
+# Exceptions from a step if another machine stops responding.
 LOST_WORKER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 
 class Terminated(SystemExit):
-    """Ends the process with the exit code of one that a signal ended."""
+    """Ends the process with the exit code of a process that was ended by a signal."""
 
     def __init__(self, signal_number: int):
         super().__init__(128 + signal_number)
 
 
-def _files(config: TrainConfig) -> list[str]:
+def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -> int:
+    """Train until --num_epochs or --max_steps, from the newest checkpoint in --train_dir, if any.
+
+    Args:
+        config: the flags.
+        strategy: the devices to train on; by default those of --num_gpu and TF_CONFIG.
+
+    Returns:
+        The number of steps done since the model was created.
+
+    Raises:
+        UserError: a flag, a file or a record is invalid, the loss is not finite, another worker was
+            lost, or another trainer uses --train_dir.
+        Terminated: the process received SIGTERM or SIGINT; its last step is in a checkpoint.
+    """
+    # Files and devices.
+    files = _training_files(config)
+    tf.debugging.set_log_device_placement(config.log_device_placement)
+    trainer = Trainer(config, strategy or distribution.strategy_for(config))
+    worker, num_workers = distribution.worker(trainer.strategy)
+    is_chief = worker == 0
+    order = _video_order(config, files, num_workers)
+    files = _worker_files(files, worker, num_workers)
+
+    with contextlib.ExitStack() as stack:
+        # Entered first: a signal must not interrupt the upload of the last checkpoint either.
+        signals = stack.enter_context(_Signals())
+        folder = stack.enter_context(_open_train_dir(config, is_chief, num_workers))
+
+        # Model and checkpoint.
+        start = state = _restore_or_create(config, trainer, folder.local, order, is_chief)
+        if num_workers > 1 and not trainer.started_together():
+            raise UserError("The workers start at different steps. Restart all of them.")
+        if _reached_max_steps(config, state):
+            logging.info("Nothing to train: --max_steps=%d was reached already.", config.max_steps)
+            return state.step
+
+        # Input, checkpoints and progress.
+        stack.enter_context(input_pipeline.explained(files, config.record_format))
+        progress = stack.enter_context(_open_progress(config, state, files, folder.local))
+        saver = _Saver(config, trainer, folder, state, is_chief)
+        skipped = _SkippedRecords()
+        videos_per_step = config.batch_size * distribution.num_local(trainer.strategy)
+        dataset = input_pipeline.training_batches(
+            files,
+            config.record_format,
+            videos_per_step,
+            config.num_epochs,
+            config.num_readers,
+            config.seed,
+            state.position,
+            skipped if config.skip_bad_records else None,
+        )
+        batches = _Batches(dataset, config, state.position.epoch, num_workers)
+        del dataset
+
+        # Training loop.
+        try:
+            # Reading must end before Python does: its threads may call Python.
+            with contextlib.closing(batches):
+                for batch, epoch, wait_seconds in batches:
+                    if state.step == start.step:
+                        _warn_if_unlabelled(batch)
+                    result = trainer.step(batch, signals.received)
+                    if not result["videos"]:  # all workers have read the epoch
+                        batches.finish_epoch()
+                        state = replace(state, position=Position(epoch + 1))
+                        continue
+                    if not result["finite"]:
+                        _handle_non_finite(config, state, batch, files, num_workers, saver)
+                    state = _advance(state, epoch, videos_per_step, bool(result["finite"]))
+                    folder.check()
+                    signals.received |= bool(result["stop"])
+                    last = state.step == config.max_steps or signals.received
+                    if is_chief:
+                        labels = batch["labels"]
+                        progress.add(state, result, labels, trainer.report, wait_seconds, last)
+                    saver.save_if_due(state)
+                    if last:
+                        break
+                else:
+                    state = replace(state, position=Position(config.num_epochs))
+        except LOST_WORKER as error:
+            if num_workers == 1:
+                raise
+            saver.save(state)
+            raise UserError(
+                f"Lost another worker after step {state.step}. Restart all workers; they resume "
+                "from the newest checkpoint."
+            ) from error
+
+        # Last checkpoint.
+        saver.save(state)
+        skipped.log_total()
+        if signals.received:
+            logging.warning(
+                "Received %s: stopped after step %d. Run the same command again to resume.",
+                signals.number.name,
+                state.step,
+            )
+            raise Terminated(signals.number)
+        if state.step == 0:
+            raise UserError(f"The training files contain no videos: {files[0]} ...")
+        if state.step == start.step:
+            logging.info(
+                "Nothing to train: all %d epochs were completed already, in %d steps.",
+                config.num_epochs,
+                state.step,
+            )
+        elif is_chief:
+            progress.finish(state)
+    return state.step
+
+
+def _training_files(config: TrainConfig) -> list[str]:
     if not config.train_data_pattern:
         raise UserError("--train_data_pattern must be given: a glob of the training shards.")
     if not config.train_dir:
-        raise UserError("--train_dir must be given: the folder to save the model files in.")
+        raise UserError("--train_dir must be given: the directory to save the model files in.")
     return storage.glob(config.train_data_pattern)
 
 
-def _files_of_worker(files: list[str], worker: int, num_workers: int) -> list[str]:
-    """Every num_workers-th file, so that no video is read by two workers."""
+def _video_order(config: TrainConfig, files: list[str], num_workers: int) -> str:
+    """Return an identifier of the order in which the input pipeline reads the videos."""
+    settings = json.dumps([files, num_workers, config.num_readers, config.seed])
+    return hashlib.sha256(settings.encode()).hexdigest()[:16]
+
+
+def _worker_files(files: list[str], worker: int, num_workers: int) -> list[str]:
+    """Return every num_workers-th file, so that no two workers read the same video."""
     if len(files) < num_workers:
         raise UserError(
-            f"{num_workers} workers need as many training files at least; got {len(files)}."
+            f"Expected at least as many training files as workers; got {len(files)} files and "
+            f"{num_workers} workers."
         )
     return files[worker::num_workers]
 
 
-def _folder(config: TrainConfig, worker: int, num_workers: int):
-    """The first worker holds --train_dir and saves in it; the others start from what is there."""
-    if worker > 0:
-        return train_folder.follow(config.train_dir)
-    return train_folder.hold(
+def _open_train_dir(config: TrainConfig, is_chief: bool, num_workers: int):
+    """Lock --train_dir on the chief, which alone writes to it; the other workers only read it."""
+    if not is_chief:
+        return working_dir.open_read_only(config.train_dir)
+    return working_dir.open_exclusive(
         config.train_dir, config.keep_checkpoints, config.start_new_model, num_workers == 1
     )
 
 
-def _start(config: TrainConfig, train_dir: str, trainer: Trainer, order: str, first: bool) -> State:
-    """The state to go on from: the newest checkpoint's, or a new model's.
+def _restore_or_create(
+    config: TrainConfig, trainer: Trainer, train_dir: str, order: str, is_chief: bool
+) -> State:
+    """Restore the newest checkpoint into `trainer`; if there is none, keep its initial weights.
 
-    Args:
-        first: whether this is the first worker, which alone writes to `train_dir`.
+    Returns:
+        The state to start from.
     """
     flags = asdict(config)
-    if first and config.start_new_model:
-        checkpoints.remove_all(train_dir)
-    if first:
+    if is_chief:
+        if config.start_new_model:
+            checkpoints.remove_all(train_dir)
+        checkpoints.remove_leftovers(train_dir)
         checkpoints.keep_model_flags(train_dir, config.model_flags)
     state = None
-    if first or not config.start_new_model:
+    if is_chief or not config.start_new_model:
         state = checkpoints.restore(train_dir, trainer.variables)
     if state is None:
         num_weights = sum(int(np.prod(weight.shape)) for weight in trainer.weights)
         logging.info(
-            "New %s of %s weights in %s.", config.model, f"{num_weights:,}", config.train_dir
+            "Created a new %s with %s weights in %s.",
+            config.model,
+            f"{num_weights:,}",
+            config.train_dir,
         )
         return State(0, Position(), order, flags)
-    if not _max_steps_done(config, state) and state.position.epoch < config.num_epochs:
-        logging.info("Resuming at step %d, epoch %d.", state.step, state.position.epoch + 1)
-    for name, value in flags.items():
-        if state.flags.get(name, value) != value and name != "start_new_model":
-            logging.info("--%s was %s, is now %s.", name, state.flags[name], value)
+    if is_chief:  # a trainer may have been killed before it removed them
+        checkpoints.remove_old(train_dir, state.step, config.keep_checkpoints)
+    _log_resumption(config, state, flags)
     position = state.position
     if state.order != order and position.videos:
         logging.warning(
-            "The files, --num_readers or --seed changed, and with them the order of the videos: "
-            "epoch %d starts again from its beginning.",
+            "The training files, --num_readers or --seed changed, and with them the order of the "
+            "videos: restarting epoch %d from its beginning.",
             position.epoch + 1,
         )
         position = Position(position.epoch, 0)
     return State(state.step, position, order, flags)
 
 
-def _max_steps_done(config: TrainConfig, state: State) -> bool:
+def _log_resumption(config: TrainConfig, state: State, flags: dict):
+    if not _reached_max_steps(config, state) and state.position.epoch < config.num_epochs:
+        logging.info("Resuming at step %d, epoch %d.", state.step, state.position.epoch + 1)
+    for name, value in flags.items():
+        if state.flags.get(name, value) != value and name != "start_new_model":
+            logging.info("--%s changed from %s to %s.", name, state.flags[name], value)
+
+
+def _reached_max_steps(config: TrainConfig, state: State) -> bool:
     return bool(config.max_steps) and state.step >= config.max_steps
 
 
-def _order(config: TrainConfig, files: list[str], num_workers: int) -> str:
-    """Identifies the order of the videos that `reading` makes of these settings."""
-    settings = json.dumps([files, num_workers, config.num_readers, config.seed])
-    return hashlib.sha256(settings.encode()).hexdigest()[:16]
+def _open_progress(config: TrainConfig, state: State, files: list[str], train_dir: str) -> Progress:
+    num_videos = _estimate_num_videos(config, files)
+    return Progress(config, state, num_videos, os.path.join(train_dir, "events"))
 
 
-class _Run:
-    """One process' part in training, from a state to the end."""
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        folder: train_folder.LocalFolder | train_folder.RemoteFolder,
-        trainer: Trainer,
-        state: State,
-        files: list[str],
-        signals: "_Signals",
-    ):
-        self.config = config
-        self.folder = folder
-        self.trainer = trainer
-        self.files = files
-        self.signals = signals
-        self.state = self.start = self.saved = state
-        self.saved_at = time.monotonic()
-        self.bad_records = _BadRecords()
-        self.worker, self.num_workers = distribution.worker(trainer.strategy)
-        self.videos_a_step = config.batch_size * distribution.num_local(trainer.strategy)
-
-    def run(self) -> int:
-        """Trains. Returns the number of steps done, over the whole run."""
-        config = self.config
-        if _max_steps_done(config, self.state):
-            logging.info("--max_steps=%d are done already; nothing to train.", config.max_steps)
-            return self.state.step
-        events_dir = os.path.join(self.folder.local, "events")
-        with Progress(config, self.state, _num_videos(config, self.files), events_dir) as progress:
-            try:
-                # Reading has to end before Python does, which its threads may call and wait for.
-                with contextlib.closing(self._batches()) as batches:
-                    self._steps(batches, progress)
-            except LOST_WORKER as error:
-                if self.num_workers == 1:
-                    raise
-                self._lost_worker(error)
-            self._save_unless_saved()
-            self.bad_records.finish()
-            if self.signals.received:
-                name, step = self.signals.number.name, self.state.step
-                logging.warning("Asked to end (%s) after step %d; resumable.", name, step)
-                raise Terminated(self.signals.number)
-            if self.state.step == 0:
-                raise UserError(f"The training files hold no videos: {self.files[0]} ...")
-            if self.state.step == self.start.step:
-                logging.info(
-                    "All %d epochs are done already, in %d steps; nothing to train.",
-                    config.num_epochs,
-                    self.state.step,
-                )
-            elif self.worker == 0:
-                progress.finish(self.state)
-        return self.state.step
-
-    def _steps(self, batches: Iterator, progress: Progress):
-        """Goes through `_batches`, to the last epoch's end, --max_steps or a signal."""
-        for batch, epoch, waited in batches:
-            if self.state.step == self.start.step:
-                _warn_without_labels(batch)
-            result = self.trainer.step(batch, self.signals.received)
-            if not result["videos"]:
-                self.state = replace(self.state, position=Position(epoch + 1))
-                continue
-            if result["finite"]:
-                self.state = replace(self.state, step=self.state.step + 1)
-            else:
-                self._not_finite(batch)
-            self.state = replace(self.state, position=self._after(epoch))
-            self.folder.check()
-            self.signals.received |= bool(result["stop"])
-            last = self.state.step == self.config.max_steps or self.signals.received
-            if self.worker == 0:  # one voice is enough
-                report = self.trainer.report
-                progress.add(self.state, result, batch["labels"], report, waited, last)
-            self._save_when_due()
-            if last:
-                return
-        self.state = replace(self.state, position=Position(self.config.num_epochs))
-
-    def _batches(self):
-        """Yields this worker's batches, each with its epoch and the seconds that it took to come.
-
-        All workers go through an epoch together: one whose files are done first goes on with
-        empty batches, until a step finds all batches empty.
-        """
-        start, epoch = self.state.position, self.state.position.epoch
-        batches = iter(self._data(start))
-        try:
-            asked = time.monotonic()
-            batch, batch_epoch = next(batches, (None, None))
-            while epoch < self.config.num_epochs:
-                if batch is not None and batch_epoch == epoch:
-                    yield batch, epoch, time.monotonic() - asked
-                    asked = time.monotonic()
-                    batch, batch_epoch = next(batches, (None, None))
-                else:
-                    if self.num_workers > 1:
-                        yield input_pipeline.empty_batch(self.config.record_format), epoch, 0.0
-                    if self.num_workers == 1 or self.state.position.epoch > epoch:
-                        epoch += 1
-        finally:
-            del batches  # which ends reading, also where a traceback keeps the other variables
-
-    def _data(self, start: Position) -> tf.data.Dataset:
-        config = self.config
-        return input_pipeline.training_batches(
-            self.files,
-            config.record_format,
-            self.videos_a_step,
-            config.num_epochs,
-            config.num_readers,
-            config.seed,
-            start,
-            self.bad_records if config.skip_bad_records else None,
-        )
-
-    def _after(self, epoch: int) -> Position:
-        """The position after one more step in `epoch`, in which no worker took more videos."""
-        done = self.state.position.videos if epoch == self.state.position.epoch else 0
-        return Position(epoch, done + self.videos_a_step)
-
-    def _save_when_due(self):
-        due = self.state.step % self.config.export_model_steps == 0
-        if due or time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes:
-            self._save_unless_saved()
-        if due and self.worker == 0:
-            saved_model.export_periodically(
-                self.config, self.folder.local, self.trainer.model, self.state.step
-            )
-            self.folder.changed()
-
-    def _save_unless_saved(self):
-        self.saved_at = time.monotonic()
-        if self.state.step != self.saved.step and self.worker == 0:
-            checkpoints.save(
-                self.folder.local,
-                self.trainer.variables,
-                self.state,
-                self.config.keep_checkpoints,
-            )
-            self.folder.changed()
-            logging.info("Saved the checkpoint of step %d.", self.state.step)
-        self.saved = self.state
-
-    def _not_finite(self, batch: dict[str, tf.Tensor]):
-        """Fails or warns, since a step's loss or gradient was NaN or infinite."""
-        ids = b" ".join(batch["id"].numpy()[:5]).decode()
-        what = (
-            f"The loss or its gradient is NaN or infinite at step {self.state.step + 1}, epoch "
-            f"{self.state.position.epoch + 1}, in the batch of the videos {ids} ... of "
-            f"{self.config.train_data_pattern}."
-        )
-        if self.config.skip_bad_batches:
-            logging.warning("%s The batch is left out.", what)
-            return
-        self._save_unless_saved()
-        raise UserError(
-            f"{what} {self._why_not_finite(batch)} The weights of the step before are in a "
-            "checkpoint. --skip_bad_batches leaves such batches out."
-        )
-
-    def _why_not_finite(self, batch: dict[str, tf.Tensor]) -> str:
-        # The record is looked for in the files, which takes long, only if there is one.
-        if all(np.isfinite(values).all() for values in tf.nest.flatten(batch["features"])):
-            others = ", if those of the other workers are too" if self.num_workers > 1 else ""
-            return (
-                "Its features are finite, so --base_learning_rate "
-                f"({self.config.base_learning_rate}) is likely too high{others}."
-            )
-        return str(examples.first_error(self.files, self.config.record_format))
-
-    def _lost_worker(self, error: tf.errors.OpError):
-        self._save_unless_saved()
-        raise UserError(
-            f"Another worker was lost after step {self.state.step}. Start all workers again; they "
-            "go on from the newest checkpoint."
-        ) from error
-
-
-class _BadRecords:
-    """Warns of records that are left out, and counts them. Called by the threads that read."""
-
-    def __init__(self):
-        self.count = 0
-        self._lock = threading.Lock()
-
-    def __call__(self, reason: str):
-        with self._lock:
-            self.count += 1
-        logging.warning("Left out: %s", reason)
-
-    def finish(self):
-        """Says how many they were, in all epochs together."""
-        if self.count:
-            logging.warning(
-                "Left out %s in all.",
-                "1 bad record" if self.count == 1 else f"{self.count} bad records",
-                extra={"fields": {"bad_records": self.count}},
-            )
-
-
-def _warn_without_labels(batch: dict[str, tf.Tensor]):
-    """Warns of what test shards, of which the labels are kept secret, would be trained to."""
-    if len(batch["labels"]) and not tf.reduce_any(batch["labels"] >= 0):
-        logging.warning("No video of the first batch has a label: are these the training shards?")
-
-
-def _num_videos(config: TrainConfig, files: list[str]) -> int | None:
-    """How many videos there are, about, by the first records' size; None for remote files."""
+def _estimate_num_videos(config: TrainConfig, files: list[str]) -> int | None:
+    """Estimate the number of videos by the size of the first records; None for remote files."""
     if any(file.startswith("gs://") for file in files):
         return None
     records = islice(examples.good_records(files[0], config.record_format, lambda _: None), 100)
@@ -362,29 +258,203 @@ def _num_videos(config: TrainConfig, files: list[str]) -> int | None:
     return round(total / np.mean(sizes)) if sizes else None
 
 
-class _Signals:
-    """Notes a SIGTERM or Ctrl-C instead of dying of it, for the loop to end after a whole step.
+def _advance(state: State, epoch: int, videos: int, updated: bool) -> State:
+    """Return the state after a step in `epoch`, in which no worker read more than `videos`."""
+    done = state.position.videos if epoch == state.position.epoch else 0
+    return replace(state, step=state.step + updated, position=Position(epoch, done + videos))
 
-    A second Ctrl-C ends at once.
+
+def _warn_if_unlabelled(batch: dict[str, tf.Tensor]):
+    """Warn if no video in a batch has labels, as in the unlabelled test split."""
+    if len(batch["labels"]) and not tf.reduce_any(batch["labels"] >= 0):
+        logging.warning(
+            "No video in the first batch has labels. Does --train_data_pattern match the "
+            "unlabelled test split?"
+        )
+
+
+def _handle_non_finite(
+    config: TrainConfig,
+    state: State,
+    batch: dict[str, tf.Tensor],
+    files: list[str],
+    num_workers: int,
+    saver: "_Saver",
+):
+    """Warn about a batch with a loss or gradient of NaN or infinity; fail unless it is skipped.
+
+    Args:
+        state: before the step, which did not change the variables.
+    """
+    ids = b" ".join(batch["id"].numpy()[:5]).decode()
+    message = (
+        f"The loss or its gradient is NaN or infinite at step {state.step + 1}, epoch "
+        f"{state.position.epoch + 1}, in the batch with the videos {ids} ... of "
+        f"{config.train_data_pattern}."
+    )
+    if config.skip_bad_batches:
+        logging.warning("%s Skipped this batch.", message)
+        return
+    saver.save(state)
+    raise UserError(
+        f"{message} {_non_finite_cause(config, batch, files, num_workers)} The weights from before "
+        "this step are in a checkpoint. To skip such batches, set --skip_bad_batches."
+    )
+
+
+def _non_finite_cause(
+    config: TrainConfig, batch: dict[str, tf.Tensor], files: list[str], num_workers: int
+) -> str:
+    # Searching the files for the record takes long, so do it only if there is one.
+    if all(np.isfinite(values).all() for values in tf.nest.flatten(batch["features"])):
+        others = ", if those of the other workers are, too" if num_workers > 1 else ""
+        return (
+            f"Its features are finite, so --base_learning_rate ({config.base_learning_rate}) is "
+            f"likely too high{others}."
+        )
+    return str(examples.first_error(files, config.record_format))
+
+
+class _Batches:
+    """Batches of this worker from its first to its last epoch.
+
+    All workers go through an epoch together: a worker that has read its files continues with empty
+    batches until all workers have, and `finish_epoch` is called.
+
+    Args:
+        dataset: (batch, epoch) pairs.
+        config: the flags.
+        first_epoch: epoch of the first batches.
+        num_workers: number of workers.
+    """
+
+    def __init__(
+        self, dataset: tf.data.Dataset, config: TrainConfig, first_epoch: int, num_workers: int
+    ):
+        self._iterator = iter(dataset)
+        self._next = None
+        self._epochs = range(first_epoch, config.num_epochs)
+        self._record_format = config.record_format
+        self._num_workers = num_workers
+
+    def __iter__(self) -> Iterator[tuple[dict, int, float]]:
+        """Yield each batch with its epoch and the seconds spent waiting for it."""
+        started = time.monotonic()
+        for epoch in self._epochs:
+            self._epoch_finished = self._num_workers == 1
+            while (batch := self._read(epoch)) is not None:
+                yield batch, epoch, time.monotonic() - started
+                started = time.monotonic()
+            while not self._epoch_finished:
+                yield input_pipeline.empty_batch(self._record_format), epoch, 0.0
+
+    def _read(self, epoch: int) -> dict | None:
+        """Return the next batch if it belongs to `epoch`; else None, and keep it."""
+        if self._next is None:
+            self._next = next(self._iterator, (None, None))
+        batch, batch_epoch = self._next
+        if batch is None or batch_epoch != epoch:
+            return None
+        self._next = None
+        return batch
+
+    def finish_epoch(self):
+        """Continue with the next epoch."""
+        self._epoch_finished = True
+
+    def close(self):
+        """Stop reading."""
+        self._iterator = self._next = None
+
+
+class _Saver:
+    """Writes checkpoints and exports the model periodically, on the chief.
+
+    Args:
+        config: the flags.
+        trainer: the variables to save.
+        folder: the folder to save in.
+        state: the state that the run starts from.
+        is_chief: whether this worker writes.
+    """
+
+    def __init__(self, config: TrainConfig, trainer: Trainer, folder, state: State, is_chief: bool):
+        self._config = config
+        self._trainer = trainer
+        self._folder = folder
+        self._is_chief = is_chief
+        self._saved_step = state.step
+        self._saved_at = time.monotonic()
+
+    def save_if_due(self, state: State):
+        """Save after --export_model_steps, which export the model too, or --checkpoint_minutes."""
+        export_due = state.step % self._config.export_model_steps == 0
+        if export_due or time.monotonic() - self._saved_at > 60 * self._config.checkpoint_minutes:
+            self.save(state)
+        if export_due and self._is_chief:
+            saved_model.export_periodically(
+                self._config, self._folder.local, self._trainer.model, state.step
+            )
+            self._folder.changed()
+
+    def save(self, state: State):
+        """Write a checkpoint, unless there is one of this step."""
+        self._saved_at = time.monotonic()
+        if state.step != self._saved_step and self._is_chief:
+            checkpoints.save(
+                self._folder.local, self._trainer.variables, state, self._config.keep_checkpoints
+            )
+            self._folder.changed()
+            logging.info("Saved checkpoint for step %d.", state.step)
+        self._saved_step = state.step
+
+
+class _SkippedRecords:
+    """Logs and counts records that cannot be read. The reader threads call it with the reason."""
+
+    def __init__(self):
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, reason: str):
+        with self._lock:
+            self._count += 1
+        logging.warning("Skipped record: %s", reason)
+
+    def log_total(self):
+        """Log the number of records skipped in all epochs."""
+        if self._count:
+            logging.warning(
+                "Skipped %d bad record%s in total.",
+                self._count,
+                "" if self._count == 1 else "s",
+                extra={"fields": {"bad_records": self._count}},
+            )
+
+
+class _Signals:
+    """Records a SIGTERM or Ctrl-C, so that the loop can stop after a complete step.
+
+    A second Ctrl-C stops immediately.
     """
 
     def __enter__(self):
         self.received = False
         self.number = signal.SIGTERM
-        self._before = {}
+        self._previous = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
-    def _note(self, number, _):
+    def _handle(self, number, _):
         if number == signal.SIGINT:
             if self.received:
                 raise KeyboardInterrupt
-            print("\nEnding after this step. Ctrl-C again ends at once.", file=sys.stderr)
+            print("\nStopping after this step. Press Ctrl-C again to stop now.", file=sys.stderr)
         self.received = True
         self.number = signal.Signals(number)
 
     def __exit__(self, *_):
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)

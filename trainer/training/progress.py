@@ -1,4 +1,4 @@
-"""What training tells while it runs: log lines, a progress bar on a terminal, TensorBoard."""
+"""Progress of training: log lines, a progress bar on a terminal, TensorBoard summaries."""
 
 import logging
 import sys
@@ -17,13 +17,15 @@ SECONDS_BETWEEN_LINES = 2
 
 
 class Progress:
-    """Follows training, step by step. A context manager: the bar is there inside.
+    """Reports the progress of training, step by step.
+
+    A context manager, which shows the progress bar.
 
     Args:
-        config: the run's flags.
-        state: where the run starts.
-        num_videos: how many videos an epoch has, about; None: unknown.
-        events_dir: folder for TensorBoard's files.
+        config: the flags.
+        state: the state that the run starts from.
+        num_videos: estimated number of videos per epoch; None if unknown.
+        events_dir: folder for TensorBoard summaries.
     """
 
     def __init__(self, config: TrainConfig, state: State, num_videos: int | None, events_dir: str):
@@ -40,7 +42,9 @@ class Progress:
             disable=not sys.stderr.isatty() or config.log_format == "json",
             transient=True,
         )
-        self.task = self.bar.add_task("training", total=self._total(), completed=self._done(state))
+        self.task = self.bar.add_task(
+            "training", total=self._total_videos(), completed=self._done_videos(state)
+        )
         self.started = self.line_time = time.monotonic()
         self.videos = self.line_videos = 0
         self.waited = 0.0
@@ -63,24 +67,24 @@ class Progress:
         waited: float,
         last: bool = False,
     ):
-        """Notes a step; writes about it if it is the first, the last, or it is time again.
+        """Count a step; report the first and last one, and one every SECONDS_BETWEEN_LINES.
 
         Args:
-            state: after the step.
-            result: what Trainer.step returned.
-            labels: the batch's.
-            report: Trainer.report.
+            state: the state after the step.
+            result: the result of `Trainer.step`.
+            labels: labels of the batch, [batch, n].
+            report: `Trainer.report`.
             waited: seconds that the step waited for its batch.
             last: whether training ends after this step.
         """
         if state.step > self.first_step + 1:
             self.timed_videos += len(labels)
-        else:  # the first step is slow: TensorFlow builds its graph
+        else:  # exclude the first step: TensorFlow builds its graph
             self.timed_since = time.monotonic()
         self.videos += len(labels)
         self.line_videos += len(labels)
         self.waited += waited
-        self.bar.update(self.task, completed=self._done(state))
+        self.bar.update(self.task, completed=self._done_videos(state))
         seconds = time.monotonic() - self.line_time
         if seconds < SECONDS_BETWEEN_LINES and not last and state.step > self.first_step + 1:
             return
@@ -99,10 +103,10 @@ class Progress:
         self.line_time, self.line_videos, self.waited = time.monotonic(), 0, 0.0
 
     def finish(self, state: State):
-        """Says that training is done."""
+        """Log the end of training."""
         seconds = time.monotonic() - self.started
         logging.info(
-            f"Done training: step {state.step}, {self.videos:,} videos in {seconds:.0f} s.",
+            f"Finished training at step {state.step}: {self.videos:,} videos in {seconds:.0f} s.",
             extra={"fields": {"step": state.step, "videos": self.videos, "seconds": seconds}},
         )
 
@@ -121,20 +125,20 @@ class Progress:
         self.summaries.flush()
 
     def _eta(self, state: State) -> str:
-        total, done = self._total(), self._done(state)
+        total, done = self._total_videos(), self._done_videos(state)
         if total is None or done >= total or not self.timed_videos:
             return ""
-        each = (time.monotonic() - self.timed_since) / self.timed_videos
-        minutes, seconds = divmod(int((total - done) * each), 60)
-        return f" | {minutes}:{seconds:02d} left"
+        seconds_per_video = (time.monotonic() - self.timed_since) / self.timed_videos
+        minutes, seconds = divmod(int((total - done) * seconds_per_video), 60)
+        return f" | ETA: {minutes}:{seconds:02d}"
 
-    def _total(self) -> int | None:
-        """Videos of the whole run, about."""
+    def _total_videos(self) -> int | None:
+        """Estimate the number of videos of the whole run."""
         of_steps = self.config.max_steps and self.config.max_steps * self.config.batch_size
         of_epochs = self.num_videos and self.num_videos * self.config.num_epochs
         return min((total for total in (of_steps, of_epochs) if total), default=None)
 
-    def _done(self, state: State) -> int:
+    def _done_videos(self, state: State) -> int:
         return (self.num_videos or 0) * state.position.epoch + state.position.videos
 
 

@@ -1,5 +1,8 @@
 """The command line: what absl takes, dataclass in, one clear message out."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -129,6 +132,30 @@ def test_help_names_every_flag_with_group_type_meaning_and_default(capsys):
         "  --[no]fan\n"
         "      Circulate the air. (default: False)\n"
     )
+
+
+def test_helpfull_lists_all_flags_as_absl_does(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parsed("--helpfull", "--flower=rye")
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith("usage: python -m bakery.bake [--flag=value ...]")
+    assert "\nBakes bread.\n\nbakery.bake:\n  --eggs: How many eggs.\n    (an integer)\n" in text
+    assert "  --[no]fan: Circulate the air.\n    (default: 'false')\n" in text
+    for name in ("flour", "grams", "heat", "[no]help", "[no]helpfull", "flagfile", "undefok"):
+        assert text.count(f"\n  --{name}:") == 1
+
+
+@pytest.mark.parametrize("argument", ["--help", "--helpfull"])
+def test_help_may_be_read_in_part(argument, pytestconfig):
+    read_end, write_end = os.pipe()
+    os.close(read_end)  # as `head` does once it has enough
+    command = [sys.executable, "-m", "trainer.train", argument]
+    process = subprocess.run(
+        command, stdout=write_end, stderr=subprocess.PIPE, cwd=pytestconfig.rootpath
+    )
+    os.close(write_end)
+    assert (process.returncode, process.stderr) == (0, b"")
 
 
 def test_a_mistyped_flag_is_told_in_whole_sentences():

@@ -74,7 +74,7 @@ def test_lines_of_text_and_a_bar_on_a_terminal(command):
         rb"New LogisticModel of 30 weights in ",
         step,
         rb"Saved the checkpoint of step 7\.",
-        rb"Done training: step 7, ",
+        rb"Finished training at step 7: ",
     ):
         assert re.search(line, shown), line
 

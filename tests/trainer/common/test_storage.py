@@ -78,7 +78,7 @@ def test_glob_names_the_pattern_without_a_file(folder, pattern):
 
 @pytest.mark.parametrize("pattern", ["", " , "])
 def test_glob_wants_a_pattern(pattern):
-    with pytest.raises(UserError, match="Expected the name or the pattern"):
+    with pytest.raises(UserError, match="Expected a file name or pattern"):
         storage.glob(pattern)
 
 
@@ -198,7 +198,7 @@ def test_other_paths_are_refused(path):
 
 @pytest.mark.parametrize("path", ["gs://", "gs:///key", "gs://Bucket/key"])
 def test_a_bucket_has_a_name(path):
-    with pytest.raises(UserError, match="Expected gs://BUCKET/KEY with the name of a bucket"):
+    with pytest.raises(UserError, match="Expected gs://BUCKET/KEY with a valid bucket name"):
         storage.write_bytes(path, b"")
 
 

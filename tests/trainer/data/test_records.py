@@ -36,11 +36,11 @@ def test_features_from_flags(names, sizes, expected):
         ("rgb,rgb", "3,3", "must be distinct and not empty; got 'rgb,rgb'"),
         ("rgb,", "3,3", "must be distinct and not empty; got 'rgb,'"),
         ("", "3", "must be distinct and not empty; got ''"),
-        ("rgb", "0", "positive whole numbers; got '0'"),
-        ("rgb", "-3", "positive whole numbers; got '-3'"),
-        ("rgb", "3.5", "positive whole numbers; got '3.5'"),
-        ("rgb", "many", "positive whole numbers; got 'many'"),
-        ("rgb", "", "positive whole numbers; got ''"),
+        ("rgb", "0", "positive integers; got '0'"),
+        ("rgb", "-3", "positive integers; got '-3'"),
+        ("rgb", "3.5", "positive integers; got '3.5'"),
+        ("rgb", "many", "positive integers; got 'many'"),
+        ("rgb", "", "positive integers; got ''"),
     ],
 )
 def test_mistakes_in_the_flags_are_named(names, sizes, message):

@@ -16,7 +16,7 @@ from trainer.data.tfrecord import read_records, write_records
 from trainer.evaluation.evaluator import evaluate
 from trainer.evaluation.metrics import METRICS, HitAt1, Metric
 from trainer.serving import loading, saved_model
-from trainer.serving.predictions import predict
+from trainer.serving.submission import predict
 from trainer.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -183,7 +183,7 @@ def test_folder_without_a_model_is_an_error(tmp_path, video_shards, make_config)
         evaluate(str(tmp_path / "not there"), video_shards)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model_flags.json").write_text(json.dumps(make_config().model_flags))
-    with pytest.raises(UserError, match=r"No checkpoint in .*: the model there is not trained yet"):
+    with pytest.raises(UserError, match=r"No checkpoint in .*: the model was not trained yet"):
         evaluate(str(tmp_path / "model"), video_shards)
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -106,6 +107,10 @@ DAMAGES = {
     "no index": lambda folder: (folder / "variables.index").unlink(),
     "empty state": lambda folder: (folder / "state.json").write_text(""),
     "state of another form": lambda folder: (folder / "state.json").write_text('{"step": 3}'),
+    "state that is no object": lambda folder: (folder / "state.json").write_text("null"),
+    "state of another checkpoint": lambda folder: shutil.copy(
+        folder.parent / "step-00000002/state.json", folder
+    ),
     "no state": lambda folder: (folder / "state.json").unlink(),
     "an empty folder": lambda folder: [file.unlink() for file in folder.iterdir()],
 }
@@ -123,40 +128,156 @@ def test_a_broken_newest_checkpoint_falls_back_with_a_warning(tmp_path, damage, 
     with caplog.at_level(logging.WARNING):
         assert restored(tmp_path) == 2
     (warning,) = [r.getMessage() for r in caplog.records if r.name == "root"]
-    assert "step-00000003 cannot be read" in warning
+    assert "Cannot read the checkpoint" in warning
+    assert "step-00000003 (" in warning
     # Training goes on, and replaces the broken one when it comes to that step again.
     save(tmp_path, 3)
     assert restored(tmp_path) == 3
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_new_checkpoint_outlives_a_broken_one_of_a_later_step(tmp_path, keep):
+    for step in (1, 9):
+        save(tmp_path, step)
+    damage_variables(tmp_path / "checkpoints" / "step-00000009")
+    assert restored(tmp_path) == 1
+    save(tmp_path, 2, keep)
+    assert names(tmp_path) == ["step-00000001", "step-00000002"][-keep:]
+    assert restored(tmp_path) == 2
+
+
+def test_old_checkpoints_are_removed_and_broken_later_ones_stay(tmp_path):
+    for step in (1, 2, 3, 9):
+        save(tmp_path, step, keep=4)
+    checkpoints.remove_old(str(tmp_path), step=3, keep=2)
+    assert names(tmp_path) == ["step-00000002", "step-00000003", "step-00000009"]
+
+
+def test_any_change_of_the_state_is_noticed(tmp_path, caplog):
+    save(tmp_path, 7)
+    file = tmp_path / "checkpoints/step-00000007/state.json"
+    content = file.read_text()
+    for old, new in [
+        ('"step": 7', '"step": 8'),
+        ('"epoch": 1', '"epoch": 0'),
+        ('"epoch": 1', '"epoch": "1"'),
+        ('"videos": 24', '"videos": 2'),
+        ('"videos"', '"video"'),
+        ("0123456789abcdef", "0123456789abcdee"),
+        ('"batch_size": 8', '"batch_size": 9'),
+        ('"flags": {', '"flag": {'),
+        ('"sha256": "', '"sha256": "0'),
+    ]:
+        assert old in content
+        file.write_text(content.replace(old, new))
+        with pytest.raises(UserError, match="None of the 1 checkpoints"):
+            restored(tmp_path)
+    assert caplog.text.count("state.json does not match its checksum") == 9
+
+
+def test_what_a_killed_trainer_left_is_removed(tmp_path):
+    save(tmp_path, 1)
+    checkpoints.keep_model_flags(str(tmp_path), flags())
+    leftovers = [
+        tmp_path / "checkpoints/partial-step-00000002",
+        tmp_path / "export/partial-step-00000002",
+    ]
+    for folder in leftovers:
+        folder.mkdir(parents=True)
+        (folder / "variables.index").touch()
+    leftovers.append(tmp_path / f".model_flags.json.{'0' * 32}.tmp")
+    leftovers[-1].touch()
+    (tmp_path / ".notes.txt.tmp").touch()  # not the trainer's
+    checkpoints.remove_leftovers(str(tmp_path))
+    assert not any(path.exists() for path in leftovers)
+    assert names(tmp_path) == ["step-00000001"]
+    assert (tmp_path / "model_flags.json").exists()
+    assert (tmp_path / ".notes.txt.tmp").exists()
 
 
 def test_with_every_checkpoint_broken_nothing_is_started_anew(tmp_path):
     for step in (1, 2):
         save(tmp_path, step)
         damage_variables(tmp_path / "checkpoints" / f"step-{step:08d}")
-    with pytest.raises(UserError, match=r"None of the 2 checkpoints in .* can be read"):
+    with pytest.raises(UserError, match=r"None of the 2 checkpoints in .* is readable"):
         restored(tmp_path)
     assert names(tmp_path) == ["step-00000001", "step-00000002"]
 
 
 def test_a_checkpoint_of_other_shapes_is_not_loaded(tmp_path):
     save(tmp_path, 1, size=3)
-    with pytest.raises(UserError, match="None of the 1 checkpoints"):
+    with pytest.raises(UserError) as raised:
         restored(tmp_path, size=4)
+    assert str(raised.value) == (
+        f"The variables in the checkpoint {tmp_path}/checkpoints/step-00000001 do not fit the "
+        "model: different: weights (expected float32 [4], found float32 [3]). Start a new model "
+        "with --start_new_model, or give another --train_dir."
+    )
 
 
 def test_a_checkpoint_without_a_variable_that_is_needed_is_not_loaded(tmp_path):
     save(tmp_path, 1)
     needs_more = variables()
     needs_more["slots"] = tf.Variable([0.0])
-    with pytest.raises(UserError, match="None of the 1 checkpoints"):
+    with pytest.raises(UserError, match=r"do not fit the model: missing: slots\."):
         checkpoints.restore(str(tmp_path), needs_more)
+
+
+def test_a_checkpoint_with_a_variable_that_is_not_expected_is_not_loaded(tmp_path):
+    saved = variables()
+    saved |= {f"old/v.{number}": tf.Variable([0.0]) for number in range(7)}
+    checkpoints.save(str(tmp_path), saved, STATE, 3)
+    expected = r"unexpected: old/v\.0, old/v\.1, old/v\.2, old/v\.3, old/v\.4 and 2 more\."
+    with pytest.raises(UserError, match=expected):
+        checkpoints.restore(str(tmp_path), variables())
+
+
+def test_a_variable_of_another_type_is_not_loaded(tmp_path):
+    save(tmp_path, 1)
+    other = variables() | {"steps": tf.Variable(0, dtype=tf.int32)}
+    with pytest.raises(UserError, match=r"steps \(expected int32 \[\], found int64 \[\]\)"):
+        checkpoints.restore(str(tmp_path), other)
+
+
+def model(*names) -> dict[str, tf.Variable]:
+    """The variables of a model of layers of these names, all of the same shape."""
+    layers = keras.Sequential([keras.layers.Dense(2, name=name) for name in names], name="net")
+    layers.build([None, 2])
+    return {f"model/{variable.path}": variable.value for variable in layers.variables}
+
+
+def test_layers_in_another_order_get_their_own_weights(tmp_path):
+    saved = model("first", "second")
+    checkpoints.save(str(tmp_path), saved, STATE, 3)
+    target = model("second", "first")
+    assert checkpoints.restore(str(tmp_path), target) == STATE
+    for name in ("model/net/first/kernel", "model/net/second/kernel"):
+        assert (target[name].numpy() == saved[name].numpy()).all()
+
+
+def test_a_checkpoint_by_position_is_told_apart(tmp_path):
+    save(tmp_path, 1)
+    folder = tmp_path / "checkpoints/step-00000001"
+    by_position = tf.train.Checkpoint(
+        model=[tf.Variable([1.0])], optimizer=[{"m": tf.Variable([0.0])}], steps=tf.Variable(1)
+    )
+    by_position.write(str(folder / "variables"))
+    with pytest.raises(UserError) as raised:
+        restored(tmp_path)
+    assert str(raised.value) == (
+        f"The checkpoint {folder} was written by an earlier version of the trainer, which stored "
+        "variables by position. This version expects them by name. Start a new model with "
+        "--start_new_model, or give another --train_dir."
+    )
 
 
 def test_a_model_is_loaded_without_its_optimizer(tmp_path):
     saved = variables(5.0)
     saved["slots"] = tf.Variable([0.0])
     checkpoints.save(str(tmp_path), saved, dataclasses.replace(STATE, step=5), 3)
-    assert restored(tmp_path) == 5
+    target = variables()
+    assert checkpoints.restore(str(tmp_path), target, subset=True).step == 5
+    assert (target["weights"].numpy() == 5).all()
 
 
 @contextlib.contextmanager
@@ -175,11 +296,11 @@ def test_wherever_writing_fails_the_earlier_checkpoints_stay_whole(tmp_path, siz
     # The variables take 40,000 bytes, their index and the state some hundred.
     save(tmp_path, 1, size=10_000)
     with (
-        pytest.raises(UserError, match="checkpoint of step 2 cannot be written") as raised,
+        pytest.raises(UserError, match="Cannot write the checkpoint of step 2") as raised,
         no_file_larger_than(size),
     ):
         save(tmp_path, 2, keep=1, size=10_000)
-    assert str(raised.value).endswith("File too large. Earlier checkpoints there are whole.")
+    assert str(raised.value).endswith("File too large. Earlier checkpoints are intact.")
     assert names(tmp_path) == ["step-00000001"]
     assert restored(tmp_path, size=10_000) == 1
     save(tmp_path, 2, keep=1, size=10_000)  # there is room again
@@ -252,9 +373,9 @@ def test_flags_of_another_model_are_refused_once_there_is_a_checkpoint(tmp_path)
     with pytest.raises(UserError) as raised:
         checkpoints.keep_model_flags(str(tmp_path), other)
     assert str(raised.value) == (
-        f"{tmp_path} holds a model of another shape: --model was 'LogisticModel', now 'MoeModel'; "
-        "--num_classes was 5, now 6. Give the same flags, another --train_dir, or "
-        "--start_new_model to remove that model."
+        f"{tmp_path} holds a model with other flags: --model was 'LogisticModel', is now "
+        "'MoeModel'; --num_classes was 5, is now 6. Give the same flags or another --train_dir, or "
+        "remove that model with --start_new_model."
     )
     assert checkpoints.read_model_flags(str(tmp_path)) == flags()
 

@@ -151,7 +151,7 @@ def test_a_broken_snapshot_is_passed_over(hold, train_dir, tmp_path, caplog):
     storage.write_text(f"{train_dir}/snapshots/{name['b']}/{path}", "X")
     assert fetched(train_dir, tmp_path / "2") == "a"
     storage.write_text(f"{train_dir}/snapshots/{name['a']}/{path}", "X")
-    with pytest.raises(UserError, match=f"None of the 3 snapshots in {train_dir} is whole"):
+    with pytest.raises(UserError, match=f"None of the 3 snapshots in {train_dir} is complete"):
         mirror.fetch(train_dir, tmp_path / "3")
 
 
@@ -171,15 +171,15 @@ def test_a_reader_follows_a_trainer_that_replaces_what_it_reads(
 ):
     held = hold()
     add(held, "a", keep=1)
-    read, fetch_whole = [], mirror._fetch_whole
+    read, fetch_complete = [], mirror._fetch_complete
 
     def replaced_meanwhile(train_dir, snapshot, local):
         read.append(snapshot["name"])
         if len(read) == 1:
             add(held, "b", keep=1)
-        return fetch_whole(train_dir, snapshot, local)
+        return fetch_complete(train_dir, snapshot, local)
 
-    monkeypatch.setattr(mirror, "_fetch_whole", replaced_meanwhile)
+    monkeypatch.setattr(mirror, "_fetch_complete", replaced_meanwhile)
     assert fetched(train_dir, tmp_path) == "b"
     assert len(read) == 2
 
@@ -254,31 +254,33 @@ def test_the_next_trainer_of_this_machine_need_not_wait_for_one_that_was_killed(
 def test_a_killed_trainer_of_another_machine_is_waited_for(
     hold, train_dir, monkeypatch, caplog, host, lock
 ):
-    monkeypatch.setattr(mirror, "HOLD_SECONDS", 0.2)
+    monkeypatch.setattr(mirror, "LEASE_SECONDS", 0.2)
     monkeypatch.setattr(mirror, "POLL_SECONDS", 0.01)
     killed = hold(host="one", lock="1")
     add(killed, "a")
     die(killed)
     caplog.set_level(logging.INFO)
     assert hold(host=host, lock=lock).newest == killed.newest
-    assert f"{train_dir} was left locked by process 7 on one" in caplog.text
+    assert f"{train_dir} is locked by process 7 on one" in caplog.text
 
 
 @pytest.fixture
 def overtaken(hold, monkeypatch) -> tuple[mirror.Mirror, mirror.Mirror]:
     """Two trainers: one that slept for too long, and the one that took over."""
     monkeypatch.setattr(mirror, "RENEW_SECONDS", 1000)
-    monkeypatch.setattr(mirror, "HOLD_SECONDS", 0.1)
+    monkeypatch.setattr(mirror, "LEASE_SECONDS", 0.1)
     monkeypatch.setattr(mirror, "POLL_SECONDS", 0.01)
     slept = hold(host="one")
     add(slept, "a")
-    monkeypatch.setattr(mirror, "HOLD_SECONDS", 1000)  # for what it believes, time stood still
+    monkeypatch.setattr(mirror, "LEASE_SECONDS", 1000)  # for what it believes, time stood still
     return slept, hold(host="two")
 
 
 def test_an_overtaken_trainer_cannot_make_its_snapshot_count(overtaken, train_dir, tmp_path):
     slept, awake = overtaken
-    with pytest.raises(mirror.Lost, match=r"no longer this trainer's: process 7 on two .* holds"):
+    with pytest.raises(
+        mirror.Lost, match=r"This trainer lost .*: process 7 on two .* has taken over"
+    ):
         add(slept, "b")
     assert isinstance(slept.lost, mirror.Lost)
     assert fetched(train_dir, tmp_path) == "a"
@@ -289,7 +291,7 @@ def test_an_overtaken_trainer_cannot_make_its_snapshot_count(overtaken, train_di
 
 def test_an_overtaken_trainer_writes_nothing_any_more(overtaken, train_dir, monkeypatch):
     slept, awake = overtaken
-    monkeypatch.setattr(mirror, "HOLD_SECONDS", 0)  # it looks at the clock, and asks
+    monkeypatch.setattr(mirror, "LEASE_SECONDS", 0)  # it looks at the clock, and asks
     for _ in range(2):
         with pytest.raises(mirror.Lost):
             slept.write("events/train", io.BytesIO(b"x"))
@@ -303,7 +305,7 @@ def test_a_trainer_notices_by_itself_that_it_was_overtaken(hold, monkeypatch):
     held = hold()
     storage.delete_tree(held.train_dir)
     held._thread.join()
-    assert "no longer this trainer's: it was removed" in str(held.lost)
+    assert f"This trainer lost {held.train_dir}: it was removed" in str(held.lost)
 
 
 def test_an_answer_that_gets_lost_is_no_loss(hold, train_dir, tmp_path, monkeypatch):
@@ -325,7 +327,7 @@ def test_an_answer_that_gets_lost_is_no_loss(hold, train_dir, tmp_path, monkeypa
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"id": 1'])
 def test_a_record_that_no_trainer_wrote(train_dir, text):
     storage.write_text(f"{train_dir}/mirror.json", text)
-    with pytest.raises(UserError, match=f"Expected what a trainer wrote in '{train_dir}/mirror."):
+    with pytest.raises(UserError, match=f"Expected a record of a trainer in '{train_dir}/mirror."):
         mirror.acquire(train_dir, trainer())
 
 

@@ -99,7 +99,7 @@ def test_an_exported_model_needs_its_folder_alone(exported, tmp_path, video_shar
 
 def test_a_model_is_never_exported_over_another(trained, exported):
     before = Path(exported, "manifest.json").read_text()
-    with pytest.raises(UserError, match="holds an exported model already; give another folder"):
+    with pytest.raises(UserError, match=r"contains an exported model already\. Give another"):
         saved_model.export(trained, exported)
     assert Path(exported, "manifest.json").read_text() == before
 
@@ -110,7 +110,7 @@ def test_a_folder_made_beforehand_may_be_empty_and_not_more(trained, tmp_path):
     assert (tmp_path / "empty" / "saved_model.pb").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"cannot be exported to .*full"):
+    with pytest.raises(UserError, match=r"Cannot export the model to .*full"):
         saved_model.export(trained, f"{tmp_path}/full")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full"]
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
@@ -126,7 +126,7 @@ def test_what_was_left_half_written_is_replaced(trained, tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(trained, tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(UserError, match=r"cannot be exported to .*file"):
+    with pytest.raises(UserError, match=r"Cannot export the model to .*file"):
         saved_model.export(trained, f"{tmp_path}/file/model")
 
 

@@ -302,8 +302,8 @@ def test_a_run_ends_after_its_epochs_and_leaves_its_last_checkpoint(make_config,
 @pytest.mark.parametrize(
     "flags, steps, done",
     [
-        ({"max_steps": 3}, 3, "--max_steps=3 are done already; nothing to train."),
-        ({}, 10, "All 2 epochs are done already, in 10 steps; nothing to train."),
+        ({"max_steps": 3}, 3, "Nothing to train: --max_steps=3 was reached already."),
+        ({}, 10, "Nothing to train: all 2 epochs were completed already, in 10 steps."),
     ],
 )
 def test_a_finished_run_has_nothing_to_do(make_config, weights, caplog, flags, steps, done):
@@ -411,7 +411,7 @@ def test_a_model_is_started_anew_only_on_request(make_config, caplog):
     with caplog.at_level(logging.INFO):
         assert train(make_config(max_steps=2, start_new_model=True, model="MoeModel")) == 2
     assert steps_of(make_config().train_dir) == [2]
-    assert "New MoeModel" in messages(caplog)
+    assert "Created a new MoeModel" in messages(caplog)
     assert keep.read_text() == "mine"
 
 
@@ -422,10 +422,10 @@ def test_changed_flags_are_obeyed_and_told_on_resuming(make_config, caplog):
     assert steps == 3 + 4  # 24 of 37 videos are done; 13 are left, 4 at a time
     told = messages(caplog)
     assert "Resuming at step 3, epoch 1." in told
-    assert "--batch_size was 8, is now 4." in told
-    assert "--base_learning_rate was 0.01, is now 0.5." in told
-    assert "--num_epochs was 2, is now 1." in told
-    assert "--max_steps was 3, is now None." in told
+    assert "--batch_size changed from 8 to 4." in told
+    assert "--base_learning_rate changed from 0.01 to 0.5." in told
+    assert "--num_epochs changed from 2 to 1." in told
+    assert "--max_steps changed from 3 to None." in told
     assert "--seed" not in told
 
 
@@ -439,7 +439,7 @@ def test_changed_files_start_the_epoch_again_with_a_warning(
     with caplog.at_level(logging.WARNING):
         steps = train(make_config(train_data_pattern=pattern))
     assert steps == 7 + 5  # the second epoch anew, now with 40 videos
-    assert "epoch 2 starts again from its beginning" in messages(caplog)
+    assert "restarting epoch 2 from its beginning" in messages(caplog)
 
 
 # Mistakes.
@@ -486,7 +486,7 @@ def test_what_does_not_fit_the_data_is_named_and_can_be_corrected(make_config):
 def test_a_model_of_another_shape_is_refused_and_kept(make_config, weights):
     train(make_config(max_steps=1))
     before = weights(make_config().train_dir)
-    with pytest.raises(UserError, match=r"--model was 'LogisticModel', now 'MoeModel'"):
+    with pytest.raises(UserError, match=r"--model was 'LogisticModel', is now 'MoeModel'"):
         train(make_config(model="MoeModel"))
     assert_same(weights(make_config().train_dir), before)
 
@@ -520,14 +520,14 @@ def test_bad_records_can_be_left_out(make_config, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         steps = train(make_config(train_data_pattern=str(bad), skip_bad_records=True, num_epochs=1))
     assert steps == 1  # 8 of its 10 records
-    assert f"Left out: {bad}, record 1: expected a tf.Example" in messages(caplog)
-    assert f"Left out: {bad}, record 10: truncated" in messages(caplog)
-    assert "Left out 2 bad records in all." in messages(caplog)
+    assert f"Skipped record: {bad}, record 1: expected a tf.Example" in messages(caplog)
+    assert f"Skipped record: {bad}, record 10: truncated" in messages(caplog)
+    assert "Skipped 2 bad records in total." in messages(caplog)
 
 
 def test_shards_without_any_video_are_a_mistake(make_config, tmp_path):
     write_records(str(tmp_path / "empty.tfrecord"), [])
-    with pytest.raises(UserError, match="hold no videos"):
+    with pytest.raises(UserError, match="contain no videos"):
         train(make_config(train_data_pattern=f"{tmp_path}/empty.tfrecord"))
     assert not steps_of(make_config().train_dir)
 
@@ -565,8 +565,8 @@ def test_batches_that_are_not_finite_can_be_left_out(make_config, weights, poiso
     )
     with caplog.at_level(logging.WARNING):
         assert train(config) == 37
-    batch = f"in the batch of the videos bad ... of {config.train_data_pattern}."
-    assert f"{batch} The batch is left out." in messages(caplog)
+    batch = f"in the batch with the videos bad ... of {config.train_data_pattern}."
+    assert f"{batch} Skipped this batch." in messages(caplog)
     assert all(np.isfinite(v).all() for v in weights(config.train_dir).values())
 
 
@@ -575,10 +575,10 @@ def test_shards_without_labels_are_told_of(make_config, write_videos, tmp_path, 
     path = write_videos(tmp_path / "test.tfrecord", [("a", [], features), ("b", [], features)])
     with caplog.at_level(logging.WARNING):
         train(make_config(train_data_pattern=str(path), num_epochs=1))
-    assert messages(caplog).count("No video of the first batch has a label") == 1
+    assert messages(caplog).count("No video in the first batch has labels") == 1
     caplog.clear()
     train(make_config(train_dir=str(tmp_path / "other"), num_epochs=1))
-    assert "No video of the first batch" not in messages(caplog)
+    assert "No video in the first batch" not in messages(caplog)
 
 
 # What a run tells beside its log lines.

@@ -1,4 +1,4 @@
-"""What is told while training runs: how fast it is, what it waits for, how long it will take."""
+"""Progress of training: speed, waiting for input, remaining time."""
 
 import logging
 import re
@@ -65,13 +65,13 @@ def test_a_line_tells_speed_and_waiting_since_the_one_before(told):
     assert second.fields["waiting_for_input"] == 0.25
     assert second.getMessage() == (
         "training step 5 | epoch 1/2 | Loss: 1.50 Examples/sec: 16 | Hit@1: 1.00 PERR: 1.00 "
-        "GAP: 1.00 | 0:07 left"  # 120 of 160 videos, 16 a second: 7.5 s
+        "GAP: 1.00 | ETA: 0:07"  # 120 of 160 videos, 16 a second: 7.5 s
     )
 
 
 def test_how_long_it_takes_is_told_by_epochs_or_steps_whichever_end_sooner(told):
     (_, line) = told([(5, 0), (2, 0)], max_steps=3)
-    assert line.getMessage().endswith(" | 0:02 left")  # a step of 2 s; the first does not count
+    assert line.getMessage().endswith(" | ETA: 0:02")  # a step of 2 s; the first does not count
 
 
 def test_nothing_is_told_of_what_is_left_before_it_is_known(told):

@@ -10,7 +10,7 @@ from trainer.common.errors import UserError
 from trainer.data import input_pipeline
 from trainer.data.tfrecord import read_records, write_records
 from trainer.serving import loading, saved_model
-from trainer.serving.predictions import predict
+from trainer.serving.submission import predict
 
 
 @pytest.fixture

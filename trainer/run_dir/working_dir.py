@@ -1,59 +1,58 @@
-"""The folder that a trainer works in: one trainer at a time, and on gs:// by way of a local one.
+"""The local folder that a trainer works in, uploaded in the background if --train_dir is on gs://.
 
-A remote train_dir has a local working folder under the system's temporary folder (TMPDIR), the
-same one each time. Checkpoints are written there and uploaded in the background by trainer/mirror,
-so that training never waits for a network. A working folder is removed when all of it has been
-uploaded; after a kill it stays, and the next trainer there goes on with it, unless the remote
-folder has moved on meanwhile.
+A remote train_dir has a working folder below the system's temporary folder (TMPDIR), always the
+same one. Checkpoints are written there and uploaded by a thread, so that training never waits for
+the network. A working folder is removed once it is uploaded completely. After a kill it stays, and
+the next trainer on that machine resumes from it, unless the remote folder has changed since.
+
+A mounted bucket (gcsfuse) would not serve: it renames no folder atomically, and a slow or
+unreachable bucket would stop training.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
-import socket
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from trainer.common import storage
 from trainer.common.errors import UserError
 from trainer.run_dir import mirror
+from trainer.run_dir.lock import lock, read_json
 from trainer.run_dir.mirror import Mirror
 
 LOCK_FILE = ".trainer.lock"
-NOTE_FILE = ".mirror.json"  # in a working folder: what of the remote folder it goes on from
+NOTE_FILE = ".mirror.json"  # in a working folder: the remote snapshots that it continues
 EVENTS = "events"
-EVENTS_SECONDS = 60  # events are uploaded this often, and with every checkpoint
-MOST_SECONDS_BETWEEN_TRIES = 60
-PATIENCE_SECONDS = 300  # how long failing uploads are tried again once training has ended
+EVENTS_SECONDS = 60  # how often events are uploaded, besides with every checkpoint
+MAX_RETRY_SECONDS = 60
+RETRY_SECONDS_AT_END = 300  # how long failed uploads are retried after training
 
 
 class LocalFolder:
-    """A train_dir on this machine: nothing to do."""
+    """A train_dir on this machine, where nothing needs to be uploaded."""
 
     def __init__(self, train_dir: str):
         self.local = train_dir
 
     def changed(self):
-        """To be called after each save."""
+        """Call this after each save."""
 
     def check(self):
-        """To be called now and then, each step say."""
+        """Call this regularly, e.g. after each step."""
 
 
 class RemoteFolder:
     """The working folder of a train_dir on gs://, uploaded in the background.
 
-    Leaving its context waits until the newest checkpoint is uploaded.
+    As a context manager, it waits at its end until the newest checkpoint is uploaded.
     """
 
     def __init__(self, local: Path, remote: Mirror, keep: int):
@@ -62,19 +61,19 @@ class RemoteFolder:
         self._keep = keep
         self._condition = threading.Condition()
         self._waiting: dict[str, BinaryIO] = {}
-        self._closing: float | None = None  # since when
+        self._closing: float | None = None  # start time of closing
         self._failure: Exception | None = None
-        self._events: dict[str, int] = {}  # bytes uploaded, by name
+        self._events: dict[str, int] = {}  # name -> bytes uploaded
         self._thread = threading.Thread(target=self._upload_until_closed, daemon=True)
 
     def changed(self):
-        """Has the newest checkpoint and export uploaded, in place of any that still waits.
+        """Upload the newest checkpoint and exported model, instead of those that still wait.
 
         Raises:
-            Lost: as `check`.
+            Lost: another trainer has taken over.
         """
         self.check()
-        # Opened now: the files may be removed before they are uploaded.
+        # Open the files now, because they may be removed before they are uploaded.
         files = _open_newest(Path(self.local))
         with self._condition:
             _close(self._waiting)
@@ -82,7 +81,7 @@ class RemoteFolder:
             self._condition.notify()
 
     def check(self):
-        """Takes no time.
+        """Check that no other trainer has taken over, without a request.
 
         Raises:
             Lost: another trainer has taken over.
@@ -92,7 +91,7 @@ class RemoteFolder:
 
     def __enter__(self):
         self._thread.start()
-        self.changed()  # a trainer that was killed may have left one that is not uploaded
+        self.changed()  # a killed trainer may have left a checkpoint that was not uploaded
         return self
 
     def __exit__(self, _, error, __):
@@ -101,7 +100,7 @@ class RemoteFolder:
             self._condition.notify()
         self._thread.join(1)
         if self._thread.is_alive():
-            logging.info("Waiting for the upload to %s.", self._remote.train_dir)
+            logging.info("Waiting for the upload to %s to finish.", self._remote.train_dir)
             self._thread.join()
         if self._failure is None and not self._remote.lost:
             shutil.rmtree(self.local, ignore_errors=True)
@@ -114,30 +113,30 @@ class RemoteFolder:
     def _not_uploaded(self) -> str:
         return (
             f"The newest checkpoint could not be uploaded to {self._remote.train_dir}: "
-            f"{self._failure} It is in {self.local}: the same command on this machine goes on "
-            "from there and uploads it."
+            f"{self._failure} It is in {self.local}. To resume from it and upload it, run the same "
+            "command on this machine."
         )
 
     def _upload_until_closed(self):
         failures = 0
         while True:
-            pause = min(2**failures, MOST_SECONDS_BETWEEN_TRIES)
+            pause = min(2**failures, MAX_RETRY_SECONDS)
             files, closing = self._next(failures and pause)
             try:
                 self._upload(files)
             except mirror.Lost:
                 return
-            except Exception as error:  # whatever a library raises: training goes on
+            except Exception as error:  # of any library: training continues
                 failures += 1
                 with self._condition:
                     newer = bool(self._waiting)
                     self._waiting = self._waiting or files
                 if newer:
                     _close(files)
-                if closing and time.monotonic() - closing > PATIENCE_SECONDS:
+                if closing and time.monotonic() - closing > RETRY_SECONDS_AT_END:
                     self._failure = error
                     return
-                logging.warning("An upload failed and will be tried again: %s", error)
+                logging.warning("An upload failed and will be retried: %s", error)
             else:
                 failures = 0
                 _close(files)
@@ -145,10 +144,13 @@ class RemoteFolder:
                     return
 
     def _next(self, pause: float) -> tuple[dict[str, BinaryIO], float | None]:
-        """What to upload next, and since when this folder is closing.
+        """Wait for files to upload.
 
         Args:
             pause: seconds to wait after a failure; 0 after a success.
+
+        Returns:
+            The files, name -> file, and the time since when this folder is being closed, if it is.
         """
         with self._condition:
             if not pause:
@@ -175,7 +177,7 @@ class RemoteFolder:
         started = time.monotonic()
         checkpoint = next(name for name in files if "/" in name).split("/")[1]
         name = self._remote.name_snapshot(checkpoint)
-        # Both: whichever a kill leaves as the newest, this folder goes on from it.
+        # Note both: a kill leaves the one or the other as the newest, and this folder continues it.
         _write_note(Path(self.local), self._remote, name)
         if self._remote.add_snapshot(name, files, self._keep):
             seconds = time.monotonic() - started
@@ -194,36 +196,39 @@ class RemoteFolder:
 
 
 @contextlib.contextmanager
-def hold(
-    train_dir: str, keep: int, start_new: bool = False, alone: bool = True
+def open_exclusive(
+    train_dir: str, keep: int, start_new: bool = False, single_worker: bool = True
 ) -> Iterator[LocalFolder | RemoteFolder]:
-    """The one trainer's folder, to save checkpoints and exports in.
+    """Open a train_dir to train in it, as the only trainer.
 
-    A remote train_dir's newest checkpoint is brought here first. Afterwards it is waited until
-    the newest one here is uploaded.
+    The newest checkpoint of a remote train_dir is downloaded first. At the end, the newest local
+    one is uploaded.
 
     Args:
         train_dir: a local folder, or gs://BUCKET/FOLDER.
-        keep: how many checkpoints and exports to keep in a remote train_dir.
-        start_new: forget what is in a remote train_dir.
-        alone: no worker on another machine starts from the same checkpoint. With others, one that
-            is here and was not uploaded is of no use, for they have not got it.
+        keep: number of checkpoints and exported models to keep in a remote train_dir.
+        start_new: whether to remove the checkpoints in a remote train_dir.
+        single_worker: whether no other worker starts from the same checkpoint. Other workers do
+            not have a checkpoint that is here and was not uploaded, so it is not used then.
+
+    Yields:
+        The folder to work in.
 
     Raises:
-        UserError: another trainer holds `train_dir`, it cannot be used, or at the end: what was
-            saved could not be uploaded.
+        UserError: another trainer uses `train_dir`, it is not accessible, or, at the end, the
+            newest checkpoint could not be uploaded.
         Lost: another trainer has taken over a remote train_dir.
     """
     if not train_dir.startswith("gs://"):
-        with _locked(Path(train_dir) / LOCK_FILE, train_dir):
+        with lock(Path(train_dir) / LOCK_FILE, train_dir):
             yield LocalFolder(train_dir)
         return
     train_dir = train_dir.rstrip("/")
     local = _working_folder(train_dir)
-    with _locked(local.with_suffix(".lock"), train_dir) as trainer:
+    with lock(local.with_suffix(".lock"), train_dir) as trainer:
         remote = mirror.acquire(train_dir, trainer)
         try:
-            _prepare(local, remote, start_new, alone)
+            _prepare(local, remote, start_new, single_worker)
             with RemoteFolder(local, remote, keep) as folder:
                 yield folder
         finally:
@@ -231,24 +236,25 @@ def hold(
 
 
 @contextlib.contextmanager
-def follow(train_dir: str) -> Iterator[LocalFolder]:
-    """The folder of a worker that starts from the newest checkpoint, and saves none.
+def open_read_only(train_dir: str) -> Iterator[LocalFolder]:
+    """Open the folder of a worker that starts from the newest checkpoint and writes none.
 
     Raises:
-        UserError: a remote `train_dir` cannot be read.
+        UserError: a remote `train_dir` is not readable.
     """
     with mirror.local_copy(train_dir) as local:
         yield LocalFolder(local)
 
 
-def _prepare(local: Path, remote: Mirror, start_new: bool, alone: bool):
-    """Makes the working folder go on from the remote one."""
+def _prepare(local: Path, remote: Mirror, start_new: bool, single_worker: bool):
+    """Make the working folder continue the remote one."""
+    storage.remove_temporary_files(str(local / NOTE_FILE))
     if start_new:
         remote.clear()
     newest = remote.newest and remote.newest["name"]
-    note = _read_json(local / NOTE_FILE)
-    if alone and note.get("id") == remote.id and newest in note["newest"]:
-        logging.info("Working in %s, which goes on from %s.", local, remote.train_dir)
+    note = read_json(local / NOTE_FILE)
+    if single_worker and note.get("id") == remote.id and newest in note["newest"]:
+        logging.info("Working in %s, which continues %s.", local, remote.train_dir)
         return
     logging.info("Working in %s, uploading to %s.", local, remote.train_dir)
     shutil.rmtree(local, ignore_errors=True)
@@ -268,69 +274,16 @@ def _working_folder(train_dir: str) -> Path:
     try:
         base.mkdir(mode=0o700, exist_ok=True)
         if base.lstat().st_uid != os.getuid():
-            raise UserError(f"{base} belongs to another user; set TMPDIR to another folder.")
+            raise UserError(f"{base} belongs to another user. Set TMPDIR to another folder.")
     except OSError as error:
-        raise UserError(f"No working folder can be made: {error}. Set TMPDIR.") from error
+        raise UserError(
+            f"Cannot create a working folder: {error}. Set TMPDIR to another folder."
+        ) from error
     return base / hashlib.sha256(train_dir.encode()).hexdigest()[:16]
 
 
-@contextlib.contextmanager
-def _locked(path: Path, train_dir: str) -> Iterator[dict]:
-    """Holds a lock that ends with the process, however it ends.
-
-    Yields:
-        Who holds it: "host", "pid", "since", and "lock", which names the lock itself.
-
-    Raises:
-        UserError: another process holds it, or `path` cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab", buffering=0)  # else a full disk is told of by close, too
-    except OSError as error:
-        raise _unusable(train_dir, error) from error
-    with file:
-        before = _read_json(path)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = mirror.describe(before) if "pid" in before else "another process"
-            raise mirror.in_use(train_dir, holder) from None
-        except OSError as error:
-            before = {}
-            logging.warning(
-                "%s cannot be locked (%s): make sure that no other trainer works in %s.",
-                path,
-                error.strerror,
-                train_dir,
-            )
-        trainer = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "since": datetime.now(UTC).isoformat(" ", "seconds"),
-            "lock": before.get("lock") or uuid.uuid4().hex,
-        }
-        try:
-            file.truncate(0)
-            file.write(json.dumps(trainer).encode())
-        except OSError as error:
-            raise _unusable(train_dir, error) from error
-        yield trainer
-
-
-def _unusable(train_dir: str, error: OSError) -> UserError:
-    return UserError(f"--train_dir={train_dir} cannot be written to: {error.strerror}.")
-
-
-def _read_json(path: Path) -> dict:
-    """What a file holds; {} where it cannot be read, or was written by halves."""
-    with contextlib.suppress(OSError, ValueError):
-        return json.loads(path.read_text())
-    return {}
-
-
 def _open_newest(local: Path) -> dict[str, BinaryIO]:
-    """The files of the newest checkpoint, with the model's flags, and of the newest export."""
+    """Open the model flags and the files of the newest checkpoint and of the newest export."""
     checkpoint = _newest(local / "checkpoints")
     if checkpoint is None:
         return {}

@@ -1,4 +1,4 @@
-"""Writes a model's predictions as the CSV file that the YouTube-8M challenge takes."""
+"""Predictions in the CSV format of YouTube-8M challenge submissions."""
 
 import logging
 import tempfile
@@ -12,15 +12,22 @@ from trainer.data import input_pipeline
 from trainer.serving import loading
 
 HEADER = "VideoId,LabelConfidencePairs"
-SECONDS_BETWEEN_LINES = 5
+LOG_SECONDS = 5
 
 
 def predict(
     model_dir: str, data_pattern: str, output_file: str, batch_size: int = 512, top_k: int = 20
 ) -> int:
-    """Writes a line a video, in input order: its id, then its `top_k` best classes and scores.
+    """Write one line per video, in input order: the id, then the top classes and probabilities.
 
-    The file appears when it is complete, and not before.
+    The file is written atomically.
+
+    Args:
+        model_dir: a train_dir, or the folder of an exported model.
+        data_pattern: glob(s) of the videos, comma-separated.
+        output_file: the CSV file to write, local or gs://.
+        batch_size: videos per batch.
+        top_k: number of classes per video.
 
     Returns:
         The number of videos.
@@ -31,7 +38,7 @@ def predict(
     """
     model = loading.load(model_dir)
     files = storage.glob(data_pattern)
-    num_videos, started, last_line = 0, time.monotonic(), time.monotonic()
+    num_videos, started, last_logged = 0, time.monotonic(), time.monotonic()
     with tempfile.TemporaryFile() as csv, input_pipeline.explained(files, model.record_format):
         csv.write(HEADER.encode() + b"\n")
         for batch in input_pipeline.batches(files, model.record_format, batch_size):
@@ -39,10 +46,10 @@ def predict(
             scores, classes = tf.math.top_k(model.predict(batch), k)
             csv.writelines(_lines(batch["id"].numpy(), classes.numpy(), scores.numpy()))
             num_videos += len(scores)
-            if time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
-                last_line = time.monotonic()
-                rate = num_videos / (last_line - started)
-                logging.info("num examples processed: %d | %.0f a second", num_videos, rate)
+            if time.monotonic() - last_logged > LOG_SECONDS:
+                last_logged = time.monotonic()
+                rate = num_videos / (last_logged - started)
+                logging.info("num examples processed: %d | Examples/sec: %.0f", num_videos, rate)
         storage.write_file(output_file, csv)
     return num_videos
 

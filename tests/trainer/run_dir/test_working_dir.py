@@ -15,12 +15,12 @@ import pytest
 
 from trainer.common import storage
 from trainer.common.errors import UserError
-from trainer.run_dir import mirror, train_folder
+from trainer.run_dir import mirror, working_dir
 
 HOLD_AND_SLEEP = """
 import sys, time
-from trainer.run_dir import train_folder
-with train_folder.hold(sys.argv[1], 3):
+from trainer.run_dir import working_dir
+with working_dir.open_exclusive(sys.argv[1], 3):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -61,7 +61,7 @@ def remote_steps(train_dir: str) -> list[int]:
     return [mirror.step_of(name) for name in names]
 
 
-def kill(folder: train_folder.RemoteFolder):
+def kill(folder: working_dir.RemoteFolder):
     """Stops both threads where they are, as SIGKILL does, and leaves everything as it is."""
     folder._remote._released.set()
     with folder._condition:
@@ -75,7 +75,7 @@ def killed_after(train_dir):
     """killed_after(save): holds the folder, calls save(folder) and dies. Gives the local path."""
 
     def run(body) -> str:
-        context = train_folder.hold(train_dir, 3)
+        context = working_dir.open_exclusive(train_dir, 3)
         folder = context.__enter__()
         body(folder)
         kill(folder)
@@ -92,14 +92,14 @@ def killed_after(train_dir):
 
 def test_one_trainer_in_a_local_folder(tmp_path):
     folder = f"{tmp_path}/new/model"
-    with train_folder.hold(folder, 3) as first:
+    with working_dir.open_exclusive(folder, 3) as first:
         assert first.local == folder
         first.changed()
         first.check()
         message = rf"model is in use: process {os.getpid()} on .* \(since .*\) trains in it"
-        with pytest.raises(UserError, match=message), train_folder.hold(folder, 3):
+        with pytest.raises(UserError, match=message), working_dir.open_exclusive(folder, 3):
             pass
-    with train_folder.hold(folder, 3):
+    with working_dir.open_exclusive(folder, 3):
         pass
 
 
@@ -111,57 +111,57 @@ def test_a_killed_trainer_locks_nobody_of_its_machine_out(place, request, tmp_pa
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as other:
         assert other.stdout.readline() == b"held\n"
         message = f"{folder} is in use: process {other.pid} on "
-        with pytest.raises(UserError, match=message), train_folder.hold(folder, 3):
+        with pytest.raises(UserError, match=message), working_dir.open_exclusive(folder, 3):
             pass
         other.kill()
     monkeypatch.setattr(mirror, "POLL_SECONDS", None)  # it is not to wait
-    with train_folder.hold(folder, 3):
+    with working_dir.open_exclusive(folder, 3):
         pass
 
 
 def test_one_trainer_in_a_remote_folder(train_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(mirror, "RENEW_SECONDS", 0.05)
     monkeypatch.setattr(mirror, "POLL_SECONDS", 0.01)
-    with train_folder.hold(train_dir, 3):
+    with working_dir.open_exclusive(train_dir, 3):
         new_machine(tmp_path / "two", monkeypatch)
-        with pytest.raises(UserError, match="is in use"), train_folder.hold(train_dir, 3):
+        with pytest.raises(UserError, match="is in use"), working_dir.open_exclusive(train_dir, 3):
             pass
-    with train_folder.hold(train_dir + "/", 3):
+    with working_dir.open_exclusive(train_dir + "/", 3):
         pass
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     folder = f"{tmp_path}/file/model"
-    with pytest.raises(UserError, match=f"--train_dir={folder} cannot be written to"):
-        train_folder.hold(folder, 3).__enter__()
+    with pytest.raises(UserError, match=f"Cannot write to --train_dir={folder}"):
+        working_dir.open_exclusive(folder, 3).__enter__()
 
 
 def test_a_folder_on_a_full_disk(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # no file can grow, as on a full disk
     try:
-        with pytest.raises(UserError, match=f"--train_dir={tmp_path} cannot be written to"):
-            train_folder.hold(str(tmp_path), 3).__enter__()
+        with pytest.raises(UserError, match=f"Cannot write to --train_dir={tmp_path}"):
+            working_dir.open_exclusive(str(tmp_path), 3).__enter__()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_lock_file_written_by_halves(tmp_path):
-    (tmp_path / train_folder.LOCK_FILE).write_text('{"host": ')
-    with train_folder.hold(str(tmp_path), 3):
-        assert json.loads((tmp_path / train_folder.LOCK_FILE).read_text())["pid"] == os.getpid()
+    (tmp_path / working_dir.LOCK_FILE).write_text('{"host": ')
+    with working_dir.open_exclusive(str(tmp_path), 3):
+        assert json.loads((tmp_path / working_dir.LOCK_FILE).read_text())["pid"] == os.getpid()
 
 
 def test_a_trainer_that_was_overtaken_stops(train_dir, monkeypatch):
     monkeypatch.setattr(mirror, "RENEW_SECONDS", 1000)
-    with pytest.raises(mirror.Lost), train_folder.hold(train_dir, 3) as folder:
+    with pytest.raises(mirror.Lost), working_dir.open_exclusive(train_dir, 3) as folder:
         folder.check()
         storage.delete_tree(train_dir)
         save(folder.local, 1)
         folder.changed()
         folder._thread.join()
-        with pytest.raises(mirror.Lost, match="no longer this trainer's"):
+        with pytest.raises(mirror.Lost, match="This trainer lost"):
             folder.check()
         save(folder.local, 2)
         folder.changed()
@@ -172,7 +172,7 @@ def test_a_trainer_that_was_overtaken_stops(train_dir, monkeypatch):
 
 
 def test_another_machine_goes_on(train_dir, tmp_path, monkeypatch):
-    with train_folder.hold(train_dir, 2) as folder:
+    with working_dir.open_exclusive(train_dir, 2) as folder:
         first = folder.local
         for step in (1, 2, 3):
             save(folder.local, step)
@@ -180,7 +180,7 @@ def test_another_machine_goes_on(train_dir, tmp_path, monkeypatch):
     assert not Path(first).exists()
     assert remote_steps(train_dir)[-1] == 3
     new_machine(tmp_path / "two", monkeypatch)
-    with train_folder.hold(train_dir, 2) as folder:
+    with working_dir.open_exclusive(train_dir, 2) as folder:
         assert steps(folder.local) == [3]
         assert (Path(folder.local) / "model_flags.json").read_text() == "{}"
         save(folder.local, 4)
@@ -189,16 +189,16 @@ def test_another_machine_goes_on(train_dir, tmp_path, monkeypatch):
 
 
 def test_nothing_to_upload(train_dir):
-    with train_folder.hold(train_dir, 3) as folder:
+    with working_dir.open_exclusive(train_dir, 3) as folder:
         folder.changed()
     assert storage.files_below(train_dir) == ["mirror.json"]
 
 
 def test_starting_anew(train_dir):
-    with train_folder.hold(train_dir, 3) as folder:
+    with working_dir.open_exclusive(train_dir, 3) as folder:
         save(folder.local, 5)
         folder.changed()
-    with train_folder.hold(train_dir, 3, start_new=True) as folder:
+    with working_dir.open_exclusive(train_dir, 3, start_new=True) as folder:
         assert steps(folder.local) == []
         assert storage.files_below(train_dir) == ["mirror.json"]
         save(folder.local, 1)
@@ -214,7 +214,7 @@ def test_the_same_machine_goes_on_with_what_was_not_uploaded(train_dir, killed_a
 
     killed_after(body)
     assert remote_steps(train_dir) in ([], [1])  # the kill may have come before the upload
-    with train_folder.hold(train_dir, 3) as folder:
+    with working_dir.open_exclusive(train_dir, 3) as folder:
         assert steps(folder.local) == [1, 2]
     assert remote_steps(train_dir)[-1] == 2
     with mirror.local_copy(train_dir) as local:
@@ -224,7 +224,7 @@ def test_the_same_machine_goes_on_with_what_was_not_uploaded(train_dir, killed_a
 
 def test_with_other_workers_what_was_not_uploaded_does_not_count(train_dir, killed_after):
     killed_after(lambda folder: save(folder.local, 2))
-    with train_folder.hold(train_dir, 3, alone=False) as folder:
+    with working_dir.open_exclusive(train_dir, 3, single_worker=False) as folder:
         assert steps(folder.local) == []
 
 
@@ -233,11 +233,11 @@ def test_what_another_machine_did_since_counts_more(train_dir, killed_after, tmp
     monkeypatch.setattr(mirror, "POLL_SECONDS", 0.01)
     hold_seconds_of(train_dir, 0.1)
     new_machine(tmp_path / "two", monkeypatch)
-    with train_folder.hold(train_dir, 3) as folder:
+    with working_dir.open_exclusive(train_dir, 3) as folder:
         save(folder.local, 1)
         folder.changed()
     new_machine(tmp_path / "one", monkeypatch)
-    with train_folder.hold(train_dir, 3) as folder:
+    with working_dir.open_exclusive(train_dir, 3) as folder:
         assert steps(folder.local) == [1]
 
 
@@ -251,20 +251,20 @@ def hold_seconds_of(train_dir: str, seconds: float):
 def test_a_remote_folder_that_was_removed_is_a_new_one(train_dir, killed_after):
     killed_after(lambda folder: save(folder.local, 7))
     storage.delete_tree(train_dir)
-    with train_folder.hold(train_dir, 3) as folder:
+    with working_dir.open_exclusive(train_dir, 3) as folder:
         assert steps(folder.local) == []
 
 
 def test_a_working_folder_of_another_user(train_dir, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: -1)
-    with pytest.raises(UserError, match="yt8m-train--1 belongs to another user; set TMPDIR"):
-        train_folder.hold(train_dir, 3).__enter__()
+    with pytest.raises(UserError, match=r"yt8m-train--1 belongs to another user\. Set TMPDIR"):
+        working_dir.open_exclusive(train_dir, 3).__enter__()
 
 
 def test_a_working_folder_that_cannot_be_made(train_dir, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", "/dev/null")
-    with pytest.raises(UserError, match=r"No working folder can be made: .* Set TMPDIR"):
-        train_folder.hold(train_dir, 3).__enter__()
+    with pytest.raises(UserError, match=r"Cannot create a working folder: .* Set TMPDIR"):
+        working_dir.open_exclusive(train_dir, 3).__enter__()
 
 
 # --- in the background ----------------------------------------------------------------------
@@ -287,7 +287,7 @@ def gate(monkeypatch):
 
 
 def test_slow_uploads_skip_to_the_newest(train_dir, gate):
-    with train_folder.hold(train_dir, 9) as folder:
+    with working_dir.open_exclusive(train_dir, 9) as folder:
         save(folder.local, 1)
         folder.changed()
         gate.reached.wait()
@@ -299,7 +299,7 @@ def test_slow_uploads_skip_to_the_newest(train_dir, gate):
 
 
 def test_what_is_removed_here_while_it_is_uploaded_arrives_whole(train_dir, gate):
-    with train_folder.hold(train_dir, 1) as folder:
+    with working_dir.open_exclusive(train_dir, 1) as folder:
         saved = save(folder.local, 1, "whole")
         folder.changed()
         shutil.rmtree(saved)
@@ -325,22 +325,22 @@ def failing(monkeypatch):
 
         monkeypatch.setattr(storage, "write_file", write)
 
-    monkeypatch.setattr(train_folder, "MOST_SECONDS_BETWEEN_TRIES", 0.01)
+    monkeypatch.setattr(working_dir, "MAX_RETRY_SECONDS", 0.01)
     return fail
 
 
 def test_a_failed_upload_is_tried_again(train_dir, failing, caplog):
-    with train_folder.hold(train_dir, 3) as folder:
+    with working_dir.open_exclusive(train_dir, 3) as folder:
         failing(5)
         save(folder.local, 1)
         folder.changed()
     assert remote_steps(train_dir) == [1]
-    assert caplog.text.count("An upload failed and will be tried again: Cannot write") == 5
+    assert caplog.text.count("An upload failed and will be retried: Cannot write") == 5
 
 
 def test_uploads_that_keep_failing_are_an_error_at_the_end(train_dir, failing, monkeypatch):
-    monkeypatch.setattr(train_folder, "PATIENCE_SECONDS", 0)
-    context = train_folder.hold(train_dir, 3)
+    monkeypatch.setattr(working_dir, "RETRY_SECONDS_AT_END", 0)
+    context = working_dir.open_exclusive(train_dir, 3)
     folder = context.__enter__()
     failing(float("inf"))
     save(folder.local, 1)
@@ -351,7 +351,7 @@ def test_uploads_that_keep_failing_are_an_error_at_the_end(train_dir, failing, m
     assert f"could not be uploaded to {train_dir}: Cannot write " in message
     assert "the network is down. It is in " + folder.local in message
     failing(0)
-    with train_folder.hold(train_dir, 3) as folder:  # as the message promises
+    with working_dir.open_exclusive(train_dir, 3) as folder:  # as the message promises
         assert steps(folder.local) == [1]
     assert remote_steps(train_dir) == [1]
 
@@ -359,8 +359,8 @@ def test_uploads_that_keep_failing_are_an_error_at_the_end(train_dir, failing, m
 def test_the_reason_for_leaving_counts_more_than_failing_uploads(
     train_dir, failing, monkeypatch, caplog
 ):
-    monkeypatch.setattr(train_folder, "PATIENCE_SECONDS", 0)
-    with pytest.raises(SystemExit), train_folder.hold(train_dir, 3) as folder:
+    monkeypatch.setattr(working_dir, "RETRY_SECONDS_AT_END", 0)
+    with pytest.raises(SystemExit), working_dir.open_exclusive(train_dir, 3) as folder:
         failing(float("inf"))
         save(folder.local, 1)
         folder.changed()
@@ -370,7 +370,7 @@ def test_the_reason_for_leaving_counts_more_than_failing_uploads(
 
 def test_exports_and_events_are_uploaded(train_dir, caplog):
     caplog.set_level(logging.INFO)
-    with train_folder.hold(train_dir, 3) as folder:
+    with working_dir.open_exclusive(train_dir, 3) as folder:
         export = Path(folder.local) / "export/step-00000001"
         (export / "variables").mkdir(parents=True)
         for name in ("manifest.json", "variables/data"):
@@ -387,7 +387,7 @@ def test_exports_and_events_are_uploaded(train_dir, caplog):
 
 
 def test_growing_events_are_uploaded_again(train_dir, monkeypatch):
-    monkeypatch.setattr(train_folder, "EVENTS_SECONDS", 0.01)
+    monkeypatch.setattr(working_dir, "EVENTS_SECONDS", 0.01)
     uploaded, write = threading.Semaphore(0), mirror.Mirror.write
 
     def counted(self, name, content):
@@ -395,7 +395,7 @@ def test_growing_events_are_uploaded_again(train_dir, monkeypatch):
         uploaded.release()
 
     monkeypatch.setattr(mirror.Mirror, "write", counted)
-    with train_folder.hold(train_dir, 3) as folder:
+    with working_dir.open_exclusive(train_dir, 3) as folder:
         events = Path(folder.local) / "events"
         events.mkdir()
         for text in ("a", "ab"):
