@@ -238,7 +238,10 @@ def test_the_command(data, capsys):
         (["--input=train={data}/train*", "Flink"], "--name or --name=value; got 'Flink'"),
         (["--input=train={data}/nothing*"], "nothing"),
         (["--input=train={data}/train*", "--runner=Spork"], "Unexpected pipeline runner: Spork"),
-        (["--input=train={data}/train*", "--runner=DataflowRunner"], "required option: project"),
+        (
+            ["--input=train={data}/train*", "--runner=DataflowRunner"],
+            "DataflowRunner also needs, for example: --project=my-project",
+        ),
         (["--input=train={data}/train*", "--max_label_js=-1"], "must be 0 or more; got -1"),
     ],
 )
