@@ -8,10 +8,8 @@ from components.generate_data import generate
 FOLDER = Path(__file__).resolve().parents[1] / ".cache"
 
 # Large enough that filling the shuffle buffer takes a small part of the time.
-NUM_VIDEOS, NUM_FRAME_LEVEL_VIDEOS = (
-    50_000,
-    1000,
-)  # about 235 and 180 MB, of which a fifth is not read
+# A fifth is not read.
+NUM_VIDEOS, NUM_FRAME_LEVEL_VIDEOS = 50_000, 1000  # about 235 and 180 MB
 
 VIDEO_LEVEL = {"feature_names": "mean_rgb,mean_audio", "feature_sizes": "1024,128"}
 FRAME_LEVEL = {"feature_names": "rgb,audio", "feature_sizes": "1024,128", "frame_features": True}

@@ -243,7 +243,7 @@ def test_the_command(data, capsys):
         (["--input=train={data}/train*", "--runner=Spork"], "Unexpected pipeline runner: Spork"),
         (
             ["--input=train={data}/train*", "--runner=DataflowRunner"],
-            "DataflowRunner also needs, for example: --project",
+            "DataflowRunner also needs, for example: --project=my-project",
         ),
         (["--input=train={data}/train*", "--max_label_js=-1"], "must be 0 or more; got -1"),
     ],
