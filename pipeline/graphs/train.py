@@ -116,6 +116,8 @@ def _types(flag) -> tuple[type, ...]:
 
 
 def _pipeline(images: Images, target: Target, profile: Profile):
+    configure = _configurer(target, profile)
+
     def train_and_publish(
         train_data: str,
         eval_data: str,
@@ -206,7 +208,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             "job_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         }
         summary = ops.summary(**run)
-        _settings(summary, "Summary", images.data, retries=2)
+        configure(summary, "Summary", images.data, retries=2)
 
         with dsl.ExitHandler(summary, name="train-and-publish"):
             validated = ops.validate_data(
@@ -227,7 +229,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 **flags,
                 **run,
             )
-            _settings(validated, "Validate data", images.data, retries=1)
+            configure(validated, "Validate data", images.data, retries=1)
 
             trained = ops.train(
                 train_data=validated.outputs["train_data"],
@@ -235,7 +237,8 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 trainer_argv=validated.outputs["trainer_argv"],
             )
             # The one step that may be cached: train_dir stands for the data, flags and code.
-            _settings(trained, "Train", images.trainer, profile.train.retries, cache=True)
+            configure(trained, "Train", images.trainer, profile.train.retries, cache=True)
+            # Its own resources, in place of those of the other steps.
             trained.set_accelerator_type(accelerator_type)
             # A string: Kubeflow's driver ignores a count of any other type.
             trained.set_accelerator_limit(accelerator_count)
@@ -262,7 +265,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 **run,
             )
             evaluated.after(trained)
-            _settings(evaluated, "Evaluate", images.trainer, retries=2)
+            configure(evaluated, "Evaluate", images.trainer, retries=2)
 
             verdict = ops.gate(
                 metrics_file=evaluated.outputs["metrics_file"],
@@ -273,46 +276,44 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 min_improvement=min_improvement,
                 **run,
             )
-            _settings(verdict, "Gate", images.data, retries=2)
+            configure(verdict, "Gate", images.data, retries=2)
 
             with dsl.If(verdict.outputs["Output"] == True, name="accepted"):  # noqa: E712
                 exported = ops.export_model(
                     train_dir=validated.outputs["train_dir"], vocabulary=vocabulary, **run
                 )
-                _settings(exported, "Export model", images.trainer, retries=2)
+                configure(exported, "Export model", images.trainer, retries=2)
 
                 published = ops.publish(
                     model=exported.outputs["model"],
                     metrics_file=evaluated.outputs["metrics_file"],
                     **run,
                 )
-                _settings(published, "Publish", images.data, retries=3)
-
-        for task in (summary, validated, evaluated, verdict, exported, published):
-            _resources(task, target, profile.other_steps)
-        if target.has_kubernetes:
-            for task in (summary, validated, trained, evaluated, verdict, exported, published):
-                kubernetes.set_security_context(task, run_as_non_root=True)
-        if profile.volume and target.has_kubernetes:
-            for task in (summary, validated, trained, evaluated, verdict, exported, published):
-                kubernetes.mount_pvc(task, profile.volume.claim, profile.volume.path)
+                configure(published, "Publish", images.data, retries=3)
 
     return train_and_publish
 
 
-def _settings(task, display_name: str, image: str, retries: int, cache: bool = False):
-    task.set_display_name(display_name)
-    task.set_container_image(image)
-    task.set_caching_options(cache)
-    # After 30 s, 1 min, 2 min and so on. What kfp calls the longest backoff counts from the start
-    # of the first try, and tries count too: after it none is made, and one that runs is ended.
-    task.set_retry(retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="30d")
+def _configurer(target: Target, profile: Profile):
+    """Return the function that sets what every step has: its name, image, retries and resources."""
 
+    def configure(task, display_name: str, image: str, retries: int, cache: bool = False):
+        task.set_display_name(display_name)
+        task.set_container_image(image)
+        task.set_caching_options(cache)
+        # After 30 s, 1 min, 2 min and so on. kfp's longest backoff counts from the start of the
+        # first try, and includes the tries themselves: after it, none is made or goes on.
+        task.set_retry(
+            retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="30d"
+        )
+        if not target.has_kubernetes:
+            task.set_cpu_limit(profile.other_steps.cpu)
+            task.set_memory_limit(profile.other_steps.memory)
+            return
+        task.set_cpu_request(profile.other_steps.cpu)
+        task.set_memory_request(profile.other_steps.memory)
+        kubernetes.set_security_context(task, run_as_non_root=True)
+        if profile.volume:
+            kubernetes.mount_pvc(task, profile.volume.claim, profile.volume.path)
 
-def _resources(task, target: Target, step: profiles.OtherSteps):
-    if target.has_kubernetes:
-        task.set_cpu_request(step.cpu)
-        task.set_memory_request(step.memory)
-    else:
-        task.set_cpu_limit(step.cpu)
-        task.set_memory_limit(step.memory)
+    return configure
