@@ -73,7 +73,7 @@ def test_lines_of_text_and_a_bar_on_a_terminal(command):
     for line in (
         rb"New LogisticModel of 30 weights in ",
         step,
-        rb"Saved the checkpoint of step 7\.",
+        rb"Saved checkpoint for step 7\.",
         rb"Finished training at step 7: ",
     ):
         assert re.search(line, shown), line
