@@ -183,7 +183,8 @@ def _mismatch(folder: Path, variables: Mapping[str, tf.Variable], subset: bool) 
     listed = "; ".join(f"{what}: {_shorten(n)}" for what, n in differences.items() if n)
     return listed and (
         f"The variables in the checkpoint {folder} do not fit the model and the optimizer: "
-        f"{listed}. Give the flags that it was written with, another --train_dir, or --start_new_model."
+        f"{listed}. Give the flags that it was written with, another --train_dir, or "
+        "--start_new_model."
     )
 
 
