@@ -249,7 +249,7 @@ def test_the_network_fails_while_training_goes_on(
     with trainer(config, tmp_path / "machine", **through) as process:
         assert wait_for(process, "Uploaded step")
         network.mode = mode
-        assert wait_for(process, "Saved the checkpoint", 6)  # the steps do not wait
+        assert wait_for(process, "Saved checkpoint for step", 6)  # the steps do not wait
         assert network.num_refused
         network.mode = "pass"
         assert not wait_for(process, "there is no such line")

@@ -146,9 +146,7 @@ def restore(
                 reason(error),
             )
         else:
-            raise UserError(
-                f"{mismatch} Start a new model with --start_new_model, or give another --train_dir."
-            )
+            raise UserError(mismatch)
     if folders:
         raise UserError(
             f"None of the {len(folders)} checkpoints in {folders[0].parent} is readable. Start a "
@@ -164,7 +162,8 @@ def _mismatch(folder: Path, variables: Mapping[str, tf.Variable], subset: bool) 
     if any(map(_POSITIONAL_KEY.fullmatch, shapes)):
         return (
             f"The checkpoint {folder} was written by an earlier version of the trainer, which "
-            "stored variables by position. This version expects them by name."
+            "stored variables by position. This version expects them by name. Start a new model "
+            "with --start_new_model, or give another --train_dir."
         )
     saved = {
         _unescape(key.removesuffix(_KEY_SUFFIX)): _describe(dtypes[key], shapes[key])
@@ -182,7 +181,11 @@ def _mismatch(folder: Path, variables: Mapping[str, tf.Variable], subset: bool) 
         ],
     }
     listed = "; ".join(f"{what}: {_shorten(n)}" for what, n in differences.items() if n)
-    return listed and f"The variables in the checkpoint {folder} do not fit the model: {listed}."
+    return listed and (
+        f"The variables in the checkpoint {folder} do not fit the model and the optimizer: "
+        f"{listed}. Give the flags that it was written with, another --train_dir, or "
+        "--start_new_model."
+    )
 
 
 def _unescape(key: str) -> str:

@@ -71,9 +71,9 @@ def test_lines_of_text_and_a_bar_on_a_terminal(command):
     step = rb"\d\d:\d\d:\d\d training step 7 \| epoch 2/2 \| Loss: \d+\.\d\d Examples/sec: \d+ \| "
     step += rb"Hit@1: \d\.\d\d PERR: \d\.\d\d GAP: \d\.\d\d"
     for line in (
-        rb"New LogisticModel of 30 weights in ",
+        rb"Created a new LogisticModel with 30 weights in ",
         step,
-        rb"Saved the checkpoint of step 7\.",
+        rb"Saved checkpoint for step 7\.",
         rb"Finished training at step 7: ",
     ):
         assert re.search(line, shown), line

@@ -210,8 +210,8 @@ def test_a_checkpoint_of_other_shapes_is_not_loaded(tmp_path):
         restored(tmp_path, size=4)
     assert str(raised.value) == (
         f"The variables in the checkpoint {tmp_path}/checkpoints/step-00000001 do not fit the "
-        "model: different: weights (expected float32 [4], found float32 [3]). Start a new model "
-        "with --start_new_model, or give another --train_dir."
+        "model and the optimizer: different: weights (expected float32 [4], found float32 [3]). "
+        "Give the flags that it was written with, another --train_dir, or --start_new_model."
     )
 
 
@@ -219,7 +219,7 @@ def test_a_checkpoint_without_a_variable_that_is_needed_is_not_loaded(tmp_path):
     save(tmp_path, 1)
     needs_more = variables()
     needs_more["slots"] = tf.Variable([0.0])
-    with pytest.raises(UserError, match=r"do not fit the model: missing: slots\."):
+    with pytest.raises(UserError, match=r"do not fit .*: missing: slots\."):
         checkpoints.restore(str(tmp_path), needs_more)
 
 

@@ -491,6 +491,15 @@ def test_a_model_of_another_shape_is_refused_and_kept(make_config, weights):
     assert_same(weights(make_config().train_dir), before)
 
 
+def test_another_optimizer_is_refused_on_resuming(make_config, weights):
+    train(make_config(max_steps=1))
+    before = weights(make_config().train_dir)
+    message = r"missing: optimizer/accumulator/.*; unexpected: optimizer/m/.*"
+    with pytest.raises(UserError, match=message):
+        train(make_config(optimizer="AdagradOptimizer"))
+    assert_same(weights(make_config().train_dir), before)
+
+
 def test_a_train_dir_that_cannot_be_written_is_named(make_config, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(UserError, match="file"):
