@@ -8,7 +8,7 @@ import tensorflow as tf
 from trainer.common import storage
 from trainer.evaluation import evaluator
 from trainer.models import registry
-from trainer.serving import loading, predictions, saved_model
+from trainer.serving import loading, saved_model, submission
 from trainer.training.loop import train
 
 
@@ -97,7 +97,7 @@ def test_trains_resumes_evaluates_exports_and_predicts(
         metrics = evaluator.evaluate(model_dir, config.train_data_pattern).metrics
         assert metrics["loss"] == pytest.approx(after["loss"], rel=1e-5)
         output = str(tmp_path / "predictions.csv")
-        assert predictions.predict(model_dir, config.train_data_pattern, output) > 10
+        assert submission.predict(model_dir, config.train_data_pattern, output) > 10
         assert storage.exists(output)
 
 
