@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
@@ -29,8 +30,8 @@ def changed(text: str, what: str, place: str, code: str) -> str:
     if what == "add to":
         return text.replace(f"\n{place} = {{\n", f"\n{place} = {{\n{code}", 1)
     if what == "before":
-        start = re.compile(rf"^ *{re.escape(place)}", re.MULTILINE)
-        return start.sub(lambda match: code + match[0], text, count=1)
+        line = re.search(rf"^( *){re.escape(place)}", text, re.MULTILINE)
+        return f"{text[: line.start()]}{indent(code, line[1])}\n{text[line.start() :]}"
     return f"{text}\n\n{code}" if text else code
 
 
