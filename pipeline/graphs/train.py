@@ -14,7 +14,6 @@ from pipeline.profiles import profile as profiles
 from pipeline.profiles.profile import Profile
 
 NAME = "yt8m-pipeline"
-DEFAULT_PROFILE = "cpu"
 
 # Defaults that differ from the trainer's: both features of the video-level data set; and more
 # frequent checkpoints, because Kubeflow's launcher does not pass on the signal by which a node says
@@ -58,11 +57,17 @@ def build(images: Images, target: Target, profile: Profile | None = None):
     Args:
         profile: What the steps ask of a cluster. None: what is in profiles/cpu.toml.
     """
-    profile = profile or profiles.read(DEFAULT_PROFILE)
-    # A pipeline for each profile, so that its newest version has the same profile.
-    name = NAME if profile.name == DEFAULT_PROFILE else f"{NAME}-{_slug(profile.name)}"
+    profile = profile or profiles.read(profiles.DEFAULT)
     function = _pipeline(images, target, profile)
     function = _with_flags(function, () if target.has_kubernetes else KUBEFLOW_ONLY)
+    return described(function, NAME, profile)
+
+
+def described(function, name: str, profile: Profile):
+    """Return the pipeline of a function, described by its docstring and a table of parameters."""
+    # A pipeline for each profile, so that its newest version has the same profile.
+    if profile.name != profiles.DEFAULT:
+        name = f"{name}-{_slug(profile.name)}"
     plain = dsl.pipeline(function, name=name)
     description = f"{plain.description}\n\n{markdown_table(parameters_of(plain))}"
     return dsl.pipeline(function, name=name, description=description)
@@ -116,7 +121,7 @@ def _types(flag) -> tuple[type, ...]:
 
 
 def _pipeline(images: Images, target: Target, profile: Profile):
-    configure = _configurer(target, profile)
+    configure = configurer(target, profile)
 
     def train_and_publish(
         train_data: str,
@@ -294,7 +299,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
     return train_and_publish
 
 
-def _configurer(target: Target, profile: Profile):
+def configurer(target: Target, profile: Profile):
     """Return the function that sets what every step has: its name, image, retries and resources."""
 
     def configure(task, display_name: str, image: str, retries: int, cache: bool = False):

@@ -8,6 +8,7 @@ from pathlib import Path
 from trainer.common.errors import UserError
 
 FOLDER = Path(__file__).parent
+DEFAULT = "cpu"
 
 # As Kubernetes writes it: 500m CPUs, 8Gi of memory.
 CPU = re.compile(r"\d+(\.\d+)?|\d+m")

@@ -92,14 +92,21 @@ def training_batches(
 
 
 def batches(
-    files: list[str], record_format: RecordFormat, batch_size: int, num_readers: int = 1
+    files: list[str],
+    record_format: RecordFormat,
+    batch_size: int,
+    num_readers: int = 1,
+    labels: bool = True,
 ) -> tf.data.Dataset:
-    """Return batches of every video once; with one reader, in the order of files and records."""
+    """Return batches of every video once; with one reader, in the order of files and records.
+
+    Without `labels`, those of the records are ignored, and a batch has none.
+    """
     records = _records(tf.data.Dataset.from_tensor_slices(files), num_readers)
     return (
         records.batch(batch_size)
         .map(
-            lambda batch: parse(batch, record_format),
+            lambda batch: parse(batch, record_format, labels),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
@@ -177,38 +184,43 @@ def _records(files: tf.data.Dataset, num_readers: int, read: Callable = _read) -
     )
 
 
-def parse(records: tf.Tensor, record_format: RecordFormat) -> dict[str, tf.Tensor]:
-    """Parse serialized records, [batch] string, into a batch.
+def parse(
+    records: tf.Tensor, record_format: RecordFormat, labels: bool = True
+) -> dict[str, tf.Tensor]:
+    """Parse serialized records, [batch] string, into a batch, with or without labels.
 
     Raises:
         tf.errors.InvalidArgumentError: a record does not match `record_format`. The message names
             neither file nor record; `explained` finds them.
     """
-    if record_format.frame_features:
-        return _parse_frame_level(records, record_format)
-    return _parse_video_level(records, record_format)
+    context = dict(_IDS)
+    if labels:
+        context[LABELS_KEY] = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
+    parse_level = _parse_frame_level if record_format.frame_features else _parse_video_level
+    parsed, features = parse_level(records, record_format, context)
+    ids = tf.where(parsed[ID_KEYS[0]] == "", parsed[ID_KEYS[1]], parsed[ID_KEYS[0]])
+    batch = {"id": ids} | features
+    return batch | {"labels": _labels(parsed[LABELS_KEY], record_format)} if labels else batch
 
 
-_IDS_AND_LABELS = {key: tf.io.FixedLenFeature([], tf.string, "") for key in ID_KEYS} | {
-    LABELS_KEY: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
-}
+_IDS = {key: tf.io.FixedLenFeature([], tf.string, "") for key in ID_KEYS}
 
 
-def _parse_video_level(records, record_format):
+def _parse_video_level(records, record_format, context):
     spec = {f.name: tf.io.FixedLenFeature([f.size], tf.float32) for f in record_format.features}
-    parsed = tf.io.parse_example(records, _IDS_AND_LABELS | spec)
+    parsed = tf.io.parse_example(records, context | spec)
     features = tf.concat([parsed[f.name] for f in record_format.features], axis=1)
-    return _id_and_labels(parsed, record_format) | {"features": features}
+    return parsed, {"features": features}
 
 
-def _parse_frame_level(records, record_format):
+def _parse_frame_level(records, record_format, context):
     features = record_format.features
     spec = {f.name: tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64) for f in features}
-    context, frames, _ = tf.io.parse_sequence_example(records, _IDS_AND_LABELS, spec)
+    parsed, frames, _ = tf.io.parse_sequence_example(records, context, spec)
     num_frames = frames[features[0].name].row_lengths()
     for feature in features:  # a missing feature has no frames
         tf.debugging.assert_positive(frames[feature.name].row_lengths())
-    return _id_and_labels(context, record_format) | {
+    return parsed, {
         "features": tuple(_frame_matrix(frames[f.name], f.size) for f in features),
         "num_frames": tf.cast(tf.minimum(num_frames, MAX_FRAMES), tf.int32),
     }
@@ -228,24 +240,25 @@ def _frame_matrix(frames: tf.RaggedTensor, size: int) -> tf.Tensor:
     return values.to_tensor(shape=[None, MAX_FRAMES, size])
 
 
-def _id_and_labels(parsed, record_format):
-    ids = tf.where(parsed[ID_KEYS[0]] == "", parsed[ID_KEYS[1]], parsed[ID_KEYS[0]])
-    labels = parsed[LABELS_KEY].to_tensor(default_value=-1)
+def _labels(class_ids, record_format):
+    """Return the distinct class ids of a ragged tensor, then -1: "labels" of a batch."""
+    labels = class_ids.to_tensor(default_value=-1)
     most = tf.shape(labels)[1]
     slots = LABEL_SLOTS * tf.maximum((most + LABEL_SLOTS - 1) // LABEL_SLOTS, 1)
     labels = tf.pad(labels, [[0, 0], [0, slots - most]], constant_values=-1)
-    values = parsed[LABELS_KEY].flat_values
+    values = class_ids.flat_values
     in_range = (values >= 0) & (values < record_format.num_classes)
     with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(in_range), ["label range"])]):
         labels = tf.cast(tf.sort(labels, axis=1, direction="DESCENDING"), tf.int32)
     again = tf.pad(labels[:, 1:] == labels[:, :-1], [[0, 0], [1, 0]])
-    return {"id": ids, "labels": tf.where(again, -1, labels)}
+    return tf.where(again, -1, labels)
 
 
 @contextlib.contextmanager
-def explained(files: list[str], record_format: RecordFormat):
+def explained(files: list[str], record_format: RecordFormat, labels: bool = True):
     """Turn a failure to read `files` into a UserError that names file, record and reason.
 
+    Without `labels`, a missing id and invalid labels are no reason.
     Running out of memory, in reading or in a step, is reported without searching the files.
     """
     try:
@@ -255,7 +268,8 @@ def explained(files: list[str], record_format: RecordFormat):
         raise UserError(f"Out of memory. Reduce --batch_size. {wanted}") from e
     # UnicodeDecodeError: TensorFlow quotes bytes of the record in its message, which is not UTF-8.
     except (tf.errors.OpError, UnicodeDecodeError) as e:
-        reason = examples.first_error(files, record_format)
+        ignored = () if labels else ("no_id", "label_out_of_range")
+        reason = examples.first_error(files, record_format, ignored)
         if reason is None:
             raise
         raise UserError(reason) from e
