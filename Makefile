@@ -35,9 +35,9 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	@touch $@
 
 run: install $(if $(filter docker,$(RUNNER)),images) ## Run the whole pipeline here, on data it makes; or TRAIN='glob' EVAL='glob'; ARGS='name=value ...'; RUNNER=docker: in the images
-	@$(RUN) -m pipeline run $${RUNNER:+"--runner=$$RUNNER"} $${TRAIN:+"train_data=$$TRAIN"} $${EVAL:+"eval_data=$$EVAL"} $(ARGS)
+	@$(RUN) -m pipeline run $${PIPELINE:+"--pipeline=$$PIPELINE"} $${RUNNER:+"--runner=$$RUNNER"} $${TRAIN:+"train_data=$$TRAIN"} $${EVAL:+"eval_data=$$EVAL"} $(ARGS)
 
-compile: install ## Write build/pipeline.yaml (Kubeflow) and build/pipeline.vertex.yaml; PROFILE=gke-l4: for such a cluster; ARGS='--registry=...'
+compile: install ## Write the pipelines train and predict to build/, for Kubeflow and for Vertex AI; PROFILE=gke-l4: for such a cluster; ARGS='--registry=...'
 	@$(RUN) -m pipeline compile $${PROFILE:+"--profile=$$PROFILE"} $(ARGS)
 
 images: install ## Build the images, with Docker; VARIANT=gpu: with CUDA; BASE_IMAGE=... to build on
@@ -47,13 +47,13 @@ push: install $(if $(REGISTRY),images) ## Send them to REGISTRY=HOST/PROJECT/REP
 	@$(RUN) -m pipeline push $${VARIANT:+"--variant=$$VARIANT"} --registry="$$REGISTRY"
 
 submit: $(CLIENT) ## Run what was compiled on Kubeflow, or with TARGET=vertex on Vertex AI; ARGS='--wait name=value ...'
-	@$(RUN) -m pipeline submit $${TARGET:+"--target=$$TARGET"} $(ARGS)
+	@$(RUN) -m pipeline submit $${PIPELINE:+"--pipeline=$$PIPELINE"} $${TARGET:+"--target=$$TARGET"} $(ARGS)
 
 schedule: $(CLIENT) ## Run it there again and again: CRON='0 2 * * *'; or ARGS=pause, resume, list, delete
-	@$(RUN) -m pipeline schedule $(ARGS) $${TARGET:+"--target=$$TARGET"} $${CRON:+"--cron=$$CRON"}
+	@$(RUN) -m pipeline schedule $${PIPELINE:+"--pipeline=$$PIPELINE"} $(ARGS) $${TARGET:+"--target=$$TARGET"} $${CRON:+"--cron=$$CRON"}
 
 doctor: $(CLIENT) ## Find what would break such a run, before it starts: ARGS='name=value ...' as for submit
-	@$(RUN) -m pipeline doctor $${TARGET:+"--target=$$TARGET"} $(ARGS)
+	@$(RUN) -m pipeline doctor $${PIPELINE:+"--pipeline=$$PIPELINE"} $${TARGET:+"--target=$$TARGET"} $(ARGS)
 
 cluster: install ## Create a kind cluster with Kubeflow Pipelines, the images and generated data (docs/kind.md)
 	@infra/kind.sh up

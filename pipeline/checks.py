@@ -2,6 +2,7 @@
 
 from components.gate import GateConfig
 from components.train import parse_accelerator_count, trainer_config
+from trainer.serving.options import PredictionOptions
 
 
 def check(values: dict):
@@ -11,9 +12,13 @@ def check(values: dict):
         values: Name -> value; parameters that are not given have their defaults.
 
     Raises:
-        UserError: A minimum of the gate, a flag of the trainer or the number of accelerators is
-            unknown or out of range.
+        UserError: A minimum of the gate, a flag of the trainer, an option of the prediction or the
+            number of accelerators is unknown or out of range.
     """
+    if "predictions_dir" in values:  # batch prediction
+        names = ("output_format", "top_k", "min_probability", "batch_size")
+        PredictionOptions(**{name: values[name] for name in names})
+        return
     minimums = {name: value for name, value in values.items() if name.startswith("min_")}
     GateConfig(metrics_file="comes later", **minimums)
     parse_accelerator_count(values.get("accelerator_count", "0"))

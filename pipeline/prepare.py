@@ -6,11 +6,10 @@ from typing import Literal
 from pipeline import parameters
 from pipeline.command_line import TARGET_GROUPS
 from pipeline.kubeflow.connection import ConnectionConfig
-from pipeline.paths import BUILD
+from pipeline.paths import BUILD, COMPILED, compiled_files
 from trainer.common.command_line import flag
 from trainer.common.errors import UserError
 
-FILES = {"kubeflow": BUILD / "pipeline.yaml", "vertex": BUILD / "pipeline.vertex.yaml"}
 EXPERIMENT = "yt8m-pipeline"
 KUBEFLOW, VERTEX = TARGET_GROUPS["kubeflow"], TARGET_GROUPS["vertex"]
 
@@ -22,7 +21,9 @@ class PackageConfig(ConnectionConfig):
     target: Literal["kubeflow", "vertex"] = flag(
         "kubeflow", "Kubeflow Pipelines or Vertex AI Pipelines.", "Options"
     )
-    pipeline: str = flag("", "Compiled pipeline. Default: the output of `compile`.", "Options")
+    pipeline: str = flag(
+        "train", "Pipeline compiled by `compile`, train or predict, or a compiled file.", "Options"
+    )
     params: str = flag("", "TOML or YAML file of parameters.", "Options")
     no_cache: bool = flag(
         False,
@@ -49,14 +50,20 @@ def prepare(config: PackageConfig, arguments: list[str]):
     from pipeline import package
     from pipeline.checks import check  # loads NumPy
 
-    compiled = package.read(config.pipeline or str(FILES[config.target]))
+    compiled = package.read(_compiled_file(config))
     values = parameters.read(config.params, compiled.parameters) if config.params else {}
     values |= parameters.parse(arguments, compiled.parameters)
-    if config.no_cache:
+    if config.no_cache and "reuse_training" in compiled.parameters:
         values["reuse_training"] = False
     parameters.require(values, compiled.parameters)
     check(complete(compiled, values))
     return compiled, values
+
+
+def _compiled_file(config: PackageConfig) -> str:
+    if config.pipeline in COMPILED:
+        return str(compiled_files(BUILD, config.pipeline)[config.target])
+    return config.pipeline
 
 
 def complete(compiled, values: dict) -> dict:

@@ -17,7 +17,11 @@ class ScheduleConfig(PackageConfig):
     Without an action, the schedule is set: created or, if it differs, replaced.
     """
 
-    name: str = flag("yt8m-nightly", "Name of the schedule.", "Options")
+    name: str = flag(
+        "",
+        "Name of the schedule. Default: yt8m-nightly, of batch prediction yt8m-predict-nightly.",
+        "Options",
+    )
     cron: str = flag(
         "", "Cron expression in UTC: five fields, or six with seconds first.", "Options"
     )
@@ -29,6 +33,9 @@ class ScheduleConfig(PackageConfig):
     force: bool = flag(False, "Delete the schedule even if this ends a run.", KUBEFLOW)
 
     def __post_init__(self):
+        if not self.name:
+            name = "yt8m-predict-nightly" if self.pipeline == "predict" else "yt8m-nightly"
+            object.__setattr__(self, "name", name)
         if not 1 <= self.max_concurrency <= 10:
             raise UserError(f"--max-concurrency must be 1 to 10; got {self.max_concurrency}.")
 

@@ -131,6 +131,11 @@ KINDS = {
         "Repeated labels",
         "Write each label once; repetitions are ignored.",
     ),
+    "unusual_id": Kind(
+        "warning",
+        "Ids with commas, quotes, line breaks or bytes that are not UTF-8",
+        "Check the program that wrote the ids; in CSV files of predictions they are quoted.",
+    ),
     "file_size": Kind(
         "warning",
         "Files with an unusual number of records",

@@ -2,8 +2,6 @@
 
 import importlib
 
-NAMES = ("train", "predict")
-
 
 def load(name: str):
     """Return the module of a pipeline definition. It loads kfp."""

@@ -182,6 +182,14 @@ def test_drift_from_an_earlier_run(data, tmp_path):
     assert "train compared with train (baseline)" in (data / "out" / "report.html").read_text()
 
 
+def test_a_split_that_the_baseline_lacks_is_compared_with_its_training_split(data, tmp_path):
+    run(data, train=f"{data}/train*")
+    (data / "out" / "statistics.json").rename(tmp_path / "baseline.json")
+    settings = Settings(baseline=str(tmp_path / "baseline.json"))
+    run(data, settings=settings, serving=f"{data}/train*")
+    assert "serving compared with train (baseline)" in (data / "out" / "report.html").read_text()
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"splits": {"train": {}}}', '{"splits": 3}'])
 def test_a_baseline_that_is_none(data, tmp_path, text):
     (tmp_path / "baseline.json").write_text(text)
