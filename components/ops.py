@@ -155,12 +155,14 @@ def evaluate(
     from components.evaluate import evaluate
     from components.run_folder import run_folder
     from components.summary import recorded
+    from components.tracking import log_evaluation
 
     run = run_folder(output_dir, run_name, job_name, job_id)
     with without_traceback(), recorded(run, job_id, "evaluate"):
         folder = storage.join(run, "evaluation")
         publish_dir = storage.join(output_dir, "published")
         scores = evaluate(train_dir, eval_data, publish_dir, folder, vocabulary, batch_size)
+        log_evaluation(train_dir, folder, scores)
         for prefix, values in (("", scores["challenger"]), ("champion_", scores["champion"] or {})):
             for name, value in values.items():
                 metrics.log_metric(prefix + name, value)
@@ -253,16 +255,19 @@ def publish(
     from components.publish import publish
     from components.run_folder import run_folder
     from components.summary import recorded
+    from components.tracking import log_published
     from trainer.common import storage
     from trainer.common.errors import without_traceback
 
     run = run_folder(output_dir, run_name, job_name, job_id)
     with without_traceback(), recorded(run, job_id, "publish"):
         publish_dir = storage.join(output_dir, "published")
-        champion = storage.read_json(metrics_file.path)["champion_version"]
+        metrics = storage.read_json(metrics_file.path)
+        champion = metrics["champion_version"]
         version = publish(model.path, publish_dir, metrics_file.path, champion)
         published = {"version": version, "path": storage.join(publish_dir, version)}
         storage.write_text(storage.join(run, "publish.json"), json.dumps(published, indent=1))
+        log_published(metrics["train_dir"], published)
         print(f"Published: {published['path']}")
         return (version,)
 
