@@ -1,4 +1,4 @@
-"""What Kubeflow Pipelines 2.17 accepts, and how it refuses: as recorded in recorded/refusals.json."""
+"""What Kubeflow Pipelines 2.17 accepts and refuses, as recorded in recorded/refusals.json."""
 
 import json
 import re

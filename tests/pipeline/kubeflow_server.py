@@ -236,7 +236,7 @@ class KubeflowServer:
         if pipeline_id:
             items = [item for item in items if item["pipeline_id"] == pipeline_id]
         if self.multi_user and query.get("namespace"):
-            items = [i for i in items if i.get("namespace", query["namespace"]) == query["namespace"]]
+            items = [item for item in items if item.get("namespace") in (None, query["namespace"])]
         if query.get("experiment_id"):
             items = [i for i in items if i.get("experiment_id") == query["experiment_id"]]
         items = _sorted(_filtered(items, query.get("filter")), query.get("sort_by"))

@@ -1,4 +1,4 @@
-"""The commands, and the stand-in server itself, held to what a Kubeflow Pipelines 2.17.0 answered."""
+"""The commands and the stand-in server, held to what a Kubeflow Pipelines 2.17.0 answered."""
 
 import json
 import re
@@ -153,8 +153,9 @@ def test_the_stand_in_refuses_what_the_real_server_refuses(server, filled, refus
         return re.sub(r"\{[a-z ]+\}", lambda match: filled[match[0]], text)
 
     sent, kind = refusal["sent"], "application/json"
-    content = sent if sent is None or isinstance(sent, str) else json.dumps(sent, separators=(",", ":"))
-    content = None if content is None else fill(content)
+    if isinstance(sent, dict):
+        sent = json.dumps(sent, separators=(",", ":"))
+    content = sent and fill(sent)
     if "upload" in refusal["path"]:
         kind = "multipart/form-data; boundary=b"
         head = 'Content-Disposition: form-data; name="uploadfile"; filename="p.yaml"'
