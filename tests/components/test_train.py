@@ -79,10 +79,11 @@ def test_a_run_that_reuses_no_training_has_a_folder_of_its_own(step):
     assert names[1] == names[3]  # a retry resumes
 
 
-def test_0_leaves_a_flag_without_a_default_unset():
-    config = trainer_config({"max_steps": 0, "clip_gradient_norm": 0.0})
-    assert config.max_steps is None
-    assert config.clip_gradient_norm == 0.0
+def test_checkpoints_are_saved_by_time_unless_told_otherwise():
+    assert trainer_config({}).checkpoint_minutes == 5
+    config = trainer_config({"trainer_flags": "--checkpoint_minutes=30"})
+    assert config.checkpoint_minutes == 30
+    assert trainer_config({"clip_gradient_norm": 0.0}).clip_gradient_norm == 0.0
 
 
 @pytest.mark.parametrize("count, num_gpu, require_gpu", [("0", 0, False), ("2", 2, True)])

@@ -36,7 +36,7 @@ def test_the_first_submission_makes_everything_that_a_run_needs(server, run, com
     assert pipeline["display_name"] == "yt8m-pipeline"
     assert "| `train_data` |" in pipeline["description"]
     assert version["text"] == compiled["kubeflow"].read_text()
-    assert version["description"].startswith("Trains a video classifier")
+    assert version["description"].startswith("Train a video classifier")
     assert len(version["description"]) < 500
     assert server.only("experiments")["display_name"] == "yt8m-pipeline"
     sent = server.only("runs")
