@@ -26,7 +26,7 @@ FLAG_DEFAULTS = {
 }
 
 # Parameters that only Kubeflow can be told when a run starts.
-KUBEFLOW_ONLY = ("train_cpu", "train_memory", "node_selector", "tolerations")
+KUBEFLOW_ONLY = ("num_workers", "train_cpu", "train_memory", "node_selector", "tolerations")
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             target.name, target.no_accelerator
         ),
         accelerator_count: str = str(profile.train.accelerator_count),
+        num_workers: int = 1,
         run_name: str = "",
         train_cpu: str = profile.train.cpu,
         train_memory: str = profile.train.memory,
@@ -191,6 +192,8 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 Kubeflow, NVIDIA_L4 on Vertex.
             accelerator_count: Number of accelerators, e.g. "1". "0" trains on the CPU. Training
                 fails at startup if it finds fewer.
+            num_workers: Number of pods that train together, each with these accelerators, CPUs and
+                memory. The global batch has batch_size videos for each accelerator of each worker.
             run_name: Name of the run's folder in output_dir/runs, in place of an older one. Empty:
                 what the backend calls the run.
             train_cpu: CPUs that are kept for training, e.g. 500m or 6.
@@ -207,7 +210,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             "job_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
             "job_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         }
-        summary = ops.summary(**run)
+        summary = ops.summary(num_workers=num_workers, **run)
         configure(summary, "Summary", images.data, retries=2)
 
         with dsl.ExitHandler(summary, name="train-and-publish"):
@@ -226,6 +229,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 reuse_training=reuse_training,
                 trainer_flags=trainer_flags,
                 num_gpu=accelerator_count,
+                num_workers=num_workers,
                 **flags,
                 **run,
             )
@@ -235,6 +239,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 train_data=validated.outputs["train_data"],
                 train_dir=validated.outputs["train_dir"],
                 trainer_argv=validated.outputs["trainer_argv"],
+                num_workers=num_workers,
             )
             # The one step that may be cached: train_dir stands for the data, flags and code.
             configure(trained, "Train", images.trainer, profile.train.retries, cache=True)

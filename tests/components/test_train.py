@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.train import command_line, train, train_folder, trainer_config
+from components.train import check_num_workers, command_line, train, train_folder, trainer_config
 from trainer.common.errors import UserError
 from trainer.data.examples import encode_example
 from trainer.data.tfrecord import write_records
@@ -77,6 +77,27 @@ def test_a_run_that_reuses_no_training_has_a_folder_of_its_own(step):
     names = [step(max_steps=1, run_id=run_id) for run_id in ("", "run-1", "run-2", "run-1")]
     assert len(set(names)) == 3
     assert names[1] == names[3]  # a retry resumes
+
+
+def test_the_folder_depends_on_the_number_of_workers():
+    config = trainer_config(FLAGS)
+    folders = [train_folder(config, "output", "0123", "", number) for number in (1, 2, 3)]
+    assert len(set(folders)) == 3
+    assert train_folder(config, "output", "0123") == folders[0]
+
+
+def test_every_worker_needs_a_file(tmp_path):
+    for number in range(2):
+        (tmp_path / f"train{number}").touch()
+    check_num_workers(2, f"{tmp_path}/train*")
+    with pytest.raises(UserError, match="number of training files; got 3 workers and 2 files in"):
+        check_num_workers(3, f"{tmp_path}/train*")
+
+
+def test_there_is_a_worker():
+    check_num_workers(1)
+    with pytest.raises(UserError, match="num_workers must be at least 1; got 0"):
+        check_num_workers(0)
 
 
 def test_0_leaves_a_flag_without_a_default_unset():
