@@ -11,6 +11,13 @@ from trainer.serving.options import PredictionOptions
 NAME = "yt8m-predict"
 DEFAULTS = PredictionOptions()
 
+GROUPS = {
+    "Required": ("data", "output_dir"),
+    "Data": ("vocabulary", "data_"),
+    "Prediction": (),  # all others
+    "Run": ("run_name",),
+}
+
 
 def build(images: Images, target: Target, profile: Profile | None = None):
     """Return the pipeline; arguments as pipeline.graphs.train.build.
@@ -18,7 +25,7 @@ def build(images: Images, target: Target, profile: Profile | None = None):
     The step `predict` gets the resources of training: its accelerators, CPUs and memory.
     """
     profile = profile or profiles.read(profiles.DEFAULT)
-    return described(_pipeline(images, target, profile), NAME, profile)
+    return described(_pipeline(images, target, profile), NAME, profile, GROUPS)
 
 
 def _pipeline(images: Images, target: Target, profile: Profile):
@@ -36,8 +43,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
         vocabulary: str = "",
         data_baseline: str = "",
         data_fail_on: str = "never",
-        data_max_mean_shift: float = 0.25,
-        validation_beam_options: str = "",
+        data_validation_flags: str = "",
         beam_options: str = "",
         run_name: str = "",
     ):
@@ -66,10 +72,8 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 Empty: none.
             data_fail_on: Minimum severity of findings in the data that ends the run: error,
                 warning, or never. A record that cannot be read ends it in any case.
-            data_max_mean_shift: Maximum shift of a feature's mean that is no drift, in standard
-                deviations.
-            validation_beam_options: Options of Apache Beam for the validation. Empty: in the step
-                itself.
+            data_validation_flags: Thresholds for drift, and options of Apache Beam for the
+                validation, as in the training pipeline.
             beam_options: Options of Apache Beam for the prediction, e.g. "--runner=DataflowRunner
                 --project=... --region=... --temp_location=gs://...". Empty: in the step itself.
             run_name: Name of the run's folder in output_dir/runs. Empty: the backend's name of the
@@ -87,8 +91,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             vocabulary=vocabulary,
             fail_on=data_fail_on,
             baseline=data_baseline,
-            max_mean_shift=data_max_mean_shift,
-            beam_options=validation_beam_options,
+            validation_flags=data_validation_flags,
             scheduled_at=dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER,
             **run,
         )
