@@ -3,9 +3,10 @@
 import sys
 from dataclasses import dataclass
 
-from trainer.common import console, storage
+from trainer.common import console
 from trainer.common.command_line import flag, parse
 from trainer.common.errors import UserError, without_traceback
+from trainer.data import manifest
 from trainer.serving.options import FORMATS, PredictionOptions
 
 DEFAULTS = PredictionOptions()
@@ -19,7 +20,7 @@ class PredictConfig:
         "/tmp/yt8m_model/", "Directory of the trained or exported model, local or gs://.", "Files"
     )
     input_data_pattern: str | None = flag(
-        None, "File glob(s) for the videos, comma-separated.", "Files"
+        None, "Manifest of the videos, or file globs, comma-separated.", "Files"
     )
     output_file: str | None = flag(None, "File to write, local or gs://.", "Files")
     output_format: str = flag(
@@ -57,7 +58,7 @@ def main(argv: list[str]):
         from trainer.serving import loading, prediction
 
         model = loading.load(config.train_dir)
-        files = storage.glob(config.input_data_pattern)
+        files = manifest.expand(config.input_data_pattern)
         written = prediction.predict_to_file(model, files, config.output_file, config.options)
         print(f"Wrote predictions for {written.videos:,} videos to {config.output_file}.")
 

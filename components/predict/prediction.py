@@ -15,6 +15,7 @@ from components.validate_data.beam_options import (
 )
 from trainer.common import storage
 from trainer.common.errors import UserError
+from trainer.data import manifest
 from trainer.serving.options import PredictionOptions
 
 SUMMARY = "predictions.json"
@@ -49,7 +50,7 @@ def predict(
         UserError: There is no model, no file matches, a record cannot be read, a file cannot be
             written, or the Beam runner fails.
     """
-    shards = plan(storage.glob(data_pattern), model_dir, output_dir, options)
+    shards = plan(manifest.expand(data_pattern), model_dir, output_dir, options)
     for shard in shards:
         storage.remove_temporary_files(shard.predictions)
         storage.remove_temporary_files(shard.record)

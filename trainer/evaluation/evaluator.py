@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from trainer.common import storage
 from trainer.common.errors import UserError
-from trainer.data import input_pipeline
+from trainer.data import input_pipeline, manifest
 from trainer.evaluation.experts import ExpertAnalysis, ExpertMetrics
 from trainer.evaluation.metrics import (
     TOP_K,
@@ -77,7 +76,7 @@ def evaluate(
     average_precision = AveragePrecision(num_classes)
     experts = _expert_metrics(model)
     total_loss, progress = 0.0, _Progress()
-    files = storage.glob(data_pattern)
+    files = manifest.expand(data_pattern)
     with input_pipeline.explained(files, model.record_format):
         for batch in input_pipeline.batches(files, model.record_format, batch_size, num_readers):
             if experts:
