@@ -41,6 +41,8 @@ def validate_data(
     trainer_flags: str,
     num_gpu: str,
     num_workers: int,
+    commit: str,
+    images: dict,
     # Flags of the trainer. Each becomes a parameter of the pipeline, with the flag's default and
     # help. They are checked here, before the data is read and before a GPU is waited for.
     feature_names: str,
@@ -65,7 +67,7 @@ def validate_data(
     import logging
 
     from components.dates import fill_in, run_time
-    from components.run_folder import run_folder
+    from components.run_folder import describe, run_folder
     from components.summary import recorded
     from components.train import check_num_workers, command_line, train_folder, trainer_config
     from components.validate_data.flags import parse
@@ -77,9 +79,8 @@ def validate_data(
 
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
     run = run_folder(output_dir, run_name, job_name, job_id)
-    with without_traceback():
-        storage.delete_tree(run)  # what an earlier run of the same name left
     with without_traceback(), recorded(run, job_id, "validate_data"):
+        describe(run, parameters)
         config = trainer_config(parameters)
         # Here, once, so that all steps read the same files. A run that makes up for a missed one
         # reads the files of the day that was missed.
@@ -129,6 +130,7 @@ def validate_data(
 
 @step
 def train(train_data: str, train_dir: str, trainer_argv: list, num_workers: int):
+    from components import learning_curve
     from components.summary import recorded
     from components.train import train
     from trainer.common import console
@@ -143,6 +145,7 @@ def train(train_data: str, train_dir: str, trainer_argv: list, num_workers: int)
             from components.workers import coordinator
 
             coordinator.train(train_data, train_dir, trainer_argv, num_workers)
+        learning_curve.write(train_dir)
 
 
 @step
@@ -223,6 +226,7 @@ def gate(
 @step
 def export_model(
     train_dir: str,
+    eval_data: str,
     vocabulary: str,
     output_dir: str,
     run_name: str,
@@ -248,7 +252,7 @@ def export_model(
     ):
         # Not to model.path at once, for the folder is renamed when it is whole: on Vertex that
         # path is in a bucket mounted as a folder, where folders cannot be renamed.
-        export(train_dir, storage.join(folder, "model"), vocabulary)
+        export(train_dir, storage.join(folder, "model"), eval_data, vocabulary)
         storage.copy_tree(storage.join(folder, "model"), model.path)
 
 

@@ -61,7 +61,7 @@ def read(path: str) -> Package:
     return Package(
         name=info["name"],
         description=info.get("description", ""),
-        version=f"{_commit()}-{hashlib.sha256(text.encode()).hexdigest()[:12]}",
+        version=f"{commit()}-{hashlib.sha256(text.encode()).hexdigest()[:12]}",
         text=text,
         parameters=parameters_of_spec(spec),
         images=sorted(
@@ -84,7 +84,7 @@ def _dags(spec: dict) -> list[dict]:
     return [part["dag"] for part in (spec["root"], *spec["components"].values()) if "dag" in part]
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit's short name, with -dirty where files differ from it; "nogit" outside of git."""
     # In CI's containers the files may be of another user, which git would not have.
     git = ["git", "-c", f"safe.directory={ROOT}"]

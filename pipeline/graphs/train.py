@@ -3,12 +3,13 @@
 import inspect
 import re
 import typing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from kfp import dsl, kubernetes
 
 from components import ops
 from components.train import FLAGS
+from pipeline import package
 from pipeline.parameters import Parameter, markdown_table, parameters_of
 from pipeline.profiles import profile as profiles
 from pipeline.profiles.profile import Profile
@@ -238,8 +239,8 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 fails at startup if it finds fewer.
             num_workers: Number of pods that train together, each with these accelerators, CPUs and
                 memory. The global batch has batch_size videos for each accelerator of each worker.
-            run_name: Name of the run's folder in output_dir/runs, whose content it replaces. Empty:
-                the name and id that the backend gave the run.
+            run_name: Begins the name of the run's folder in output_dir/runs, which ends with the id
+                that the backend gave the run. Empty: the backend's name of the run.
             node_cpu: Number of CPUs to request, e.g. 500m or 6.
             node_memory: Memory to request, which is also the limit, e.g. 24Gi.
             node_selector: Labels that the node must have, in JSON, e.g.
@@ -270,6 +271,8 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 trainer_flags=trainer_flags,
                 num_gpu=accelerator_count,
                 num_workers=num_workers,
+                commit=package.commit(),
+                images=asdict(images),
                 **flags,
                 **run,
             )
@@ -325,7 +328,10 @@ def _pipeline(images: Images, target: Target, profile: Profile):
 
             with dsl.If(verdict.outputs["Output"] == True, name="accepted"):  # noqa: E712
                 exported = ops.export_model(
-                    train_dir=validated.outputs["train_dir"], vocabulary=vocabulary, **run
+                    train_dir=validated.outputs["train_dir"],
+                    eval_data=validated.outputs["eval_data"],
+                    vocabulary=vocabulary,
+                    **run,
                 )
                 configure(exported, "Export model", images.trainer, retries=2)
 
