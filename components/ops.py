@@ -43,6 +43,7 @@ def validate_data(
     num_workers: int,
     commit: str,
     images: dict,
+    libraries: str,
     # Flags of the trainer. Each becomes a parameter of the pipeline, with the flag's default and
     # help. They are checked here, before the data is read and before a GPU is waited for.
     feature_names: str,
@@ -116,7 +117,7 @@ def validate_data(
         )
         run_id = "" if reuse_training else job_id
         data_key = listed["train"].content_key
-        train_dir = train_folder(config, output_dir, data_key, run_id, num_workers)
+        train_dir = train_folder(config, output_dir, data_key, run_id, num_workers, libraries)
         argv = command_line(config)
         plan = {
             "train_data": train_data,

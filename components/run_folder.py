@@ -24,7 +24,7 @@ def run_folder(output_dir: str, run_name: str, job_name: str, job_id: str) -> st
 
 
 def describe(run_dir: str, parameters: dict) -> None:
-    """Write run.json: "run_id", "commit", "images" and "parameters".
+    """Write run.json: "run_id", "commit", "images", "libraries" and "parameters".
 
     Args:
         run_dir: The run's folder.
@@ -35,6 +35,7 @@ def describe(run_dir: str, parameters: dict) -> None:
         "run_id": values.pop("job_id"),
         "commit": values.pop("commit"),
         "images": values.pop("images"),
+        "libraries": values.pop("libraries"),
         "parameters": values,
     }
     storage.write_text(storage.join(run_dir, "run.json"), json.dumps(run, indent=1) + "\n")

@@ -1,6 +1,7 @@
 """A compiled pipeline as it is sent to a server: its bytes, its version, its parameters."""
 
 import hashlib
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,3 +95,10 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return "nogit"
     return ran.stdout.strip() if ran.returncode == 0 else "nogit"
+
+
+def library_versions() -> str:
+    """Return 16 hex digits that identify the versions in the locks of the trainer's images."""
+    locks = sorted((ROOT / "docker").glob("trainer-*.txt"))
+    pins = [re.findall(r"^[^\s#]+==[^\s;\\]+", lock.read_text(), re.M) for lock in locks]
+    return hashlib.sha256(repr(pins).encode()).hexdigest()[:16]

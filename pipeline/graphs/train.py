@@ -52,6 +52,11 @@ class Images:
     data: str  # Beam, no TensorFlow
     trainer: str  # TensorFlow
 
+    @property
+    def are_pinned(self) -> bool:
+        """Whether all are named by their digest."""
+        return all("@sha256:" in name for name in (self.data, self.trainer))
+
 
 @dataclass(frozen=True)
 class Target:
@@ -272,6 +277,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 num_gpu=accelerator_count,
                 num_workers=num_workers,
                 commit=package.commit(),
+                libraries=package.library_versions(),
                 images=asdict(images),
                 **flags,
                 **run,
@@ -284,8 +290,11 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 trainer_argv=validated.outputs["trainer_argv"],
                 num_workers=num_workers,
             )
-            # The one step that may be cached: train_dir stands for the data, flags and code.
-            configure(trained, "Train", images.trainer, profile.train.retries, cache=True)
+            # The one step that may be cached: train_dir stands for the data, flags, code and
+            # libraries. But a tag may name other code tomorrow.
+            configure(
+                trained, "Train", images.trainer, profile.train.retries, cache=images.are_pinned
+            )
             # Its own resources, in place of those of the other steps.
             trained.set_accelerator_type(accelerator_type)
             # A string: Kubeflow's driver ignores a count of any other type.

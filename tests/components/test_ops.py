@@ -88,6 +88,7 @@ def validate_data(tmp_path):
             num_gpu="0",
             num_workers=1,
             commit="0123456789ab",
+            libraries="0",
             images={"data": "data@sha256:1", "trainer": "trainer@sha256:2"},
             data_statistics=Artifact(uri=str(tmp_path / "statistics.json")),
             validation_report=HTML(uri=str(tmp_path / "report.html")),

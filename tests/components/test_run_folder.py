@@ -24,12 +24,14 @@ def test_a_single_safe_path_segment(run_name, job_name, job_id, expected):
 
 
 def test_a_run_is_described_by_its_parameters_commit_and_images(tmp_path):
-    given = {"job_id": "42", "commit": "0123", "images": {"data": "data@sha256:1"}}
+    given = {"job_id": "42", "commit": "0123", "libraries": "4567"}
+    given["images"] = {"data": "data@sha256:1"}
     parameters = {"train_data": "a*", "num_epochs": 5, "frame_features": False, "flags": ["--x"]}
     describe(str(tmp_path), given | parameters | {"report": object()})
     assert json.loads((tmp_path / "run.json").read_text()) == {
         "run_id": "42",
         "commit": "0123",
         "images": {"data": "data@sha256:1"},
+        "libraries": "4567",
         "parameters": parameters,
     }
