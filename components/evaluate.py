@@ -8,7 +8,7 @@ import numpy as np
 
 from components import expert_report, report
 from components.metric_table import metric_rows
-from components.publish import Champion, read_champion
+from components.registry.registry import Champion, read_champion
 from trainer.common import storage
 from trainer.common.errors import UserError
 from trainer.evaluation import evaluator

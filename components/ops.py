@@ -68,6 +68,7 @@ def validate_data(
     import logging
 
     from components.dates import fill_in, run_time
+    from components.registry.lineage import training_statistics
     from components.run_folder import describe, run_folder
     from components.summary import recorded
     from components.train import check_num_workers, command_line, train_folder, trainer_config
@@ -90,6 +91,7 @@ def validate_data(
         check_num_workers(num_workers, train_data)
         folder = storage.join(run, "validation")
         thresholds, beam_args = parse(validation_flags)
+        publish_dir = storage.join(output_dir, "published")
         validate(
             {"train": train_data, "eval": eval_data},
             folder,
@@ -98,7 +100,7 @@ def validate_data(
             Settings(
                 fail_on=fail_on,
                 vocabulary=vocabulary,
-                baseline=baseline,
+                baseline=baseline or training_statistics(publish_dir, config.model_flags),
                 schema=schema,
                 thresholds=thresholds,
             ),
@@ -268,7 +270,8 @@ def publish(
 ) -> NamedTuple("Published", [("version", str)]):
     import json
 
-    from components.publish import publish
+    from components.registry.lineage import lineage
+    from components.registry.registry import publish, read_champion
     from components.run_folder import run_folder
     from components.summary import recorded
     from components.tracking import log_published
@@ -279,9 +282,9 @@ def publish(
     with without_traceback(), recorded(run, job_id, "publish"):
         publish_dir = storage.join(output_dir, "published")
         metrics = storage.read_json(metrics_file.path)
-        champion = metrics["champion_version"]
-        version = publish(model.path, publish_dir, metrics_file.path, champion)
-        published = {"version": version, "path": storage.join(publish_dir, version)}
+        expected = metrics["champion_version"]
+        version = publish(model.path, publish_dir, metrics_file.path, expected, lineage(run))
+        published = {"version": version, "path": read_champion(publish_dir).path}
         storage.write_text(storage.join(run, "publish.json"), json.dumps(published, indent=1))
         log_published(metrics["train_dir"], published)
         print(f"Published: {published['path']}")

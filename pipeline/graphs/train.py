@@ -224,7 +224,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             data_schema: schema.pbtxt that the data must conform to, e.g. that of an earlier run's
                 validation. Empty: none.
             data_baseline: statistics.json of an earlier run's validation, to detect drift. Empty:
-                none.
+                that of the published model's training data.
             data_validation_flags: Further flags of the validation, e.g. "--max_label_linf=0.05",
                 or Apache Beam's, e.g. "--runner=DataflowRunner --project=... --region=...
                 --temp_location=gs://...". Empty: Beam runs in the step itself.

@@ -137,7 +137,7 @@ print(writable)
     [
         (
             "data",
-            "components.validate_data.pipeline, components.gate, components.publish, "
+            "components.validate_data.pipeline, components.gate, components.registry.retention, "
             "components.summary",
         ),
         ("trainer", "components.train, components.evaluate, components.export_model"),

@@ -78,7 +78,7 @@ def test_a_good_model_is_published_and_then_one_that_is_no_better_is_not(data, t
     assert first.returncode == 0, first.stdout + first.stderr
     run, published = run_folder(tmp_path / "out", "first"), tmp_path / "out" / "published"
     champion = json.loads((published / "champion.json").read_text())
-    assert (published / champion["version"] / "saved_model.pb").exists()
+    assert (published / "served" / champion["version"] / "saved_model.pb").exists()
     for report in ("validation/report.html", "evaluation/report.html", "summary.html"):
         assert (run / report).exists()
         assert f"out/runs/{run.name}/{report}" in first.stdout

@@ -3,7 +3,8 @@
 Folder of an exported model:
     saved_model.pb, variables/   for TensorFlow Serving or tf.saved_model.load
     class_names.json             names by class id (also contained in the SavedModel)
-    manifest.json                date, source, step, and the flags that define the model
+    manifest.json                date, source, step, the flags that define the model, and the
+                                 versions of the libraries
 
 `keras.Model.export` is not used: its signatures take the model's inputs, not serialized records.
 """
@@ -11,6 +12,7 @@ Folder of an exported model:
 import datetime
 import json
 import shutil
+from importlib import metadata
 from pathlib import Path
 
 import keras
@@ -82,6 +84,7 @@ def write(
         "source": source,
         "step": step,
         "model_flags": flags,
+        "libraries": {name: metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
     }
     try:
         shutil.rmtree(partial, ignore_errors=True)

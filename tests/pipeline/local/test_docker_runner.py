@@ -108,7 +108,7 @@ def test_the_whole_pipeline_runs_in_the_images_and_its_files_are_the_users(
     run.run(arguments, "docker")
     out = tmp_path / "out"
     champion = json.loads((out / "published" / "champion.json").read_text())
-    model = out / "published" / champion["version"] / "saved_model.pb"
+    model = out / "published" / "served" / champion["version"] / "saved_model.pb"
     assert champion["metrics"]["gap"] > 0.8
     assert model.stat().st_uid == 12345
     assert "WARNING" not in capfd.readouterr().out
