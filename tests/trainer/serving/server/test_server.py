@@ -1,6 +1,7 @@
 """The model server over HTTP: both protocols, a change of the model under load, and the log."""
 
 import base64
+import itertools
 import json
 import os
 import shutil
@@ -22,9 +23,8 @@ from trainer.serving import saved_model
 
 pytest.importorskip("kserve")
 ROOT = Path(__file__).resolve().parents[4]
-RECORD = encode_example(
-    {"id": "v1", "rgb": np.ones(3, np.float32), "audio": np.ones(2, np.float32)}
-)
+FEATURES = {"rgb": np.ones(3, np.float32), "audio": np.ones(2, np.float32)}
+RECORD = encode_example({"id": "v1"} | FEATURES)
 
 
 def free_port() -> int:
@@ -62,7 +62,7 @@ def promote(model: Path, served: Path, number: int) -> None:
 
 @pytest.fixture
 def start(tmp_path):
-    """start(served_dir, **flags): the address of a server."""
+    """start(served_dir, **flags): the address of a server, which `start.stop()` ends."""
     processes = []
 
     def start(served: Path, **flags) -> str:
@@ -71,8 +71,8 @@ def start(tmp_path):
         command += [f"--port={port}", "--poll_seconds=0.2"]
         command += [f"--{name}={value}" for name, value in flags.items()]
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "2"}
-        log = open(tmp_path / "server.log", "wb")
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log))
+        with open(tmp_path / "server.log", "wb") as log:
+            processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log))
         address = f"http://localhost:{port}"
         for _ in range(600):
             try:
@@ -83,10 +83,15 @@ def start(tmp_path):
                 time.sleep(0.2)
         raise AssertionError((tmp_path / "server.log").read_text())
 
+    def stop():
+        for process in processes:
+            process.terminate()
+            process.wait(60)
+        processes.clear()
+
+    start.stop = stop
     yield start
-    for process in processes:
-        process.terminate()
-        process.wait(60)
+    stop()
 
 
 def v1_body(record: bytes = RECORD) -> dict:
@@ -144,11 +149,7 @@ def test_both_protocols_errors_and_the_log(export, start, tmp_path):
     assert 'yt8m_videos_total{model="yt8m",version="1"} 6.0' in metrics
     assert 'yt8m_model_version{model="yt8m"} 1.0' in metrics
     assert "request_predict_seconds" in metrics
-    subprocess.run(["pkill", "-TERM", "-f", f"--served_dir={served}"], check=False)
-    for _ in range(100):
-        if list(log.rglob("*.tfrecord")):
-            break
-        time.sleep(0.2)
+    start.stop()
     (file,) = log.rglob("*.tfrecord")
     assert list(read_records(str(file))) == [RECORD] * 6
 
@@ -196,5 +197,5 @@ def test_a_promoted_model_answers_without_a_failed_request(export, start, tmp_pa
             thread.join()
     assert not failures
     assert len(best) > 20
-    changes = [a for a, b in zip(best, best[1:], strict=False) if a != b]
+    changes = [a for a, b in itertools.pairwise(best) if a != b]
     assert 2 <= len(changes) <= 2 * len(threads)  # each thread changes at its own next request
