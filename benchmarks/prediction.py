@@ -35,11 +35,12 @@ def main() -> None:
         data = f"{folder}/data.tfrecord"
         write_records(data, video_records(flags.videos))
         for name in MODELS:
-            model = loading.load(_random_model(name, f"{folder}/{name}"))
+            model = loading.load(random_model(name, f"{folder}/{name}"))
             _compare(name, model, data, folder, flags)
 
 
-def _random_model(name: str, folder: str) -> str:
+def random_model(name: str, folder: str) -> str:
+    """Save a model with random weights to a train_dir; return it."""
     features = {"feature_names": "mean_rgb,mean_audio", "feature_sizes": "1024,128"}
     config = TrainConfig(model=name, train_dir=folder, **features)
     variables = registry.variables(registry.create(config.model_flags))

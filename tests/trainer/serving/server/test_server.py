@@ -45,7 +45,7 @@ def export(save_logistic_model, tmp_path):
     """export(name, probabilities): the folder of an exported model."""
 
     def export(name: str, probabilities) -> Path:
-        folder = tmp_path / name
+        folder = tmp_path / "exported" / name
         train_dir = save_logistic_model(probabilities)
         saved_model.export(train_dir, str(folder))
         shutil.rmtree(train_dir)
