@@ -112,7 +112,7 @@ def _tables(parameters: dict[str, Parameter], groups: dict[str, tuple[str, ...]]
     )
 
 
-def _group(name: str, groups: dict[str, tuple[str, ...]]) -> str:
+def _group(name: str, groups: dict[str, tuple[str, ...]] = GROUPS) -> str:
     for title, names in groups.items():
         if any(name == other or (other[-1] == "_" and name.startswith(other)) for other in names):
             return title

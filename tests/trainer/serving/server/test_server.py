@@ -115,7 +115,8 @@ def test_both_protocols_errors_and_the_log(export, start, tmp_path):
     columns = post(url, {"inputs": {"examples": [encoded]}})["outputs"]
     assert (columns["video_id"], columns["classes"]) == (["v1"], [[1, 0]])
 
-    # Open Inference Protocol: base64 in JSON, and the extension for binary data.
+    # Open Inference Protocol: base64 in JSON, and in the extension for binary data, whose texts
+    # KServe takes to be UTF-8.
     infer = f"{address}/v2/models/yt8m/infer"
     tensor = {"name": "examples", "shape": [1], "datatype": "BYTES"}
     as_text = tensor | {"data": [encoded["b64"]], "parameters": {"content_type": "base64"}}
@@ -124,8 +125,10 @@ def test_both_protocols_errors_and_the_log(export, start, tmp_path):
     assert (answer["id"], answer["model_name"], answer["model_version"]) == ("a", "yt8m", "1")
     assert (outputs["classes"]["shape"], outputs["classes"]["data"]) == ([1, 2], [1, 0])
     assert outputs["names"]["data"] == ["class 1", "class 0"]
-    binary = len(RECORD).to_bytes(4, "little") + RECORD
-    header = {"inputs": [tensor | {"parameters": {"binary_data_size": len(binary)}}]}
+    text = encoded["b64"].encode()
+    binary = len(text).to_bytes(4, "little") + text
+    parameters = {"binary_data_size": len(binary), "content_type": "base64"}
+    header = {"inputs": [tensor | {"parameters": parameters}]}
     text = json.dumps(header).encode()
     sizes = {"Inference-Header-Content-Length": str(len(text))}
     sizes["Content-Type"] = "application/octet-stream"
