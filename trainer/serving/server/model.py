@@ -1,6 +1,7 @@
 """The KServe model: answers requests with the newest version of a served folder."""
 
 import asyncio
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -106,7 +107,7 @@ def _answer_v2(model: ServedModel, version: Version, request: InferRequest) -> I
     name = (request.parameters or {}).get("signature_name", "")
     outputs = model.run(version, version.signature_for(name, set(inputs)), inputs)
     return InferResponse(
-        request.id,
+        request.id or str(uuid.uuid4()),
         model.name,
         [_output(*item) for item in outputs.items()],
         str(version.number),
