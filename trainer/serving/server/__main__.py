@@ -9,6 +9,9 @@ from trainer.common import console
 from trainer.common.command_line import flag, parse
 from trainer.common.errors import UserError, without_traceback
 
+# Loggers that write three lines per request, which /metrics sums up.
+REQUEST_LOGGERS = ("kserve.trace", "uvicorn.access")
+
 
 @dataclass(frozen=True)
 class ServerConfig:
@@ -53,6 +56,8 @@ def main(argv: list[str]):
             time.sleep(config.poll_seconds)
         model.versions.watch(config.poll_seconds)
         server = ModelServer(http_port=config.port, enable_grpc=False, enable_latency_logging=False)
+        for name in REQUEST_LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
         try:
             server.start([model])
         finally:
