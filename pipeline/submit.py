@@ -12,7 +12,7 @@ from trainer.common.errors import without_traceback
 class SubmitConfig(PackageConfig):
     """Runs the compiled pipeline with parameters, each as name=value or -p name=value."""
 
-    run_name: str = flag("", "What to call the run. Default: its version and time.", "The run")
+    run_name: str = flag("", "What to call the run. Default: its model, data and time.", "The run")
     wait: bool = flag(False, "Follow the run; exit with 0 only if it succeeds.", "The run")
     timeout: float = flag(24.0, "Hours to follow it at most.", "The run")
 

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -40,6 +41,7 @@ def test_the_first_submission_makes_everything_that_a_run_needs(server, run, com
     assert len(version["description"]) < 500
     assert server.only("experiments")["display_name"] == "yt8m-pipeline"
     sent = server.only("runs")
+    assert re.fullmatch(r"LogisticModel-b-\d{8}-\d{6}", sent["display_name"])
     assert sent["pipeline_version_reference"] == {
         "pipeline_id": pipeline["pipeline_id"],
         "pipeline_version_id": version["pipeline_version_id"],
