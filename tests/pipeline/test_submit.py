@@ -38,6 +38,7 @@ def test_the_first_submission_makes_everything_that_a_run_needs(server, run, com
     assert "| `train_data` |" in pipeline["description"]
     assert version["text"] == compiled["kubeflow"].read_text()
     assert version["description"].startswith("Train a video classifier")
+    assert "The step **Summary** shows the result" in version["description"]
     assert len(version["description"]) < 500
     assert server.only("experiments")["display_name"] == "yt8m-pipeline"
     sent = server.only("runs")
