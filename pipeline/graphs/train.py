@@ -99,7 +99,8 @@ def _description(text: str, parameters: dict[str, Parameter]) -> str:
         groups[_group(name)].append(name)
     lines = [f"- `{name}`: {parameters[name].description}" for name in groups.pop("Required")]
     lines += [
-        f"- {title}: {', '.join(f'`{name}`' for name in names)}" for title, names in groups.items()
+        f"- **{title}**: {', '.join(f'`{name}`' for name in names)}"
+        for title, names in groups.items()
     ]
     parts = [
         summary,

@@ -189,7 +189,7 @@ def test_the_description_fits_the_card_in_which_the_ui_shows_it(spec):
     assert "|" not in description
     assert sum(1 + len(line) // 60 for line in lines) < 50
     assert [line.partition(":")[0] for line in lines if line.startswith("- ")][3:] == [
-        f"- {title}" for title in GROUPS if title != "Required"
+        f"- **{title}**" for title in GROUPS if title != "Required"
     ]
 
 
