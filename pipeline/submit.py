@@ -10,7 +10,7 @@ from trainer.common.command_line import flag
 class SubmitConfig(PackageConfig):
     """Run the compiled pipeline on Kubeflow or Vertex AI."""
 
-    run_name: str = flag("", "Name of the run. Default: the version and the time.", "Options")
+    run_name: str = flag("", "Name of the run. Default: its model, data and time.", "Options")
     wait: bool = flag(False, "Follow the run; exit with 0 only if it succeeds.", "Options")
     timeout: float = flag(24.0, "Maximum number of hours to follow the run.", "Options")
 
