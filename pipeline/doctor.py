@@ -10,10 +10,10 @@ from urllib.parse import quote
 
 from components.dates import fill_in
 from components.train import parse_accelerator_count
+from pipeline.command_line import option
 from pipeline.kubeflow.connection import resolve
 from pipeline.prepare import KUBEFLOW, PackageConfig, complete, prepare
 from trainer.common import storage
-from trainer.common.command_line import flag
 from trainer.common.errors import UserError
 
 COMPUTE = "https://compute.googleapis.com/compute/v1"
@@ -28,12 +28,12 @@ class NotChecked(Exception):
 class DoctorConfig(PackageConfig):
     """Check what a run with the same options and parameters needs, without running it."""
 
-    kube_namespace: str = flag(
+    kube_namespace: str = option(
         "kubeflow", "Namespace of the steps' pods, if --namespace is empty.", KUBEFLOW
     )
     # On Kubeflow, they say whose quota of GPUs to check.
-    project: str = flag("", "Google Cloud project. Default: the one set in gcloud.", "Options")
-    region: str = flag("us-central1", "Google Cloud region.", "Options")
+    project: str = option("", "Google Cloud project. Default: the one set in gcloud.")
+    region: str = option("us-central1", "Google Cloud region.")
 
 
 def doctor(config: DoctorConfig, arguments: list[str]) -> int:
