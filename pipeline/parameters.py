@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from components.train import FLAGS
 from trainer.common.errors import UserError
 
 # kfp's names of the types that our parameters have, in Python and in a compiled pipeline.
@@ -167,6 +168,8 @@ def _check_known(name: str, parameters: dict[str, Parameter]):
     if name not in parameters:
         known = f"The parameters are {', '.join(sorted(parameters))}."
         given = repr(name) if re.fullmatch(r"[a-z_]\w{,40}", name) else "of this name"
+        if name in FLAGS:
+            known = f"It is a flag of the trainer: trainer_flags='--{name}=...'."
         raise UserError(
             f"There is no parameter {given}.{_did_you_mean(name, parameters)}\n"
             + textwrap.fill(known, 92, initial_indent="  ", subsequent_indent="  ")

@@ -59,6 +59,11 @@ def _complete(given: dict, known: dict[str, parameters.Parameter]) -> dict:
         raise UserError(f"{missing[0]} must be given too: train_data and eval_data go together.")
     defaults = {name: p.default for name, p in known.items() if p.default is not None}
     check(defaults | given)
+    if given.get("num_workers", 1) > 1:
+        raise UserError(
+            "num_workers must be 1 on this machine, where there is no Kubernetes; got "
+            f"{given['num_workers']}."
+        )
     arguments = {
         "run_name": time.strftime("%Y%m%d-%H%M%S"),
         "output_dir": str(BUILD / "output"),

@@ -43,6 +43,7 @@ def data(tmp_path_factory):
         (["train_data=x"], "eval_data must be given too"),
         (["train_data=nothing*", "eval_data=nothing*"], "train_data: No file matches"),
         (["min_gap=55"], "min_gap must be from 0 to 1; got 55.0."),
+        (["num_workers=2"], "num_workers must be 1 on this machine"),
         (["trainer_flags=--sede=1"], "Unknown command line flag 'sede'."),
         (
             ["train_data=DATA/train*", "eval_data=DATA/eval*", "vocabulary=nothing.csv"],

@@ -84,7 +84,7 @@ def test_those_that_piled_up_under_the_name_are_cleaned_up(server, run):
     body = {name: made[name] for name in ("experiment_id", "mode", "trigger", "max_concurrency")}
     reference = {"pipeline_version_reference": made["pipeline_version_reference"]}
     for name in ("yt8m-nightly", "yt8m-nightly", "another", "yt8m-nightly-2"):
-        server._create("recurringruns", {**body, **reference, "display_name": name})
+        server.create("recurringruns", {**body, **reference, "display_name": name})
     run(*NIGHTLY)
     names = [item["display_name"] for item in server.items["recurringruns"].values()]
     assert sorted(names) == ["another", "yt8m-nightly", "yt8m-nightly-2"]
@@ -102,7 +102,7 @@ def test_it_is_not_made_twice_when_an_answer_is_lost(server, run, fault):
 def start_run(server, schedule: dict, state: str = "RUNNING") -> dict:
     """Start a run of a schedule, as the server does when it fires."""
     run = {"display_name": "run", "state": state}
-    return server._put("runs", {**run, "recurring_run_id": schedule["recurring_run_id"]})
+    return server.put("runs", {**run, "recurring_run_id": schedule["recurring_run_id"]})
 
 
 def test_a_schedule_with_a_run_in_progress_is_replaced_without_ending_it(server, run):
