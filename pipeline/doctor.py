@@ -144,9 +144,14 @@ def _must_be_remote(path: str):
 
 
 def _image(name: str) -> str:
-    from pipeline import registry
+    from pipeline.local import engine
 
-    registry.check_pullable(name)
+    engine.check_name(name)
+    try:
+        client = engine.connect()
+    except UserError:
+        raise NotChecked(f"{name}: no Docker engine, which asks the registry, answers") from None
+    engine.check_pullable(client, name)
     return f"{name} can be pulled with this machine's credentials"
 
 
