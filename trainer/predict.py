@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 
-from trainer.common import console, storage
+from trainer.common import console
 from trainer.common.command_line import flag, parse
 from trainer.common.errors import UserError, without_traceback
 from trainer.serving.options import FORMATS, PredictionOptions
@@ -54,10 +54,11 @@ def main(argv: list[str]):
     with without_traceback():
         config = parse(PredictConfig, argv)
         console.set_up()
+        from trainer.data import manifest
         from trainer.serving import loading, prediction
 
         model = loading.load(config.train_dir)
-        files = storage.glob(config.input_data_pattern)
+        files = manifest.expand(config.input_data_pattern)
         written = prediction.predict_to_file(model, files, config.output_file, config.options)
         print(f"Wrote predictions for {written.videos:,} videos to {config.output_file}.")
 

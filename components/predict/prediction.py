@@ -15,6 +15,7 @@ from components.validate_data.beam_options import (
 )
 from trainer.common import storage
 from trainer.common.errors import UserError
+from trainer.data import manifest
 from trainer.serving.options import PredictionOptions
 
 SUMMARY = "predictions.json"
@@ -35,7 +36,7 @@ def predict(
 
     Args:
         model_dir: An exported model, or a train_dir, local or gs://.
-        data_pattern: Glob(s) of the input files, comma-separated.
+        data_pattern: Glob(s) of the input files, comma-separated, or a data manifest.
         output_dir: Output folder, local or gs://; see `shards`.
         options: What to write for each video.
         beam_args: Beam's command-line options, e.g. "--runner=FlinkRunner". The default runner is
@@ -49,7 +50,7 @@ def predict(
         UserError: There is no model, no file matches, a record cannot be read, a file cannot be
             written, or the Beam runner fails.
     """
-    shards = plan(storage.glob(data_pattern), model_dir, output_dir, options)
+    shards = plan(manifest.expand(data_pattern), model_dir, output_dir, options)
     for shard in shards:
         storage.remove_temporary_files(shard.predictions)
         storage.remove_temporary_files(shard.record)

@@ -15,13 +15,16 @@ REQUEST_LOGGERS = ("kserve.trace", "uvicorn.access")
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Serve the newest version in a folder over HTTP, and switch to newer ones."""
+    """Serve the champion of a folder over HTTP, and switch to a new one."""
 
     served_dir: str = flag(
-        "", "Folder of numbered versions, local or gs://. The highest number is served.", "Model"
+        "",
+        "Folder of numbered versions, local or gs://. The one in champion.json is served or, if "
+        "there is no such file, the highest.",
+        "Model",
     )
     name: str = flag("yt8m", "Name of the model in the URLs.", "Model")
-    poll_seconds: float = flag(5.0, "Seconds between two looks for a newer version.", "Model")
+    poll_seconds: float = flag(5.0, "Seconds between two looks for a new champion.", "Model")
     port: int = flag(8080, "HTTP port.", "Server")
     num_threads: int = flag(2, "Number of requests to compute at the same time.", "Server")
     log_dir: str = flag(

@@ -1,4 +1,4 @@
-"""The KServe model: answers requests with the newest version of a served folder."""
+"""The KServe model: answers requests with the champion of a served folder."""
 
 import asyncio
 import uuid
@@ -48,7 +48,7 @@ class ServedModel(Model):
         self.request_log = RequestLog(log_dir, sample_rate, self._log_failed)
 
     def load(self) -> bool:
-        """Load the newest version, if there is one."""
+        """Load the champion, if there is one."""
         self.versions.refresh()
         return self.ready
 

@@ -1,8 +1,7 @@
 """The versions of a model in a served folder, and the one that answers requests.
 
 A served folder, local or gs://, contains a folder for each version: a number, with a SavedModel.
-The highest number is the champion, as for TensorFlow Serving. Promoting a model, or rolling back to
-one, adds a folder with a higher number.
+The highest number is the champion, as for TensorFlow Serving, unless champion.json names another.
 """
 
 import logging
@@ -18,6 +17,7 @@ from trainer.common import storage
 from trainer.common.errors import UserError
 
 SAVED_MODEL = "saved_model.pb"
+CHAMPION = "champion.json"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Version:
 
 
 class Versions:
-    """The newest version of a served folder, replaced when a newer one is complete.
+    """The champion of a served folder, replaced when there is another one.
 
     Args:
         served_dir: The served folder, local or gs://.
@@ -113,24 +113,24 @@ class Versions:
         self._failed: set[int] = set()
 
     def refresh(self) -> None:
-        """Load the newest version, unless it is loaded already.
+        """Load the champion, unless it is loaded already.
 
         Requests are answered by the previous version until the new one has answered a first one,
         and those in progress by the version that they began with.
         """
-        newest = newest_version(self.served_dir)
-        if newest is None or (self.current and newest == self.current.number):
+        champion = champion_version(self.served_dir)
+        if champion is None or (self.current and champion == self.current.number):
             return
         try:
-            version = load(storage.join(self.served_dir, str(newest)), newest)
+            version = load(storage.join(self.served_dir, str(champion)), champion)
             _warm_up(version)
         except Exception as error:  # a damaged version must not stop the server
-            if newest not in self._failed:  # once, though it is tried again
-                logging.error("Cannot load version %d: %s", newest, error)
-            self._failed.add(newest)
+            if champion not in self._failed:  # once, though it is tried again
+                logging.error("Cannot load version %d: %s", champion, error)
+            self._failed.add(champion)
             self._on_load(error)
             return
-        logging.info("Serving version %d of %s.", newest, self.served_dir)
+        logging.info("Serving version %d of %s.", champion, self.served_dir)
         self.current = version
         self._on_load(version)
 
@@ -150,10 +150,18 @@ class Versions:
                 logging.warning("Cannot look for a newer version: %s", error)
 
 
-def newest_version(served_dir: str) -> int | None:
-    """Return the highest number of a version with a SavedModel; None if there is none."""
-    paths = [path.split("/") for path in storage.files_below(served_dir)]
-    numbers = [int(path[0]) for path in paths if path[0].isdecimal() and path[1:] == [SAVED_MODEL]]
+def champion_version(served_dir: str) -> int | None:
+    """Return the number of the version to serve; None if there is none.
+
+    It is the version that champion.json names, if there is such a file, else the highest number.
+    """
+    paths = storage.files_below(served_dir)
+    parts = [path.split("/") for path in paths]
+    numbers = [int(part[0]) for part in parts if part[0].isdecimal() and part[1:] == [SAVED_MODEL]]
+    if CHAMPION in paths:
+        version = str(storage.read_json(storage.join(served_dir, CHAMPION)).get("version"))
+        if version.isdecimal() and int(version) in numbers:
+            return int(version)
     return max(numbers, default=None)
 
 
