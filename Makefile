@@ -14,7 +14,7 @@ CLIENT := $(if $(filter vertex,$(TARGET)),install-dev,install)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev run compile submit schedule doctor cluster cluster-down images push engines test test-fast test-cluster lint format protos lock bench tensorboard clean
+.PHONY: help install install-dev run compile submit schedule serve doctor cluster cluster-down images push engines test test-fast test-cluster lint format protos lock bench bench-serving tensorboard clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ submit: $(CLIENT) ## Run what was compiled on Kubeflow, or with TARGET=vertex on
 
 schedule: $(CLIENT) ## Run it there again and again: CRON='0 2 * * *'; or ARGS=pause, resume, list, delete
 	@$(RUN) -m pipeline schedule $${PIPELINE:+"--pipeline=$$PIPELINE"} $(ARGS) $${TARGET:+"--target=$$TARGET"} $${CRON:+"--cron=$$CRON"}
+
+serve: install-dev ## Serve the published model on port 8080, and newer ones when they are promoted: SERVED=FOLDER; ARGS='--port=... --log_dir=...'
+	@$(RUN) -m trainer.serving.server --served_dir="$${SERVED:-build/output/published/served}" $(ARGS)
 
 doctor: $(CLIENT) ## Find what would break such a run, before it starts: ARGS='name=value ...' as for submit
 	@$(RUN) -m pipeline doctor $${PIPELINE:+"--pipeline=$$PIPELINE"} $${TARGET:+"--target=$$TARGET"} $(ARGS)
@@ -97,14 +100,18 @@ UV_COMPILE = build/lock/bin/uv pip compile --quiet --generate-hashes --python-ve
 	$(if $(UPGRADE),--upgrade) --custom-compile-command "make lock"
 lock: ## Renew the locks, *.txt, from what *.in list (UPGRADE=1: with the newest releases)
 	@test -x build/lock/bin/uv || { $(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv; }
-	@for name in requirements requirements-dev docker/data docker/trainer-cpu docker/trainer-gpu; do \
+	@for name in requirements requirements-dev docker/data docker/trainer-cpu docker/trainer-gpu docker/serving; do \
 		$(UV_COMPILE) $$name.in -o $$name.txt || exit 1; done
 	@$(UV_COMPILE) --no-deps docker/kfp.in -o docker/kfp.txt
+
+bench-serving: install-dev ## Measure the model server under load, beside calling the model directly
+	@$(RUN) -m benchmarks.serving $(ARGS)
 
 bench: install ## Measure training, reading and validation, beside the bare work they need (a quarter of an hour)
 	@$(RUN) -m benchmarks.reading
 	@$(RUN) -m benchmarks.step
 	@$(RUN) -m benchmarks.validation
+	@$(RUN) -m benchmarks.prediction
 
 tensorboard: install ## Show how training goes: TRAIN_DIR=..., or all trained below build/
 	@TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/tensorboard --logdir "$${TRAIN_DIR:-build}"

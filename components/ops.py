@@ -344,6 +344,7 @@ def validate_records(
     from components.validate_data.validation import validate
     from trainer.common import storage
     from trainer.common.errors import without_traceback
+    from trainer.data import manifest
 
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
     run = run_folder(output_dir, run_name, job_name, job_id)
@@ -355,6 +356,8 @@ def validate_records(
         thresholds, beam_args = parse(validation_flags)
         settings = Settings(fail_on, vocabulary, baseline, thresholds=thresholds)
         validate({"predict": data}, folder, read_record_format(model_dir), beam_args, settings)
+        files = manifest.read(storage.join(folder, "predict" + manifest.SUFFIX))
+        data = manifest.store(files, storage.join(output_dir, "data"))
         statistics_file = storage.join(folder, "statistics.json")
         for artifact, path in (
             (data_statistics, statistics_file),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from trainer.common import console
 from trainer.common.command_line import flag, parse
 from trainer.common.errors import UserError, without_traceback
-from trainer.data import manifest
 from trainer.serving.options import FORMATS, PredictionOptions
 
 DEFAULTS = PredictionOptions()
@@ -55,6 +54,7 @@ def main(argv: list[str]):
     with without_traceback():
         config = parse(PredictConfig, argv)
         console.set_up()
+        from trainer.data import manifest
         from trainer.serving import loading, prediction
 
         model = loading.load(config.train_dir)

@@ -36,7 +36,7 @@ def predict(
 
     Args:
         model_dir: An exported model, or a train_dir, local or gs://.
-        data_pattern: Glob(s) of the input files, comma-separated.
+        data_pattern: Glob(s) of the input files, comma-separated, or a data manifest.
         output_dir: Output folder, local or gs://; see `shards`.
         options: What to write for each video.
         beam_args: Beam's command-line options, e.g. "--runner=FlinkRunner". The default runner is

@@ -54,10 +54,11 @@ def plan(
     """
     folder = os.path.commonpath([os.path.dirname(path) for path in paths])
     common = [model_identity(model_dir), asdict(options)]
+    statuses = storage.statuses(paths)
     shards = []
     for path in paths:
         name = os.path.relpath(path, folder)
-        key = hashlib.sha256(json.dumps([*common, path, storage.version(path)]).encode())
+        key = hashlib.sha256(json.dumps([*common, path, statuses[path]]).encode())
         predictions = f"{PREDICTIONS}/{name}.{options.output_format}"
         record = storage.join(output_dir, SHARDS, f"{name}.json")
         shards.append(Shard(path, key.hexdigest(), storage.join(output_dir, predictions), record))

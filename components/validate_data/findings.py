@@ -14,6 +14,8 @@ class Kind(NamedTuple):
     advice: str
 
 
+DRIFT = ("label_drift", "feature_drift")
+
 # In the order of the report.
 KINDS = {
     "unreadable": Kind(
@@ -220,6 +222,10 @@ class Findings:
     def has(self, severity: str) -> bool:
         """Return whether there is a finding of this severity."""
         return any(KINDS[kind].severity == severity for kind, _ in self.found)
+
+    def has_drift(self) -> bool:
+        """Return whether there is a finding of drift."""
+        return any(kind in DRIFT for kind, _ in self.found)
 
     def as_rows(self) -> list[dict]:
         """Return one JSON object per finding, most severe first."""

@@ -90,6 +90,7 @@ def fails(findings: Findings, fail_on: str) -> bool:
     """Return whether a finding has the severity that fails the run."""
     return {
         "never": False,
+        "drift": findings.has_drift(),
         "error": findings.has("error"),
         "warning": findings.has("error") or findings.has("warning"),
     }[fail_on]

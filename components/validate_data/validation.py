@@ -9,7 +9,7 @@ from components.validate_data.beam_options import (
     python_path_for_workers,
     runner_errors,
 )
-from components.validate_data.findings import Example
+from components.validate_data.findings import DRIFT, Example
 from components.validate_data.output import ANOMALIES, MANIFEST, REPORT, STATISTICS, write
 from components.validate_data.references import Settings, read
 from components.validate_data.shard import Shard
@@ -109,6 +109,8 @@ def _run(
 
 def _message(anomalies: list[dict], fail_on: str, report: str) -> str:
     severities = ("error",) if fail_on == "error" else ("error", "warning")
+    if fail_on == "drift":
+        anomalies = [row for row in anomalies if row["kind"] in DRIFT]
     lines = [f"Validation failed. Full report: {report}. First example of each finding:"]
     for row in anomalies:
         if row["severity"] not in severities:

@@ -10,7 +10,7 @@ from kfp import dsl, kubernetes
 from components import ops
 from components.train import FLAGS
 from pipeline import package
-from pipeline.parameters import Parameter, markdown_table, parameters_of
+from pipeline.parameters import Parameter, parameters_of
 from pipeline.profiles import profile as profiles
 from pipeline.profiles.profile import Profile
 
@@ -45,6 +45,9 @@ GROUPS = {
 }
 
 
+NUMERALS = {2: "two", 3: "three"}
+
+
 @dataclass(frozen=True)
 class Images:
     """The images that hold our packages, each with what its steps need."""
@@ -74,7 +77,7 @@ TARGETS = {
 
 
 def build(images: Images, target: Target, profile: Profile | None = None):
-    """The pipeline, described by its docstring and a table of its parameters.
+    """The pipeline, described by its docstring and a list of its parameters.
 
     Args:
         profile: What the steps ask of a cluster. None: what is in profiles/cpu.toml.
@@ -98,27 +101,44 @@ def described(function, name: str, profile: Profile, groups: dict[str, tuple[str
     if profile.name != profiles.DEFAULT:
         name = f"{name}-{_slug(profile.name)}"
     plain = dsl.pipeline(function, name=name)
-    description = f"{_as_markdown(plain.description)}\n\n{_tables(parameters_of(plain), groups)}"
+    description = _description(plain.description, parameters_of(plain), groups)
     return dsl.pipeline(function, name=name, description=description)
 
 
-def _as_markdown(text: str) -> str:
-    """The first line and the rest, each in one line, because Kubeflow's UI keeps line breaks."""
-    first, _, rest = text.partition("\n")
-    return f"{first}\n\n{' '.join(rest.split())}"
+def _description(
+    text: str, parameters: dict[str, Parameter], groups: dict[str, tuple[str, ...]]
+) -> str:
+    """The pipeline's description, in Markdown.
+
+    Kubeflow's UI shows it in a narrow card that does not scroll, and keeps line breaks. So each
+    paragraph is one line, and only the required parameters are explained.
+
+    Args:
+        text: A line of summary, and the lines of a paragraph.
+        parameters: Name -> parameter.
+        groups: As in `described`.
+    """
+    summary, _, paragraph = text.partition("\n")
+    grouped = {title: [] for title in groups}
+    for name in parameters:
+        grouped[_group(name, groups)].append(name)
+    required = grouped.pop("Required")
+    lines = [f"- `{name}`: {parameters[name].description}" for name in required]
+    lines += [
+        f"- **{title}**: {', '.join(f'`{name}`' for name in names)}"
+        for title, names in grouped.items()
+    ]
+    parts = [
+        summary,
+        " ".join(paragraph.split()),
+        f"**Parameters**, of which the first {NUMERALS[len(required)]} are required "
+        "(`make run ARGS=--help` explains all):",
+        "\n".join(lines),
+    ]
+    return "\n\n".join(parts)
 
 
-def _tables(parameters: dict[str, Parameter], groups: dict[str, tuple[str, ...]]) -> str:
-    """A Markdown table for each group of parameters."""
-    tables = {title: {} for title in groups}
-    for name, parameter in parameters.items():
-        tables[_group(name, groups)][name] = parameter
-    return "\n\n".join(
-        f"**{title}**\n\n{markdown_table(group)}" for title, group in tables.items() if group
-    )
-
-
-def _group(name: str, groups: dict[str, tuple[str, ...]]) -> str:
+def _group(name: str, groups: dict[str, tuple[str, ...]] = GROUPS) -> str:
     for title, names in groups.items():
         if any(name == other or (other[-1] == "_" and name.startswith(other)) for other in names):
             return title

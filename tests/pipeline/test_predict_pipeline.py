@@ -15,6 +15,7 @@ from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.graphs import load
 from pipeline.paths import COMPILED, ROOT, compiled_files
 from pipeline.run import known_parameters
+from pipeline.schedule import ScheduleConfig
 from trainer.common.errors import UserError
 from trainer.data.examples import encode_example
 from trainer.data.tfrecord import write_records
@@ -80,6 +81,12 @@ def test_options_are_checked_before_a_run(values, message):
     check(defaults)
     with pytest.raises(UserError, match=message):
         check(defaults | values)
+
+
+def test_schedules_of_both_pipelines_have_different_names():
+    assert ScheduleConfig().name == "yt8m-nightly"
+    assert ScheduleConfig(pipeline="predict").name == "yt8m-predict-nightly"
+    assert ScheduleConfig(pipeline="predict", name="mine").name == "mine"
 
 
 def test_a_model_that_is_missing_is_named(tmp_path):

@@ -107,15 +107,6 @@ def statuses(paths: Iterable[str]) -> dict[str, FileStatus]:
     return found
 
 
-def version(path: str) -> str:
-    """Return a text that changes when the file does: its generation, or its size and time."""
-    with _explained("read", path):
-        if is_remote(path):
-            return str(_blob(path).generation)
-        status = os.stat(_local(path))
-        return f"{status.st_size}-{status.st_mtime_ns}"
-
-
 def open_read(path: str) -> BinaryIO:
     """Open a file for reading: binary, buffered and seekable. The caller closes it."""
     with _explained("read", path):

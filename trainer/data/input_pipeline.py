@@ -102,11 +102,26 @@ def batches(
 
     Without `labels`, those of the records are ignored, and a batch has none.
     """
+    batches = batches_in_formats(files, [record_format], batch_size, num_readers, labels)
+    return batches.map(lambda batch: batch)
+
+
+def batches_in_formats(
+    files: list[str],
+    record_formats: list[RecordFormat],
+    batch_size: int,
+    num_readers: int = 1,
+    labels: bool = True,
+) -> tf.data.Dataset:
+    """Return batches of every video once, each read once and parsed in every format.
+
+    Elements are tuples with one batch per format.
+    """
     records = _records(tf.data.Dataset.from_tensor_slices(files), num_readers)
     return (
         records.batch(batch_size)
         .map(
-            lambda batch: parse(batch, record_format, labels),
+            lambda batch: tuple(parse(batch, each, labels) for each in record_formats),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )

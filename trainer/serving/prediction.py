@@ -10,10 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.common import storage
+from trainer.common.errors import UserError
 from trainer.data import input_pipeline
 from trainer.serving.loading import TrainedModel
 from trainer.serving.options import PredictionOptions
-from trainer.serving.prediction_files import WRITERS
+from trainer.serving.prediction_files import WRITERS, Writer
 
 LOG_SECONDS = 5
 NUM_BINS = 20  # of the histogram of probabilities
@@ -75,7 +76,7 @@ def predict_to_file(
     A link is followed, and a device is written to. Labels in the records are ignored.
 
     Raises:
-        UserError: a record cannot be read, or the file cannot be written.
+        UserError: a record cannot be read, the model predicts NaN, or the file cannot be written.
     """
     statistics = PredictionStatistics.empty(len(model.class_names))
     storage.remove_temporary_files(output_file)
@@ -85,9 +86,9 @@ def predict_to_file(
         # Format and write a batch while the next one is predicted.
         with ThreadPoolExecutor(1) as thread:
             written = thread.submit(lambda: None)
-            for ids, predictions in _predictions(model, files, options):
+            for ids, probabilities in _predictions(model, files, options):
                 written.result()
-                written = thread.submit(_write, writer, statistics, ids, predictions)
+                written = thread.submit(_write, writer, statistics, options, ids, probabilities)
             written.result()
         writer.close()
         storage.write_file(output_file, file)
@@ -95,13 +96,12 @@ def predict_to_file(
 
 
 def _predictions(model: TrainedModel, files: list[str], options: PredictionOptions):
-    """Yield the ids and the outputs of `_select` for each batch, and log the speed."""
+    """Yield the ids and the probabilities of each batch, and log the speed."""
     num_videos, started = 0, time.monotonic()
     last_logged = started
-    k = min(options.top_k, len(model.class_names))
     batches = input_pipeline.batches(files, model.record_format, options.batch_size, labels=False)
     for batch in batches:
-        yield batch["id"], _select(model.predict(batch), k, options.min_probability)
+        yield batch["id"], model.predict(batch)
         num_videos += len(batch["id"])
         if time.monotonic() - last_logged > LOG_SECONDS:
             last_logged = time.monotonic()
@@ -109,33 +109,54 @@ def _predictions(model: TrainedModel, files: list[str], options: PredictionOptio
             logging.info("num examples processed: %d | Examples/sec: %.0f", num_videos, rate)
 
 
-@tf.function(reduce_retracing=True)
-def _select(probabilities, k, min_probability):
-    """Return the classes to write, and what the statistics need.
+def top_classes(probabilities: np.ndarray, k: int) -> np.ndarray:
+    """Return the k classes with the highest probabilities, [batch, k], in descending order.
+
+    Of equal probabilities, the lower class comes first, as in tf.math.top_k, which takes ten times
+    as long on a CPU, a fifth of the time of a LogisticModel.
 
     Args:
-        probabilities: [batch, num_classes] float32.
-        k: maximum number of classes per video.
-        min_probability: minimum probability of a class.
-
-    Returns:
-        classes, [batch, k]; their probabilities, [batch, k]; the number of classes to write of each
-        video, [batch]; and the sum of the probabilities of each class, [num_classes].
+        probabilities: [batch, num_classes].
+        k: number of classes, num_classes at most.
     """
-    top_probabilities, classes = tf.math.top_k(probabilities, k)
-    counts = tf.math.count_nonzero(top_probabilities >= min_probability, axis=1)
-    return classes, top_probabilities, counts, tf.reduce_sum(probabilities, axis=0)
+    batch_size, num_classes = probabilities.shape
+    block = num_classes // (4 * k)
+    if block > 1 and batch_size:
+        # At least k blocks of classes have a maximum of `bound` or more, and so have k classes.
+        maxima = np.maximum.reduceat(probabilities, np.arange(0, num_classes, block), axis=1)
+        bound = np.partition(maxima, -k, axis=1)[:, -k]
+        rows, classes = np.nonzero(probabilities >= bound[:, np.newaxis])
+        counts = np.bincount(rows, minlength=batch_size)
+        if counts.min() >= k:  # not with NaN
+            order = np.lexsort((classes, -probabilities[rows, classes], rows))
+            starts = np.cumsum(counts) - counts
+            return classes[order[starts[:, np.newaxis] + np.arange(k)]]
+    return np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
 
 
-def _write(writer, statistics: PredictionStatistics, ids: tf.Tensor, predictions) -> None:
-    ids = ids.numpy()
-    classes, probabilities, counts, expected = (tensor.numpy() for tensor in predictions)
-    writer.write(ids, classes, probabilities, counts)
+def _write(
+    writer: Writer,
+    statistics: PredictionStatistics,
+    options: PredictionOptions,
+    ids: tf.Tensor,
+    probabilities: tf.Tensor,
+) -> None:
+    """Write the predictions of a batch, and add them to the statistics."""
+    ids, probabilities = ids.numpy(), probabilities.numpy()
+    if not_a_number := np.flatnonzero(np.isnan(probabilities).any(axis=1)).tolist():
+        raise UserError(
+            f"The model predicts NaN for the video {ids[not_a_number[0]]!r}; expected "
+            "probabilities. Check the features of the video and the weights of the model."
+        )
+    num_classes = probabilities.shape[1]
+    classes = top_classes(probabilities, min(options.top_k, num_classes))
+    top = np.take_along_axis(probabilities, classes, axis=1)
+    counts = np.count_nonzero(top >= options.min_probability, axis=1)
+    writer.write(ids, classes, top, counts)
     statistics.videos += len(ids)
     statistics.without_id += int(np.count_nonzero(ids == b""))
     statistics.without_classes += int(np.count_nonzero(counts == 0))
-    bins = np.minimum(probabilities[:, 0] * NUM_BINS, NUM_BINS - 1).astype(np.int64)
+    bins = np.minimum(top[:, 0] * NUM_BINS, NUM_BINS - 1).astype(np.int64)
     statistics.top_probabilities += np.bincount(bins, minlength=NUM_BINS)
-    num_classes = len(statistics.top_classes)
     statistics.top_classes += np.bincount(classes[:, 0], minlength=num_classes)
-    statistics.expected_labels += expected
+    statistics.expected_labels += probabilities.sum(axis=0, dtype=np.float64)

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import pytest
 
@@ -14,8 +13,8 @@ from components.tracking import log_evaluation, log_published
 from trainer.common import tracking
 from trainer.common.tracking import Tracker
 
-# A Python with the package mlflow, which does not resolve together with our pins.
-MLFLOW_PYTHON = os.environ.get("MLFLOW_PYTHON", "build/mlflow/bin/python")
+# A Python with the package mlflow, of which mlflow-skinny is the client.
+MLFLOW_PYTHON = os.environ.get("MLFLOW_PYTHON", sys.executable)
 
 
 def free_port() -> int:
@@ -28,8 +27,9 @@ def free_port() -> int:
 def server(tmp_path_factory):
     """Address of an MLflow server with a sqlite store."""
     pytest.importorskip("mlflow")
-    if not Path(MLFLOW_PYTHON).exists():
-        pytest.skip("There is no MLflow server. `make mlflow` installs one.")
+    imported = subprocess.run([MLFLOW_PYTHON, "-c", "import flask, mlflow, sqlalchemy"])
+    if imported.returncode:
+        pytest.skip("There is no MLflow server. `make install-dev` installs one.")
     folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
     command = [MLFLOW_PYTHON, "-m", "mlflow", "server", f"--port={port}", "--workers=1"]
     command += [f"--backend-store-uri=sqlite:///{folder}/mlflow.db"]

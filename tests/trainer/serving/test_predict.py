@@ -16,7 +16,7 @@ from trainer.data.examples import encode_example
 from trainer.data.tfrecord import read_records, write_records
 from trainer.serving import loading, saved_model
 from trainer.serving.options import PredictionOptions
-from trainer.serving.prediction import predict_to_file
+from trainer.serving.prediction import predict_to_file, top_classes
 
 
 def predict(model_dir, data_pattern, output_file, batch_size=512, **options) -> int:
@@ -213,6 +213,31 @@ def test_statistics(save_logistic_model, unusual_ids, output):
     assert statistics.top_probabilities.tolist() == [0] * 15 + [6] + [0] * 4  # 0.75 to 0.8
     assert statistics.top_classes.tolist() == [0, 6]
     assert statistics.expected_labels.tolist() == pytest.approx([1.5, 4.5])
+
+
+@pytest.mark.parametrize("num_classes, k", [(3862, 20), (500, 3), (100, 20), (5, 5), (1, 1)])
+@pytest.mark.parametrize("num_values", [2, 50, 10**9])
+def test_top_classes_are_those_of_a_stable_sort(num_classes, k, num_values):
+    rng = np.random.default_rng(0)
+    probabilities = rng.integers(0, num_values, [64, num_classes]).astype(np.float32)
+    expected = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(top_classes(probabilities, k), expected)
+    assert top_classes(probabilities[:0], k).shape == (0, k)
+
+
+def test_predictions_that_are_nan_are_an_error(save_logistic_model, tmp_path, output, write_videos):
+    features = {"rgb": np.full(3, np.nan), "audio": np.ones(2)}
+    path = write_videos(tmp_path / "nan.tfrecord", [("bad", [], features)])
+    with pytest.raises(UserError, match="predicts NaN for the video b'bad'"):
+        predict(save_logistic_model([0.5]), path, str(output))
+    assert not output.exists()
+
+
+def test_top_classes_with_nan():
+    probabilities = np.zeros([2, 1000], np.float32)
+    probabilities[0] = np.nan
+    probabilities[0, 7] = 0.5
+    assert top_classes(probabilities, 2).tolist() == [[7, 0], [0, 1]]
 
 
 def test_a_link_is_kept_and_a_device_is_not_replaced(save_logistic_model, two_videos, tmp_path):
