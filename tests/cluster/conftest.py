@@ -19,7 +19,7 @@ from kubernetes.stream import stream
 from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.kubeflow import client as kubeflow
 from pipeline.kubeflow.connection import ConnectionConfig
-from pipeline.paths import ROOT
+from pipeline.paths import ROOT, VERSION
 
 NAMESPACE = os.environ.get("YT8M_CLUSTER_NAMESPACE", "kubeflow")
 PROFILE = "laptop"
@@ -149,9 +149,10 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     if not os.environ.get("KF_PIPELINES_ENDPOINT"):
         pytest.skip("no Kubeflow cluster: KF_PIPELINES_ENDPOINT names none")
     kubernetes.config.load_kube_config()
-    config = CompileConfig(str(tmp_path_factory.mktemp("build")), profile=PROFILE)
+    tag = os.environ.get("YT8M_IMAGE_TAG", VERSION)
+    config = CompileConfig(str(tmp_path_factory.mktemp("build")), profile=PROFILE, tag=tag)
     pipeline = compile_pipeline(config)["kubeflow"]
-    cluster = Cluster(pipeline, os.environ.get("YT8M_DATA_IMAGE", "yt8m-data:0.1.0"))
+    cluster = Cluster(pipeline, os.environ.get("YT8M_DATA_IMAGE", f"yt8m-data:{tag}"))
     yield cluster
     cluster.remove()
 
