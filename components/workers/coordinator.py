@@ -91,7 +91,10 @@ class _Group:
         """Return the workers from 1 on; log their states when they change."""
         pods = self.cluster.pods_of_job(self.name)
         if pods is not None:
-            workers = status.workers(pods, len(self.addresses), self._created)
+            # One that has ended stays so, even if Kubernetes has removed its pod since.
+            ended = {worker.index: worker for worker in self._workers if worker.state in ENDED}
+            found = status.workers(pods, len(self.addresses), self._created)
+            workers = [ended.get(worker.index, worker) for worker in found]
             if workers != self._workers:
                 logging.info("Other workers: %s.", status.summary(workers).rstrip("."))
             self._workers = workers

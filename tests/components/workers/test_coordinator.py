@@ -24,8 +24,8 @@ RUNNING = [pod(index=0), pod(index=1)]
 LOST = [pod(index=0), pod(index=1, deleted=True)]
 DONE = [terminated(0, index=0), terminated(0, index=1)]
 
-# Ends as the next word of a file says: with an exit code, or once it is killed; "saves": with 75,
-# after it has saved what it trained while all workers were connected.
+# Ends as the next word of a file says: with an exit code; "slow-CODE": with that code, a while after
+# it has connected to the other workers; "connects": once it is killed.
 WORKER_0 = """
 import os, pathlib, signal, sys, time
 
@@ -35,10 +35,10 @@ file.write_text(" ".join(later))
 if how == "connects":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as TensorFlow does
     time.sleep(60)
-if how == "saves":
+if how.startswith("slow-"):
     pathlib.Path(os.environ["WORKER_CONNECTED_FILE"]).touch()
     time.sleep(1)
-    how = 75
+    how = how.removeprefix("slow-")
 pathlib.Path(os.environ["WORKER_MESSAGE_FILE"]).write_text("Said by worker 0.")
 sys.exit(int(how))
 """
@@ -185,8 +185,14 @@ def test_the_error_that_kept_another_worker_from_connecting_is_shown(train, monk
 
 
 def test_worker_0_may_save_a_checkpoint_when_another_is_lost(train, caplog):
-    train([[RUNNING, RUNNING, LOST], [RUNNING, RUNNING, DONE]], "saves 0")
+    train([[RUNNING, RUNNING, LOST], [RUNNING, RUNNING, DONE]], "slow-75 0")
     assert "worker 0 stopped" in caplog.text
+
+
+def test_worker_0_may_be_the_last_to_end(train, monkeypatch):
+    monkeypatch.setattr(coordinator, "MAX_SECONDS_TO_SAVE", 0)
+    api = train([[RUNNING, RUNNING, DONE, []]], "slow-0")  # Kubernetes has removed the Job
+    assert len(api.jobs) == 1
 
 
 def test_gives_up_after_too_many_restarts(train, monkeypatch):
