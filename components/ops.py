@@ -31,10 +31,7 @@ def validate_data(
     fail_on: str,
     schema: str,
     baseline: str,
-    max_label_linf: float,
-    max_label_js: float,
-    max_mean_shift: float,
-    beam_options: str,
+    validation_flags: str,
     output_dir: str,
     run_name: str,
     job_name: str,
@@ -51,19 +48,11 @@ def validate_data(
     frame_features: bool,
     num_classes: int,
     model: str,
-    moe_num_mixtures: int,
     batch_size: int,
     num_epochs: int,
-    max_steps: int,
     label_loss: str,
-    regularization_penalty: float,
     optimizer: str,
     base_learning_rate: float,
-    learning_rate_decay: float,
-    learning_rate_decay_examples: float,
-    clip_gradient_norm: float,
-    export_model_steps: int,
-    checkpoint_minutes: float,
     data_statistics: Output[Artifact],
     validation_report: Output[HTML],
 ) -> NamedTuple(
@@ -79,8 +68,7 @@ def validate_data(
     from components.run_folder import run_folder
     from components.summary import recorded
     from components.train import check_num_workers, command_line, train_folder, trainer_config
-    from components.validate_data.beam_options import split
-    from components.validate_data.drift import Thresholds
+    from components.validate_data.flags import parse
     from components.validate_data.references import Settings
     from components.validate_data.validation import validate
     from trainer.common import storage
@@ -98,17 +86,18 @@ def validate_data(
         train_data, eval_data = fill_in(train_data, moment), fill_in(eval_data, moment)
         check_num_workers(num_workers, train_data)
         folder = storage.join(run, "validation")
+        thresholds, beam_args = parse(validation_flags)
         fingerprint = validate(
             {"train": train_data, "eval": eval_data},
             folder,
             config.record_format,
-            split(beam_options),
+            beam_args,
             Settings(
                 fail_on=fail_on,
                 vocabulary=vocabulary,
                 baseline=baseline,
                 schema=schema,
-                thresholds=Thresholds(max_label_linf, max_label_js, max_mean_shift),
+                thresholds=thresholds,
             ),
         )
         for artifact, name in (

@@ -15,14 +15,18 @@ from trainer.config import TrainConfig
 FLAGS = {field.name: field for field in fields(TrainConfig)}
 PLACES = ("train_data_pattern", "train_dir")  # set by the pipeline
 
+# Flags of the trainer whose defaults in the pipeline differ from the trainer's and that are not
+# parameters of it. Kubeflow's launcher does not pass on the signal that announces the loss of a
+# node, so checkpoints are saved by time as well.
+DEFAULT_FLAGS = ("--checkpoint_minutes=5",)
+
 
 def trainer_config(parameters: dict) -> TrainConfig:
     """Return the trainer's flags that the pipeline's parameters ask for.
 
     Args:
         parameters: Name -> value of pipeline parameters. Those that are named like a flag of the
-            trainer set it; for a flag without a default (--max_steps), 0 leaves it unset.
-            "num_gpu", the number of accelerators that the step gets, is a string.
+            trainer set it. "num_gpu", the number of accelerators that the step gets, is a string.
             "trainer_flags" holds further flags, as on the trainer's command line.
 
     Raises:
@@ -30,11 +34,7 @@ def trainer_config(parameters: dict) -> TrainConfig:
     """
     given = {name: value for name, value in parameters.items() if name in FLAGS}
     given |= _gpu_flags(given.pop("num_gpu", "0"))
-    argv = [
-        f"--{name}={value}"
-        for name, value in given.items()
-        if value or FLAGS[name].default is not None
-    ]
+    argv = [*DEFAULT_FLAGS, *(f"--{name}={value}" for name, value in given.items())]
     text = parameters.get("trainer_flags", "")
     try:
         argv += shlex.split(text)

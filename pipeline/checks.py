@@ -2,6 +2,7 @@
 
 from components.gate import GateConfig
 from components.train import check_num_workers, parse_accelerator_count, trainer_config
+from components.validate_data.flags import parse
 
 
 def check(values: dict):
@@ -17,5 +18,6 @@ def check(values: dict):
     minimums = {name: value for name, value in values.items() if name.startswith("min_")}
     GateConfig(metrics_file="comes later", **minimums)
     parse_accelerator_count(values.get("accelerator_count", "0"))
+    parse(values.get("data_validation_flags", ""))
     check_num_workers(values.get("num_workers", 1))
     trainer_config(values)

@@ -196,7 +196,7 @@ def _end(code: int, message: str) -> tuple[str, str]:
     if code in (RESTART, 128 + signal.SIGTERM, -signal.SIGTERM):
         return "stopped", ""
     if code == -signal.SIGKILL:
-        return "failed", "It was killed, probably at its memory limit. Increase train_memory."
+        return "failed", "It was killed, probably at its memory limit. Increase node_memory."
     return "failed", message or f"It ended with exit code {code}. See the log."
 
 

@@ -78,7 +78,7 @@ def worker(index: int, pod: V1Pod) -> Worker:
 def _end(terminated: V1ContainerStateTerminated) -> tuple[str, str]:
     code, message = terminated.exit_code, (terminated.message or "").strip()
     if terminated.reason == "OOMKilled":
-        return "failed", "It exceeded its memory limit. Increase train_memory."
+        return "failed", "It exceeded its memory limit. Increase node_memory."
     if code == 0:
         return "succeeded", ""
     if code in (RESTART, 128 + signal.SIGTERM):

@@ -79,6 +79,13 @@ def test_a_run_that_reuses_no_training_has_a_folder_of_its_own(step):
     assert names[1] == names[3]  # a retry resumes
 
 
+def test_checkpoints_are_saved_by_time_unless_told_otherwise():
+    assert trainer_config({}).checkpoint_minutes == 5
+    config = trainer_config({"trainer_flags": "--checkpoint_minutes=30"})
+    assert config.checkpoint_minutes == 30
+    assert trainer_config({"clip_gradient_norm": 0.0}).clip_gradient_norm == 0.0
+
+
 def test_the_folder_depends_on_the_number_of_workers():
     config = trainer_config(FLAGS)
     folders = [train_folder(config, "output", "0123", "", number) for number in (1, 2, 3)]
@@ -98,12 +105,6 @@ def test_there_is_a_worker():
     check_num_workers(1)
     with pytest.raises(UserError, match="num_workers must be at least 1; got 0"):
         check_num_workers(0)
-
-
-def test_0_leaves_a_flag_without_a_default_unset():
-    config = trainer_config({"max_steps": 0, "clip_gradient_norm": 0.0})
-    assert config.max_steps is None
-    assert config.clip_gradient_norm == 0.0
 
 
 @pytest.mark.parametrize("count, num_gpu, require_gpu", [("0", 0, False), ("2", 2, True)])

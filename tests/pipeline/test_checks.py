@@ -6,9 +6,7 @@ from trainer.common.errors import UserError
 
 def test_good_settings_pass():
     check({})
-    check(
-        {"min_gap": 0.5, "batch_size": 32, "max_steps": 0, "trainer_flags": "--seed=1 --num_gpu 0"}
-    )
+    check({"min_gap": 0.5, "batch_size": 32, "trainer_flags": "--max_steps=9 --seed=1 --num_gpu 0"})
 
 
 @pytest.mark.parametrize(

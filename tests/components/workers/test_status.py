@@ -32,7 +32,7 @@ TRACEBACK = "Traceback (most recent call last):\n  File ...\nMemoryError: no mem
         (
             terminated(137, reason="OOMKilled"),
             "failed",
-            "It exceeded its memory limit. Increase train_memory.",
+            "It exceeded its memory limit. Increase node_memory.",
         ),
         (terminated(137), "lost", "killed by SIGKILL"),
         (pod("Running", deleted=True), "lost", "its pod is being deleted"),

@@ -142,10 +142,10 @@ def test_a_run_can_ask_for_something_else(compiled, name):
     values = {
         "accelerator_type": "amd.com/gpu",
         "accelerator_count": "4",
-        "train_cpu": "30",
-        "train_memory": "200Gi",
+        "node_cpu": "30",
+        "node_memory": "200Gi",
         "node_selector": {"pool": "big"},
-        "tolerations": [{"key": "spot", "operator": "Exists"}],
+        "node_tolerations": [{"key": "spot", "operator": "Exists"}],
     }
     train = steps_of(compiled[name, "kubeflow"], GIVEN | values)["train"]
     assert train["resources"] == {
@@ -155,7 +155,7 @@ def test_a_run_can_ask_for_something_else(compiled, name):
         "resourceMemoryLimit": "200Gi",
     }
     assert train["kubernetes"]["nodeSelector"] == {"nodeSelectorJson": {"pool": "big"}}
-    assert train["kubernetes"]["tolerations"] == [{"tolerationJson": values["tolerations"]}]
+    assert train["kubernetes"]["tolerations"] == [{"tolerationJson": values["node_tolerations"]}]
 
 
 # Kubernetes setting -> types that Kubeflow's driver resolves in it.
