@@ -24,8 +24,8 @@ RUNNING = [pod(index=0), pod(index=1)]
 LOST = [pod(index=0), pod(index=1, deleted=True)]
 DONE = [terminated(0, index=0), terminated(0, index=1)]
 
-# Ends as the next word of a file says: with an exit code; "slow-CODE": with that code, a while after
-# it has connected to the other workers; "connects": once it is killed.
+# Ends as the next word of a file says. CODE: with this exit code. slow-CODE: with this exit code, a
+# while after it has connected to the other workers. connects: once it is killed.
 WORKER_0 = """
 import os, pathlib, signal, sys, time
 
