@@ -198,7 +198,7 @@ def metrics_of(cluster, submitted, output: str) -> dict:
 
 def test_three_workers_one_of_them_killed_train_as_one(cluster):
     # Each step is on all videos, so the number of workers and a restart do not change their order.
-    words = ["num_epochs=400", "train_cpu=100m", "export_model_steps=20"]
+    words = ["num_epochs=400", "node_cpu=100m", "export_model_steps=20"]
     one = cluster.submit(*cluster.parameters("workers1", *words, "batch_size=600"))
     assert one.end() == 0, one.output
     words += ["num_workers=3", "batch_size=200"]
@@ -223,7 +223,7 @@ def test_three_workers_one_of_them_killed_train_as_one(cluster):
 
 
 def test_cancelling_a_run_deletes_its_workers(cluster):
-    words = ["num_workers=2", "train_cpu=100m", FOREVER]
+    words = ["num_workers=2", "node_cpu=100m", FOREVER]
     run = cluster.submit(*cluster.parameters("workers-cancel", *words))
     running(cluster, run.run_id, 1)
     run.terminate()
@@ -233,7 +233,7 @@ def test_cancelling_a_run_deletes_its_workers(cluster):
 
 def test_cancelling_a_run_whose_workers_wait_for_a_node_deletes_them(cluster):
     node = cluster.core.list_node().items[0].status.allocatable["cpu"]
-    words = ["num_workers=3", f"train_cpu={int(node) * 1000 // 2}m", FOREVER]
+    words = ["num_workers=3", f"node_cpu={int(node) * 1000 // 2}m", FOREVER]
     run = cluster.submit(*cluster.parameters("workers-wait", *words))
     own = train_pod(cluster, run.run_id)
 
