@@ -16,7 +16,7 @@ MEMORY = re.compile(r"\d+(Ki|Mi|Gi|Ti|k|M|G|T)?")
 
 @dataclass(frozen=True)
 class Train:
-    """What training asks for. All but shared_memory and retries can be told otherwise by a run.
+    """What training asks for. Only shared_memory, queue and retries cannot be set by a run.
 
     Attributes:
         accelerator_type: Target ("kubeflow", "vertex") -> what it calls the accelerator.
@@ -26,6 +26,8 @@ class Train:
         shared_memory: Most of that for /dev/shm, through which GPUs talk; Docker's 64 MiB are few.
         node_selector: Label -> value of the nodes it may run on.
         tolerations: Taints of nodes it may run on in spite of, as Kubernetes writes them.
+        queue: Name of a LocalQueue of Kueue, which admits the training step and its workers. Empty:
+            none.
         retries: How often it is tried again, such as when its machine is taken away.
     """
 
@@ -36,6 +38,7 @@ class Train:
     shared_memory: str = "2Gi"
     node_selector: dict[str, str] = field(default_factory=dict)
     tolerations: list[dict] = field(default_factory=list)
+    queue: str = ""
     retries: int = 3
 
 
