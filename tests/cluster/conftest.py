@@ -22,6 +22,8 @@ from pipeline.kubeflow.connection import ConnectionConfig
 from pipeline.paths import ROOT, VERSION
 
 NAMESPACE = os.environ.get("YT8M_CLUSTER_NAMESPACE", "kubeflow")
+TAG = os.environ.get("YT8M_IMAGE_TAG", VERSION)
+IMAGES = {"data": f"yt8m-data:{TAG}", "trainer": f"yt8m-trainer:{TAG}"}
 PROFILE = "laptop"
 SMALL = ["num_classes=10", "batch_size=64", "base_learning_rate=0.05", "num_epochs=2"]
 
@@ -149,10 +151,9 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     if not os.environ.get("KF_PIPELINES_ENDPOINT"):
         pytest.skip("no Kubeflow cluster: KF_PIPELINES_ENDPOINT names none")
     kubernetes.config.load_kube_config()
-    tag = os.environ.get("YT8M_IMAGE_TAG", VERSION)
-    config = CompileConfig(str(tmp_path_factory.mktemp("build")), profile=PROFILE, tag=tag)
-    pipeline = compile_pipeline(config)["kubeflow"]
-    cluster = Cluster(pipeline, os.environ.get("YT8M_DATA_IMAGE", f"yt8m-data:{tag}"))
+    config = CompileConfig(str(tmp_path_factory.mktemp("build")), profile=PROFILE)
+    pipeline = compile_pipeline(config, IMAGES)["kubeflow"]
+    cluster = Cluster(pipeline, IMAGES["data"])
     yield cluster
     cluster.remove()
 
