@@ -28,7 +28,7 @@ def main(argv: list[str]):
     """Run the command."""
     os.environ["TF_CONFIG"] = tf_config(os.environ)
     # Its C++ code reports a lost worker in a dozen lines; what is raised in Python says as much.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     try:
         config = parse(TrainConfig, argv)
         console.set_up(config.log_format)
