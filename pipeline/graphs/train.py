@@ -9,6 +9,7 @@ from kfp import dsl, kubernetes
 
 from components import ops
 from components.train import FLAGS
+from components.workers.manifests import QUEUE_LABEL
 from pipeline.parameters import Parameter, parameters_of
 from pipeline.profiles import profile as profiles
 from pipeline.profiles.profile import Profile
@@ -319,6 +320,8 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 # A pod's own /dev/shm is 64 MiB, too little for GPUs to talk to each other.
                 size = profile.train.shared_memory
                 kubernetes.empty_dir_mount(trained, "shm", "/dev/shm", "Memory", size)
+                if profile.train.queue:
+                    kubernetes.add_pod_label(trained, QUEUE_LABEL, profile.train.queue)
             else:
                 trained.set_cpu_limit(node_cpu)  # by which Vertex AI chooses a machine
 
