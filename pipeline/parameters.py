@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from components.train import FLAGS
 from trainer.common.errors import UserError
 
 # kfp's names of the types that our parameters have, in Python and in a compiled pipeline.
@@ -165,6 +166,8 @@ def require(values: dict, parameters: dict[str, Parameter]):
 def _check_known(name: str, parameters: dict[str, Parameter]):
     if name not in parameters:
         known = f"The parameters are {', '.join(sorted(parameters))}."
+        if name in FLAGS:
+            known = f"It is a flag of the trainer: trainer_flags='--{name}=...'."
         raise UserError(
             f"There is no parameter {name!r}.{_did_you_mean(name, parameters)}\n"
             + textwrap.fill(known, 92, initial_indent="  ", subsequent_indent="  ")

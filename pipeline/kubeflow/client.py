@@ -157,7 +157,7 @@ def _message(error: ApiException) -> str:
     # A proxy's answer may be no JSON, or no object: it is shown as it is.
     with contextlib.suppress(ValueError, AttributeError):
         answer = json.loads(body or "{}")
-        body = answer.get("message") or answer.get("error") or ""
+        body = answer.get("message") or answer.get("error") or answer.get("error_message") or ""
     text = " ".join(str(body).split())
     return f"\n  {text[:400]}{'...' if len(text) > 400 else ''}" if text else ""
 

@@ -19,7 +19,7 @@ def submit(config, compiled, values: dict) -> int:
     Returns:
         The exit code: 0; or, of a run that was followed, that of its end.
     """
-    connection = resolve(config)
+    connection = resolve(config, host_required=not config.dry_run)
     name = config.run_name or f"{compiled.version}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     if config.dry_run:
         what = {"version": compiled.version, "run": name, "experiment": config.experiment}

@@ -9,6 +9,7 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 
 from pipeline import doctor, registry
+from pipeline.__main__ import main
 from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.vertex import client as vertex
 from tests.pipeline.vertex_server import VertexServer
@@ -95,7 +96,7 @@ def run(server, images_at, tmp_path, capsys):
     def run(*words):
         flags = [f"--host={server.url}", f"--pipeline={compiled['kubeflow']}"]
         with pytest.raises(SystemExit) as exit:
-            doctor.main(["doctor", *flags, *words])
+            main(["doctor", *flags, *words])
         return exit.value.code, capsys.readouterr().out.splitlines()
 
     return run
@@ -282,7 +283,7 @@ def run_on_vertex(images_at, gcs_bucket, cloud, monkeypatch, tmp_path, capsys):
 
     def run(*words):
         with pytest.raises(SystemExit) as exit:
-            doctor.main(["doctor", *flags, f"--pipeline={compiled['vertex']}", *words])
+            main(["doctor", *flags, f"--pipeline={compiled['vertex']}", *words])
         return exit.value.code, capsys.readouterr().out.splitlines()
 
     with VertexServer() as server:

@@ -34,6 +34,10 @@ def test_the_last_value_counts():
     [
         ("num_epoch=3", r"no parameter 'num_epoch'\. Did you mean num_epochs="),
         ("xyz=3", r"(?s)no parameter 'xyz'\.\n.*base_learning_rate, frame_features, num_epochs"),
+        (
+            "max_steps=3",
+            r"flag of the trainer: trainer_flags='--max_steps=\.\.\.'",
+        ),
         ("num_epochs=ten", "num_epochs must be a whole number; got 'ten'"),
         ("num_epochs=1.5", "num_epochs must be a whole number; got '1.5'"),
         ("base_learning_rate=nan", "base_learning_rate must be a number; got 'nan'"),

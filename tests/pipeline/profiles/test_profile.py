@@ -9,6 +9,7 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from pipeline.compile import CompileConfig, compile_pipeline
+from pipeline.graphs import train as graph
 from pipeline.package import LOADER
 from pipeline.profiles import profile as profiles
 from trainer.common.errors import UserError
@@ -141,10 +142,10 @@ def test_a_run_can_ask_for_something_else(compiled, name):
     values = {
         "accelerator_type": "amd.com/gpu",
         "accelerator_count": "4",
-        "train_cpu": "30",
-        "train_memory": "200Gi",
+        "node_cpu": "30",
+        "node_memory": "200Gi",
         "node_selector": {"pool": "big"},
-        "tolerations": [{"key": "spot", "operator": "Exists"}],
+        "node_tolerations": [{"key": "spot", "operator": "Exists"}],
     }
     train = steps_of(compiled[name, "kubeflow"], GIVEN | values)["train"]
     assert train["resources"] == {
@@ -154,7 +155,7 @@ def test_a_run_can_ask_for_something_else(compiled, name):
         "resourceMemoryLimit": "200Gi",
     }
     assert train["kubernetes"]["nodeSelector"] == {"nodeSelectorJson": {"pool": "big"}}
-    assert train["kubernetes"]["tolerations"] == [{"tolerationJson": values["tolerations"]}]
+    assert train["kubernetes"]["tolerations"] == [{"tolerationJson": values["node_tolerations"]}]
 
 
 # Kubernetes setting -> types that Kubeflow's driver resolves in it.
@@ -243,7 +244,7 @@ def test_vertex_gets_its_own_names_and_no_kubernetes(compiled, name):
     assert train["resources"]["resourceCpuLimit"] == wanted.cpu
     assert train["resources"]["resourceMemoryLimit"] == wanted.memory
     parameters = spec["root"]["inputDefinitions"]["parameters"]
-    assert not {"train_cpu", "train_memory", "node_selector", "tolerations"} & set(parameters)
+    assert not set(graph.KUBEFLOW_ONLY) & set(parameters)
     assert "node_selector" not in spec["pipelineInfo"]["description"]
 
 
