@@ -45,7 +45,7 @@ class QualityBenchmark:
     """
 
     recipes: str = flag(
-        ",".join(recipe.names()), "Names of files in trainer/recipes, comma-separated.", "Benchmark"
+        "logistic,moe,mlp,kernel,best", "Names of recipes, comma-separated.", "Benchmark"
     )
     baseline: str = flag("moe", "Recipe that the others are compared with.", "Benchmark")
     train: str = flag(f"{SHARDS}[0-7]?.tfrecord", "Glob of the training shards.", "Benchmark")

@@ -43,6 +43,8 @@ class Router(Float32Weights, keras.layers.Layer):
     weights; after each step it rises for experts with a lower load than the mean, and falls for
     the others. No gradient and no additional loss are involved.
 
+    With one expert picked, its weight is 1, so the router learns in the soft steps alone.
+
     Call: [batch, width] float32.
     Returns: [batch, experts] float32, the weights of the experts that were picked, which sum to 1,
         and 0 for the others.
@@ -93,7 +95,7 @@ class Router(Float32Weights, keras.layers.Layer):
         if training:
             self._update(picked)
             picked = tf.where(self.steps.value <= self.soft_steps, tf.ones_like(picked), picked)
-        weights = probabilities * picked
+        weights = (probabilities + 1e-9) * picked
         return weights / tf.reduce_sum(weights, axis=1, keepdims=True)
 
     def _update(self, picked):
