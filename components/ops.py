@@ -40,6 +40,7 @@ def validate_data(
     reuse_training: bool,
     trainer_flags: str,
     num_gpu: str,
+    num_workers: int,
     # Flags of the trainer. Each becomes a parameter of the pipeline, with the flag's default and
     # help. They are checked here, before the data is read and before a GPU is waited for.
     feature_names: str,
@@ -66,7 +67,7 @@ def validate_data(
     from components.dates import fill_in, run_time
     from components.run_folder import run_folder
     from components.summary import recorded
-    from components.train import command_line, train_folder, trainer_config
+    from components.train import check_num_workers, command_line, train_folder, trainer_config
     from components.validate_data.flags import parse
     from components.validate_data.references import Settings
     from components.validate_data.validation import validate
@@ -83,6 +84,7 @@ def validate_data(
         # reads the files of the day that was missed.
         moment = run_time(scheduled_at)
         train_data, eval_data = fill_in(train_data, moment), fill_in(eval_data, moment)
+        check_num_workers(num_workers, train_data)
         folder = storage.join(run, "validation")
         thresholds, beam_args = parse(validation_flags)
         fingerprint = validate(
@@ -103,7 +105,8 @@ def validate_data(
             (validation_report, "report.html"),
         ):
             storage.write_bytes(artifact.path, storage.read_bytes(storage.join(folder, name)))
-        train_dir = train_folder(config, output_dir, fingerprint, "" if reuse_training else job_id)
+        run_id = "" if reuse_training else job_id
+        train_dir = train_folder(config, output_dir, fingerprint, run_id, num_workers)
         argv = command_line(config)
         plan = {"train_dir": train_dir, "trainer_argv": argv}
         storage.write_text(storage.join(run, "plan.json"), json.dumps(plan, indent=1) + "\n")
@@ -111,7 +114,7 @@ def validate_data(
 
 
 @step
-def train(train_data: str, train_dir: str, trainer_argv: list):
+def train(train_data: str, train_dir: str, trainer_argv: list, num_workers: int):
     from components.summary import recorded
     from components.train import train
     from trainer.common import console
@@ -120,7 +123,12 @@ def train(train_data: str, train_dir: str, trainer_argv: list):
     console.set_up()
     # In its own folder, which all runs with the same inputs share, because the step may be cached.
     with without_traceback(), recorded(train_dir, "", "train"):
-        train(train_data, train_dir, trainer_argv)
+        if num_workers == 1:
+            train(train_data, train_dir, trainer_argv)
+        else:
+            from components.workers import coordinator
+
+            coordinator.train(train_data, train_dir, trainer_argv, num_workers)
 
 
 @step
@@ -263,6 +271,7 @@ def summary(
     run_name: str,
     job_name: str,
     job_id: str,
+    num_workers: int,
     run_summary: Output[HTML],
 ):
     from components.run_folder import run_folder
@@ -275,3 +284,7 @@ def summary(
         summarise(run, job_id, status.state, status.error_message or "")
         page = storage.read_bytes(storage.join(run, "summary.html"))
         storage.write_bytes(run_summary.path, page)
+        if num_workers > 1:  # a train step that was killed could not delete its workers
+            from components.workers.cluster import delete_workers
+
+            delete_workers(job_id)

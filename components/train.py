@@ -53,8 +53,34 @@ def command_line(config: TrainConfig) -> list[str]:
     ]
 
 
+def check_num_workers(num_workers: int, train_data: str = ""):
+    """Check that the number of workers is possible.
+
+    Args:
+        num_workers: Number of workers.
+        train_data: Glob(s) of the training shards, if they are to be looked at.
+
+    Raises:
+        UserError: There is no worker, or one without a training file, because each reads its own.
+    """
+    if num_workers < 1:
+        raise UserError(f"num_workers must be at least 1; got {num_workers}.")
+    if num_workers == 1 or not train_data:
+        return
+    num_files = len(storage.glob(train_data))
+    if num_files < num_workers:
+        raise UserError(
+            f"num_workers must not exceed the number of training files; got {num_workers} workers "
+            f"and {num_files} files in {train_data}."
+        )
+
+
 def train_folder(
-    config: TrainConfig, output_dir: str, data_fingerprint: str, run_id: str = ""
+    config: TrainConfig,
+    output_dir: str,
+    data_fingerprint: str,
+    run_id: str = "",
+    num_workers: int = 1,
 ) -> str:
     """Return the trainer's folder, output_dir/train/KEY.
 
@@ -67,8 +93,9 @@ def train_folder(
         output_dir: The folder that keeps what runs produce.
         data_fingerprint: Identifies the content of the training data.
         run_id: If given, the key is made of it too, so that the run trains a new model.
+        num_workers: Number of workers, each with a batch of its own.
     """
-    parts = [asdict(config), data_fingerprint, run_id]
+    parts = [asdict(config), data_fingerprint, run_id, num_workers]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for source in sorted(Path(trainer.__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())

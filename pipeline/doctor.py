@@ -1,8 +1,7 @@
-"""Finds what would break a run on a cluster, before it starts: python -m pipeline doctor."""
+"""Find what would break a run on a cluster, before it starts."""
 
 import contextlib
 import re
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from urllib.parse import quote
 from components.dates import fill_in
 from components.train import parse_accelerator_count
 from pipeline.kubeflow.connection import resolve
-from pipeline.prepare import PackageConfig, complete, prepare, split
+from pipeline.prepare import KUBEFLOW, PackageConfig, complete, prepare
 from trainer.common import storage
-from trainer.common.command_line import flag, parse
-from trainer.common.errors import UserError, without_traceback
+from trainer.common.command_line import flag
+from trainer.common.errors import UserError
 
 COMPUTE = "https://compute.googleapis.com/compute/v1"
 SERVICE_USAGE = "https://serviceusage.googleapis.com/v1beta1"
@@ -27,19 +26,19 @@ class NotChecked(Exception):
 
 @dataclass(frozen=True, repr=False)
 class DoctorConfig(PackageConfig):
-    """Checks what a run with the same flags and parameters would need; it runs nothing."""
+    """Check what a run with the same options and parameters needs, without running it."""
 
     kube_namespace: str = flag(
-        "kubeflow", "Namespace in which the steps' pods run, if --namespace is empty.", "Cluster"
+        "kubeflow", "Namespace of the steps' pods, if --namespace is empty.", KUBEFLOW
     )
+    # On Kubeflow, they say whose quota of GPUs to check.
+    project: str = flag("", "Google Cloud project. Default: the one set in gcloud.", "Options")
+    region: str = flag("us-central1", "Google Cloud region.", "Options")
 
 
-def main(argv: list[str]):
-    """The command: exit code 1 if something would break a run."""
-    with without_traceback():
-        flags, words = split(argv, DoctorConfig)
-        config = parse(DoctorConfig, flags)
-        sys.exit(0 if examine(checks(config, words)) else 1)
+def doctor(config: DoctorConfig, arguments: list[str]) -> int:
+    """Run the checks; return the exit code, 1 if something would break a run."""
+    return 0 if examine(checks(config, arguments)) else 1
 
 
 def examine(checks: Iterator[tuple[str, Callable[[], str]]]) -> bool:
@@ -338,7 +337,3 @@ def limit_in(region: str, metric: dict) -> float | None:
         value = int(fitting[-1].get("effectiveLimit", 0)) if fitting else 0  # 0 is left out in JSON
         limits.append(value if value >= 0 else float("inf"))
     return min(limits, default=0)
-
-
-if __name__ == "__main__":
-    main(["python -m pipeline.doctor", *sys.argv[1:]])

@@ -23,7 +23,7 @@ FLAG_DEFAULTS = {
 }
 
 # Parameters that only Kubeflow can be told when a run starts.
-KUBEFLOW_ONLY = ("node_cpu", "node_memory", "node_selector", "node_tolerations")
+KUBEFLOW_ONLY = ("num_workers", "node_cpu", "node_memory", "node_selector", "node_tolerations")
 
 # Groups of parameters in the description: title -> names, or prefixes that end with an underscore.
 # Kubeflow's form sorts parameters by name and shows no descriptions, so a group has a prefix unless
@@ -106,7 +106,7 @@ def _description(text: str, parameters: dict[str, Parameter]) -> str:
         summary,
         " ".join(paragraph.split()),
         "**Parameters**, of which the first three are required "
-        "(`make run ARGS=--help` explains all):",
+        "(`make run ARGS=--list-parameters` explains all):",
         "\n".join(lines),
     ]
     return "\n\n".join(parts)
@@ -189,6 +189,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             target.name, target.no_accelerator
         ),
         accelerator_count: str = str(profile.train.accelerator_count),
+        num_workers: int = 1,
         run_name: str = "",
         node_cpu: str = profile.train.cpu,
         node_memory: str = profile.train.memory,
@@ -235,6 +236,8 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 Vertex AI.
             accelerator_count: Number of accelerators, e.g. "1". "0" trains on the CPU. Training
                 fails at startup if it finds fewer.
+            num_workers: Number of pods that train together, each with these accelerators, CPUs and
+                memory. The global batch has batch_size videos for each accelerator of each worker.
             run_name: Name of the run's folder in output_dir/runs, whose content it replaces. Empty:
                 the name and id that the backend gave the run.
             node_cpu: Number of CPUs to request, e.g. 500m or 6.
@@ -250,7 +253,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             "job_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
             "job_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         }
-        summary = ops.summary(**run)
+        summary = ops.summary(num_workers=num_workers, **run)
         configure(summary, "Summary", images.data, retries=2)
 
         with dsl.ExitHandler(summary, name="train-and-publish"):
@@ -266,6 +269,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 reuse_training=reuse_training,
                 trainer_flags=trainer_flags,
                 num_gpu=accelerator_count,
+                num_workers=num_workers,
                 **flags,
                 **run,
             )
@@ -275,6 +279,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 train_data=validated.outputs["train_data"],
                 train_dir=validated.outputs["train_dir"],
                 trainer_argv=validated.outputs["trainer_argv"],
+                num_workers=num_workers,
             )
             # The one step that may be cached: train_dir stands for the data, flags and code.
             configure(trained, "Train", images.trainer, profile.train.retries, cache=True)

@@ -6,11 +6,12 @@ import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from pipeline.command_line import TARGET_GROUPS
 from trainer.common.command_line import flag
 from trainer.common.errors import UserError
 
 FILE = "kubeflow.toml"
-GROUP = "Connection (each may stand in the environment or a file too)"
+GROUP = TARGET_GROUPS["kubeflow"]
 
 # kfp's own names, where it has one.
 ENVIRONMENT = {
@@ -30,7 +31,7 @@ SECRETS = ("token", "cookie", "iap_app_client_secret")
 
 
 def _setting(default, help: str, name: str):
-    return flag(default, f"{help} ${ENVIRONMENT[name]}", GROUP)
+    return flag(default, f"{help} {ENVIRONMENT[name]}", GROUP)
 
 
 @dataclass(frozen=True, repr=False)  # it holds secrets
@@ -64,7 +65,7 @@ class ConnectionConfig:
     )
 
 
-def resolve(config: ConnectionConfig) -> ConnectionConfig:
+def resolve(config: ConnectionConfig, host_required: bool = True) -> ConnectionConfig:
     """The settings alone, complete, from a command's config, which may have more.
 
     Raises:
@@ -76,7 +77,7 @@ def resolve(config: ConnectionConfig) -> ConnectionConfig:
     for name, variable in ENVIRONMENT.items():
         given = getattr(config, name) or os.environ.get(variable, "") or from_file.get(name, "")
         values[name] = _boolean(given, name) if name == "insecure" else given.strip()
-    _check(values)
+    _check(values, host_required)
     return ConnectionConfig(**values)
 
 
@@ -120,9 +121,8 @@ def _boolean(given, name: str) -> bool:
         raise UserError(f"${ENVIRONMENT[name]} must be true or false; got {given!r}.") from None
 
 
-def _check(values: dict):
-    host = values["host"]
-    if not host:
+def _check(values: dict, host_required: bool):
+    if host_required and not values["host"]:
         raise UserError(
             "Where is Kubeflow Pipelines? Give --host=https://..., "
             f"${ENVIRONMENT['host']}, or host = '...' in {FILE}."

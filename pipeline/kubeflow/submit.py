@@ -20,7 +20,7 @@ def submit(config, compiled, values: dict) -> int:
     Returns:
         The exit code: 0; or, of a run that was followed, that of its end.
     """
-    connection = resolve(config)
+    connection = resolve(config, host_required=not config.dry_run)
     name = config.run_name or run_name(complete(compiled, values), datetime.now(UTC))
     if config.dry_run:
         what = {"version": compiled.version, "run": name, "experiment": config.experiment}

@@ -35,7 +35,7 @@ def client(config) -> Iterator:
         ) from None
     if not config.pipeline_root:
         raise UserError(
-            "Vertex AI keeps artifacts in a bucket: --pipeline_root=gs://BUCKET/FOLDER."
+            "Vertex AI keeps artifacts in a bucket: --pipeline-root=gs://BUCKET/FOLDER."
         )
     logging.getLogger("google.cloud.aiplatform").setLevel(logging.WARNING)
     project = config.project or None

@@ -83,6 +83,7 @@ def validate_data(tmp_path):
             reuse_training=True,
             trainer_flags="",
             num_gpu="0",
+            num_workers=1,
             data_statistics=Artifact(uri=str(tmp_path / "statistics.json")),
             validation_report=HTML(uri=str(tmp_path / "report.html")),
         )

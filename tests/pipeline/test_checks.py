@@ -18,6 +18,7 @@ def test_good_settings_pass():
         ),
         ({"accelerator_count": "one"}, "accelerator_count must be a whole number"),
         ({"accelerator_count": ""}, "accelerator_count must be a whole number"),
+        ({"num_workers": 0}, "num_workers must be at least 1; got 0"),
         ({"min_map": -0.1}, "min_map must be from 0 to 1; got -0.1"),
         ({"batch_size": 0}, "--batch_size must be at least 1; got 0"),
         ({"feature_names": "rgb,audio"}, "must have the same length"),

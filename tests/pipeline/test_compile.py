@@ -231,7 +231,7 @@ def test_the_spec_is_small(files):
 
 def test_the_same_bytes_from_anywhere_and_neither_tensorflow_nor_beam_is_loaded(files, tmp_path):
     code = (
-        "import sys; from pipeline import compile; compile.main(['x', '--output_dir=out']);"
+        "import sys; from pipeline import compile as c; c.compile_command(c.CompileConfig('out'));"
         "print([m for m in ('tensorflow', 'keras', 'apache_beam') if m in sys.modules])"
     )
     ran = subprocess.run(

@@ -9,6 +9,7 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 
 from pipeline import doctor, registry
+from pipeline.__main__ import main
 from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.vertex import client as vertex
 from tests.pipeline.vertex_server import VertexServer
@@ -95,7 +96,7 @@ def run(server, images_at, tmp_path, capsys):
     def run(*words):
         flags = [f"--host={server.url}", f"--pipeline={compiled['kubeflow']}"]
         with pytest.raises(SystemExit) as exit:
-            doctor.main(["doctor", *flags, *words])
+            main(["doctor", *flags, *words])
         return exit.value.code, capsys.readouterr().out.splitlines()
 
     return run
@@ -286,9 +287,7 @@ def test_images_that_were_loaded_onto_the_nodes(
     cloud.answers = {"/api/v1/nodes": {"items": nodes}}
     compiled = compile_pipeline(CompileConfig(output_dir=str(tmp_path / "build")), images)
     with pytest.raises(SystemExit):
-        doctor.main(
-            ["doctor", f"--host={server.url}", f"--pipeline={compiled['kubeflow']}", *parameters]
-        )
+        main(["doctor", f"--host={server.url}", f"--pipeline={compiled['kubeflow']}", *parameters])
     lines = [line for line in capsys.readouterr().out.splitlines() if line[6:11] == "Image"]
     assert [line[:5].strip() for line in lines] == [mark, mark]
     assert any(said in line for line in lines)
@@ -323,7 +322,7 @@ def run_on_vertex(images_at, gcs_bucket, cloud, monkeypatch, tmp_path, capsys):
 
     def run(*words):
         with pytest.raises(SystemExit) as exit:
-            doctor.main(["doctor", *flags, f"--pipeline={compiled['vertex']}", *words])
+            main(["doctor", *flags, f"--pipeline={compiled['vertex']}", *words])
         return exit.value.code, capsys.readouterr().out.splitlines()
 
     with VertexServer() as server:

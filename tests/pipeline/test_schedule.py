@@ -3,7 +3,7 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline import schedule
+from pipeline.__main__ import main
 
 PARAMETERS = ["train_data=gs://b/train*", "eval_data=gs://b/eval*", "output_dir=gs://b/out"]
 NIGHTLY = ["--cron=0 2 * * *", *PARAMETERS]
@@ -16,7 +16,10 @@ def run(server, compiled, capsys):
     def run(*words):
         flags = [f"--host={server.url}", f"--pipeline={compiled['kubeflow']}"]
         action = [word for word in words[:1] if "=" not in word]
-        schedule.main(["schedule", *action, *flags, *words[len(action) :]])
+        with pytest.raises(SystemExit) as exit:
+            main(["schedule", *action, *flags, *words[len(action) :]])
+        if exit.value.code:
+            raise exit.value
         return capsys.readouterr().out
 
     return run
@@ -199,11 +202,11 @@ def test_list_and_delete(server, run):
         (PARAMETERS, "When. Give --cron="),
         (["--cron=0 2 * *", *PARAMETERS], "has 5 or 6 fields"),
         ([*NIGHTLY, "run_name=mine"], "leave run_name out"),
-        ([*NIGHTLY, "--max_concurrency=11"], "--max_concurrency must be 1 to 10; got 11"),
-        ([*NIGHTLY, "--target=mars"], "--target must be"),
+        ([*NIGHTLY, "--max_concurrency=11"], "--max-concurrency must be 1 to 10; got 11"),
+        ([*NIGHTLY, "--target=mars"], "'mars' is not one of 'kubeflow', 'vertex'"),
         (["pause", "--name=x"], "There is no schedule of the name 'x'"),
-        (["pause", "num_epochs=2"], "Parameters are for setting a schedule; got 'num_epochs=2'"),
-        (["stop"], "What to do is one of set, list, pause, resume, delete; got 'stop'"),
+        (["pause", "num_epochs=2"], "The action pause takes no parameters; got 1"),
+        (["stop"], "The action must be one of set, list, pause, resume, delete"),
     ],
 )
 def test_mistakes(server, run, words, message):

@@ -37,6 +37,10 @@ from trainer.training.step import Trainer
 LOST_WORKER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 
 
+class WorkersMustRestart(UserError):
+    """All workers must be restarted; they resume from the newest checkpoint."""
+
+
 class Terminated(SystemExit):
     """Ends the process with the exit code of a process that was ended by a signal."""
 
@@ -55,8 +59,9 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
         The number of steps done since the model was created.
 
     Raises:
-        UserError: a flag, a file or a record is invalid, the loss is not finite, another worker was
-            lost, or another trainer uses --train_dir.
+        UserError: a flag, a file or a record is invalid, the loss is not finite, or another trainer
+            uses --train_dir.
+        WorkersMustRestart: another worker was lost, or the workers start at different steps.
         Terminated: the process received SIGTERM or SIGINT; its last step is in a checkpoint.
     """
     # Files and devices.
@@ -76,7 +81,7 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
         # Model and checkpoint.
         start = state = _restore_or_create(config, trainer, folder.local, order, is_chief)
         if num_workers > 1 and not trainer.started_together():
-            raise UserError("The workers start at different steps. Restart all of them.")
+            raise WorkersMustRestart("The workers start at different steps. Restart all of them.")
         if _reached_max_steps(config, state):
             logging.info("Nothing to train: --max_steps=%d was reached already.", config.max_steps)
             return state.step
@@ -130,7 +135,7 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
             if num_workers == 1:
                 raise
             saver.save(state)
-            raise UserError(
+            raise WorkersMustRestart(
                 f"Lost another worker after step {state.step}. Restart all workers; they resume "
                 "from the newest checkpoint."
             ) from error

@@ -8,7 +8,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from pipeline import doctor, schedule, submit
+from pipeline.__main__ import main
 from tests.pipeline.kubeflow_server import ID
 
 RECORDED = Path(__file__).parents[1] / "recorded"
@@ -41,7 +41,7 @@ def run(server, compiled, capsys):
     def run(command, *words):
         flags = [f"--host={server.url}", f"--pipeline={compiled['kubeflow']}"]
         try:
-            command.main([command.__name__, *words, *flags])
+            main([command, *words, *flags])
             code = 0
         except SystemExit as exit:
             code = exit.code
@@ -70,7 +70,7 @@ def test_every_recording_is_used():
 def test_each_recorded_run_is_followed_to_its_end(server, run, name):
     server.script = [RUNS[name]]
     server.logs["yt8m-pipeline-csjsq-3992769959"] = ANSWERS["node_log_of_failed_step"]["body"]
-    code, out, err = run(submit, "--wait", "--timeout=0.00001", *PARAMETERS)
+    code, out, err = run("submit", "--wait", "--timeout=0.00001", *PARAMETERS)
     assert (out + err).splitlines()[-1].startswith(LAST_LINE[name])
     expected = {"The run succeeded.": 0, "Run: ": 1, "The run was canceled.": 3}
     assert code == expected.get(LAST_LINE[name], 124)
@@ -80,7 +80,7 @@ def test_each_recorded_run_is_followed_to_its_end(server, run, name):
 def test_what_a_failed_run_says(server, run):
     server.script = [RUNS["run_failed_in_validation"]]
     server.logs["yt8m-pipeline-csjsq-3992769959"] = ANSWERS["node_log_of_failed_step"]["body"]
-    _, _, err = run(submit, "--wait", *PARAMETERS)
+    _, _, err = run("submit", "--wait", *PARAMETERS)
     assert err.startswith("error: Validate data failed: No file matches '/data/video/nothing*")
 
 
@@ -88,10 +88,10 @@ def test_what_a_failed_run_says(server, run):
 def test_each_recorded_refusal_is_told_with_the_servers_words(server, run, name):
     answer = REFUSED[name]
     kind, path = ("pipelines", "pipelines$") if "pipeline" in name else ("runs", "/runs$")
-    command, words = submit, PARAMETERS
+    command, words = "submit", PARAMETERS
     if "recurring" in name:
         kind, path = "recurringruns", "recurringruns$"
-        command, words = schedule, ["--cron=0 2 * * *", *PARAMETERS]
+        command, words = "schedule", ["--cron=0 2 * * *", *PARAMETERS]
     server.faults = [("POST", path, answer)] * 9
     code, _, err = run(command, *words)
     assert code == 1
@@ -103,7 +103,7 @@ def test_each_recorded_refusal_is_told_with_the_servers_words(server, run, name)
 def test_submit_among_what_a_real_server_lists(server_of_recordings, run):
     server = server_of_recordings
     before = {kind: len(items) for kind, items in server.items.items()}
-    assert run(submit, *PARAMETERS)[0] == 0
+    assert run("submit", *PARAMETERS)[0] == 0
     made = {kind: len(items) - before[kind] for kind, items in server.items.items()}
     # The pipeline and the experiment are there; its code has changed since.
     assert made == {"pipelines": 0, "experiments": 0, "versions": 1, "runs": 1, "recurringruns": 0}
@@ -112,18 +112,20 @@ def test_submit_among_what_a_real_server_lists(server_of_recordings, run):
 def test_schedules_of_a_real_server(server_of_recordings, run):
     server = server_of_recordings
     name = "--name=nightly-recorded"
-    _, out, _ = run(schedule, "list")
+    _, out, _ = run("schedule", "list")
     assert out == "nightly-recorded         on       At 02:00 every day (UTC)\n"
-    assert run(schedule, "pause", name)[0] == 0
+    assert run("schedule", "pause", name)[0] == 0
     assert server.only("recurringruns")["status"] == "DISABLED"
-    assert "(updated, paused as before)" in run(schedule, name, "--cron=0 2 * * *", *PARAMETERS)[1]
-    assert run(schedule, "delete", name)[0] == 0
+    assert (
+        "(updated, paused as before)" in run("schedule", name, "--cron=0 2 * * *", *PARAMETERS)[1]
+    )
+    assert run("schedule", "delete", name)[0] == 0
     assert server.items["recurringruns"] == {}
 
 
 def test_doctor_with_the_answers_of_a_real_server(server_of_recordings, run):
     server_of_recordings.faults = [("GET", "healthz", ANSWERS["healthz"])]
-    _, out, _ = run(doctor, *PARAMETERS)
+    _, out, _ = run("doctor", *PARAMETERS)
     marks = {line[6:19].strip(): line[:5].strip() for line in out.splitlines()}
     assert (marks["Host"], marks["Access"]) == ("ok", "ok")
     assert server_of_recordings.faults == []
@@ -135,7 +137,7 @@ def test_doctor_with_the_answers_of_a_real_server(server_of_recordings, run):
 @pytest.fixture
 def filled(server, run, compiled):
     """Placeholder of the refusals -> what it stands for on the server, which has one of each."""
-    assert run(submit, *PARAMETERS)[0] == 0
+    assert run("submit", *PARAMETERS)[0] == 0
     version = server.only("versions")
     server.only("experiments")["display_name"] = "Default"
     return {
@@ -179,8 +181,8 @@ def test_the_stand_in_refuses_what_the_real_server_refuses(server, filled, refus
 
 
 def test_the_stand_in_answers_with_the_fields_of_the_real_server(server, run):
-    assert run(schedule, "--cron=0 2 * * *", *PARAMETERS)[0] == 0
-    assert run(submit, *PARAMETERS)[0] == 0
+    assert run("schedule", "--cron=0 2 * * *", *PARAMETERS)[0] == 0
+    assert run("submit", *PARAMETERS)[0] == 0
     made = server.only("recurringruns")
     recorded = ANSWERS["recurring_run"]["body"]
     assert set(recorded) - set(made) == {"updated_at"}

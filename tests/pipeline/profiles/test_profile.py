@@ -9,6 +9,7 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from pipeline.compile import CompileConfig, compile_pipeline
+from pipeline.graphs import train as graph
 from pipeline.package import LOADER
 from pipeline.profiles import profile as profiles
 from trainer.common.errors import UserError
@@ -243,7 +244,7 @@ def test_vertex_gets_its_own_names_and_no_kubernetes(compiled, name):
     assert train["resources"]["resourceCpuLimit"] == wanted.cpu
     assert train["resources"]["resourceMemoryLimit"] == wanted.memory
     parameters = spec["root"]["inputDefinitions"]["parameters"]
-    assert not {"node_cpu", "node_memory", "node_selector", "node_tolerations"} & set(parameters)
+    assert not set(graph.KUBEFLOW_ONLY) & set(parameters)
     assert "node_selector" not in spec["pipelineInfo"]["description"]
 
 

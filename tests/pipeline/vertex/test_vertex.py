@@ -4,7 +4,8 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.aiplatform.utils import gcs_utils
 
-from pipeline import schedule, submit
+from pipeline import schedule
+from pipeline.__main__ import main
 from pipeline.vertex import client as vertex
 from tests.pipeline.vertex_server import VertexServer
 
@@ -38,7 +39,7 @@ def flags(server, compiled, gcs_bucket):
 def run(flags, capsys):
     def run(*words):
         with pytest.raises(SystemExit) as exit:
-            submit.main(["submit", *flags, *PARAMETERS, *words])
+            main(["submit", *flags, *PARAMETERS, *words])
         said = capsys.readouterr()
         if isinstance(exit.value.code, str):
             return 1, said.out, exit.value.code
@@ -51,7 +52,10 @@ def run(flags, capsys):
 def plan(flags, capsys):
     def plan(*words):
         action = [word for word in words[:1] if word in schedule.ACTIONS]
-        schedule.main(["schedule", *action, *flags, *words[len(action) :]])
+        with pytest.raises(SystemExit) as exit:
+            main(["schedule", *action, *flags, *words[len(action) :]])
+        if exit.value.code:
+            raise exit.value
         return capsys.readouterr().out
 
     return plan
@@ -189,7 +193,7 @@ def test_a_schedule_is_paused_resumed_listed_and_deleted(server, plan):
     "words, message",
     [
         (["--cron=30 0 2 * * *"], "5 fields, without seconds"),
-        (["--latest"], "not --latest"),
+        (["--latest"], "--latest is an option for Kubeflow; got --target=vertex"),
         (["--catchup"], "`resume --catchup`"),
     ],
 )
