@@ -10,10 +10,10 @@ from urllib.parse import quote
 
 from components.dates import fill_in
 from components.train import parse_accelerator_count
+from pipeline.command_line import option
 from pipeline.kubeflow.connection import resolve
 from pipeline.prepare import KUBEFLOW, PackageConfig, complete, prepare
 from trainer.common import storage
-from trainer.common.command_line import flag
 from trainer.common.errors import UserError
 
 COMPUTE = "https://compute.googleapis.com/compute/v1"
@@ -28,12 +28,12 @@ class NotChecked(Exception):
 class DoctorConfig(PackageConfig):
     """Check what a run with the same options and parameters needs, without running it."""
 
-    kube_namespace: str = flag(
+    kube_namespace: str = option(
         "kubeflow", "Namespace of the steps' pods, if --namespace is empty.", KUBEFLOW
     )
     # On Kubeflow, they say whose quota of GPUs to check.
-    project: str = flag("", "Google Cloud project. Default: the one set in gcloud.", "Options")
-    region: str = flag("us-central1", "Google Cloud region.", "Options")
+    project: str = option("", "Google Cloud project. Default: the one set in gcloud.")
+    region: str = option("us-central1", "Google Cloud region.")
 
 
 def doctor(config: DoctorConfig, arguments: list[str]) -> int:
@@ -144,22 +144,31 @@ def _must_be_remote(path: str):
 
 
 def _image(config: DoctorConfig, name: str) -> str:
-    from pipeline import registry
-
     try:
-        registry.check_pullable(name)
-    except UserError as error:
+        return _image_in_registry(name)
+    except (UserError, NotChecked) as error:
         if config.target != "kubeflow":
             raise
         return _image_on_nodes(name, error)
+
+
+def _image_in_registry(name: str) -> str:
+    from pipeline.local import engine
+
+    engine.check_name(name)
+    try:
+        client = engine.connect()
+    except UserError:
+        raise NotChecked(f"{name}: no Docker engine, which asks the registry, answers") from None
+    engine.check_pullable(client, name)
     return f"{name} can be pulled with this machine's credentials"
 
 
-def _image_on_nodes(name: str, error: UserError) -> str:
+def _image_on_nodes(name: str, error: Exception) -> str:
     """Whether the nodes hold an image that cannot be pulled: Kubernetes then does not pull it.
 
     Raises:
-        UserError: `error`, if no node is known to hold it, or if it is pulled all the same because
+        Exception: `error`, if no node is known to hold it, or if it is pulled all the same because
             its tag is `latest`.
     """
     try:
