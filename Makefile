@@ -81,8 +81,8 @@ test: install-dev ## Run all tests
 test-fast: install-dev ## Run the tests that take no longer than a few seconds each
 	@$(RUN) -m pytest -m "not slow" $(ARGS)
 
-test-cluster: install-dev ## Run whole pipelines on the Kubeflow at KF_PIPELINES_ENDPOINT, in the cluster of the current kubeconfig
-	@$(RUN) -m pytest tests/cluster $(ARGS)
+test-cluster: install-dev ## Run tests/cluster on the Kubeflow at KF_PIPELINES_ENDPOINT; or, with YT8M_KUBERNETES=1, what needs Kubernetes alone; in the current kubeconfig's cluster
+	@$(RUN) -m pytest -rs tests/cluster $(ARGS)
 
 lint: install-dev ## Check style and format
 	@$(RUN) -m ruff check .

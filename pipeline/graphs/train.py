@@ -127,7 +127,7 @@ def _description(
         summary,
         " ".join(paragraph.split()),
         f"**Parameters**, of which the first {NUMERALS[len(required)]} are required "
-        "(`make run ARGS=--help` explains all):",
+        "(`make run ARGS=--list-parameters` explains all):",
         "\n".join(lines),
     ]
     return "\n\n".join(parts)
