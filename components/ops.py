@@ -139,7 +139,8 @@ def train(train_data: str, train_dir: str, trainer_argv: list, num_workers: int)
     from trainer.common import console
     from trainer.common.errors import without_traceback
 
-    console.set_up()
+    if num_workers == 1:
+        console.set_up()  # loads TensorFlow; with more workers, only their own processes do
     # In its own folder, which all runs with the same inputs share, because the step may be cached.
     with without_traceback(), recorded(train_dir, "", "train"):
         if num_workers == 1:

@@ -9,6 +9,7 @@ from kfp import dsl, kubernetes
 
 from components import ops
 from components.train import FLAGS
+from components.workers.manifests import QUEUE_LABEL
 from pipeline import package
 from pipeline.parameters import Parameter, parameters_of
 from pipeline.profiles import profile as profiles
@@ -132,7 +133,7 @@ def _description(
         summary,
         " ".join(paragraph.split()),
         f"**Parameters**, of which the first {NUMERALS[len(required)]} are required "
-        "(`make run ARGS=--help` explains all):",
+        "(`make run ARGS=--list-parameters` explains all):",
         "\n".join(lines),
     ]
     return "\n\n".join(parts)
@@ -331,6 +332,8 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 # A pod's own /dev/shm is 64 MiB, too little for GPUs to talk to each other.
                 size = profile.train.shared_memory
                 kubernetes.empty_dir_mount(trained, "shm", "/dev/shm", "Memory", size)
+                if profile.train.queue:
+                    kubernetes.add_pod_label(trained, QUEUE_LABEL, profile.train.queue)
             else:
                 trained.set_cpu_limit(node_cpu)  # by which Vertex AI chooses a machine
 
