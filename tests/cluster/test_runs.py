@@ -59,6 +59,7 @@ def test_bad_data_fails_with_the_steps_own_words(cluster):
     run = cluster.submit(*cluster.parameters("bad", "train_data=/data/nothing*"))
     assert run.end() == 1
     assert "error: Validate data failed: No file matches '/data/nothing*'" in run.output
+    assert len(cluster.pods(run.run_id)) == 2  # Validate data was not tried again, and Summary
     summary = summary_of(cluster, run, "bad")
     assert (summary["outcome"], summary["ended_by"]) == ("failed", "validate_data")
 

@@ -77,6 +77,13 @@ def test_each_recorded_run_is_followed_to_its_end(server, run, name):
     assert "00:00:00" not in out
 
 
+def test_a_users_mistake_was_not_tried_again():
+    tasks = RUNS["run_failed_in_validation"]["run_details"]["task_details"]
+    tries = [task for task in tasks if task.get("display_name", "").startswith("executor(")]
+    assert {task["display_name"] for task in tries} == {"executor(0)"}
+    assert sorted(task["state"] for task in tries) == ["FAILED", "SUCCEEDED"]  # validation, summary
+
+
 def test_what_a_failed_run_says(server, run):
     server.script = [RUNS["run_failed_in_validation"]]
     server.logs["yt8m-pipeline-csjsq-3992769959"] = ANSWERS["node_log_of_failed_step"]["body"]
