@@ -64,6 +64,23 @@ def test_bad_data_fails_with_the_steps_own_words(cluster):
     assert (summary["outcome"], summary["ended_by"]) == ("failed", "validate_data")
 
 
+@pytest.mark.parametrize(
+    "step, title, damage",
+    [
+        ("evaluate", "Evaluate", "echo damaged >{}/champion.json"),
+        ("publish", "Publish", "chmod 555 {}"),
+    ],
+)
+def test_a_later_step_that_fails_is_named_too(cluster, step, title, damage):
+    published = f"{cluster.folder}/{step}/published"
+    cluster.run("sh", "-c", f"mkdir -p {published} && {damage.format(published)}")
+    run = cluster.submit(*cluster.parameters(step))
+    assert run.end() == 1, run.output
+    assert f"error: {title} failed: " in run.output
+    summary = summary_of(cluster, run, step)
+    assert (summary["outcome"], summary["ended_by"]) == ("failed", step)
+
+
 def test_training_fails_if_the_gpu_that_it_was_given_is_none(cluster, fake_gpu):
     run = cluster.submit(*cluster.parameters("gpu", "accelerator_count=1"))
     assert run.end() == 1
