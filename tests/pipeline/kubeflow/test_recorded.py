@@ -21,6 +21,7 @@ LISTS = {
     "pipeline_versions_page1": ("versions", "pipeline_versions"),
     "experiments": ("experiments", "experiments"),
     "recurring_runs": ("recurringruns", "recurringRuns"),
+    "runs_page1": ("runs", "runs"),
 }
 PARAMETERS = ["train_data=gs://b/train*", "eval_data=gs://b/eval*", "output_dir=gs://b/out"]
 LAST_LINE = {
