@@ -59,8 +59,26 @@ def test_bad_data_fails_with_the_steps_own_words(cluster):
     run = cluster.submit(*cluster.parameters("bad", "train_data=/data/nothing*"))
     assert run.end() == 1
     assert "error: Validate data failed: No file matches '/data/nothing*'" in run.output
+    assert len(cluster.pods(run.run_id)) == 2  # Validate data was not tried again, and Summary
     summary = summary_of(cluster, run, "bad")
     assert (summary["outcome"], summary["ended_by"]) == ("failed", "validate_data")
+
+
+@pytest.mark.parametrize(
+    "step, title, damage",
+    [
+        ("evaluate", "Evaluate", "echo damaged >{}/champion.json"),
+        ("publish", "Publish", "chmod 555 {}"),
+    ],
+)
+def test_a_later_step_that_fails_is_named_too(cluster, step, title, damage):
+    published = f"{cluster.folder}/{step}/published"
+    cluster.run("sh", "-c", f"mkdir -p {published} && {damage.format(published)}")
+    run = cluster.submit(*cluster.parameters(step))
+    assert run.end() == 1, run.output
+    assert f"error: {title} failed: " in run.output
+    summary = summary_of(cluster, run, step)
+    assert (summary["outcome"], summary["ended_by"]) == ("failed", step)
 
 
 def test_training_fails_if_the_gpu_that_it_was_given_is_none(cluster, fake_gpu):
