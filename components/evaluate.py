@@ -3,16 +3,20 @@
 import json
 import logging
 import math
+from dataclasses import asdict
 
 import numpy as np
 
 from components import expert_report, report
 from components.metric_table import metric_rows
-from components.publish import Champion, read_champion
+from components.publish import read_champion
 from trainer.common import storage
-from trainer.common.errors import UserError
-from trainer.evaluation import evaluator
+from trainer.evaluation import evaluator, slices
+from trainer.evaluation.bootstrap import NUM_REPLICATES
+from trainer.evaluation.comparison import compare
 from trainer.evaluation.evaluator import Evaluation
+from trainer.evaluation.metrics import frequency_gap
+from trainer.evaluation.slices import Slicing
 
 NUM_LISTED = 10  # classes in each table of the report
 MIN_VIDEOS = 10  # of a class that is listed as one of the best or worst
@@ -26,8 +30,12 @@ def evaluate(
     output_dir: str,
     vocabulary: str = "",
     batch_size: int = 1024,
+    statistics_file: str = "",
+    slice_file: str = "",
+    confidence: float = 0.95,
+    bootstrap_replicates: int = NUM_REPLICATES,
 ) -> dict:
-    """Evaluate the new and the published model, and write a report.
+    """Evaluate the new and the published model in one pass, and write a report.
 
     Writes metrics.json and report.html to `output_dir`, and experts.json if the new model is a
     mixture of experts.
@@ -39,46 +47,84 @@ def evaluate(
         output_dir: Directory to write to.
         vocabulary: CSV file with class names. Empty: classes are shown by their ids.
         batch_size: Videos per batch.
+        statistics_file: statistics.json of the validation, for slices by the number of training
+            videos of a class. Empty: no such slices.
+        slice_file: CSV file with the columns id and slice. Empty: no such slices.
+        confidence: Confidence level of the intervals.
+        bootstrap_replicates: Number of bootstrap replicates.
 
     Returns:
-        The content of metrics.json: "challenger" and "champion" (metric name -> value; the
-        champion is null if no model is published), "champion_version", "train_dir" and "step". A
-        metric that is not finite is left out.
+        The content of metrics.json:
+
+        - "challenger" and "champion": metric name -> value; the champion is null if no model is
+          published. A metric that is not finite is left out.
+        - "comparison": metric name -> {"challenger", "champion", "difference"}, each an
+          `Estimate`: "value", "standard_error", "low", "high" and "p_value".
+        - "slices": list of {"slicing", "slice", "num_videos", "num_positives", "gap"}, the last as
+          in "comparison".
+        - "frequency_gap": the GAP of ranking the classes by their frequency in the data.
+        - "confidence", "bootstrap_replicates", "champion_version", "train_dir" and "step".
 
     Raises:
         UserError: A model or a record cannot be read, or no video has a label.
     """
     champion = read_champion(publish_dir)
     logging.info("Evaluating the new model in %s.", train_dir)
-    new = evaluator.evaluate(train_dir, eval_data, batch_size, vocabulary_file=vocabulary)
-    old = _evaluate_champion(champion, eval_data, batch_size) if champion else None
+    if champion:
+        logging.info("Evaluating the published model in %s.", champion.path)
+    new, old = evaluator.evaluate_pair(
+        train_dir,
+        champion.path if champion else None,
+        eval_data,
+        batch_size,
+        vocabulary_file=vocabulary,
+    )
+    slicings = _slicings(new, statistics_file, vocabulary, slice_file)
+    comparison, of_slices = compare(new, old, slicings, confidence, bootstrap_replicates)
     metrics = {
         "challenger": _finite(new.metrics),
         "champion": _finite(old.metrics) if old else None,
         "champion_version": champion.version if champion else None,
+        "comparison": {name: asdict(result) for name, result in comparison.items()},
+        "slices": [asdict(result) for result in of_slices],
+        "frequency_gap": frequency_gap(new.num_positives, len(new.videos)),
+        "confidence": confidence,
+        "bootstrap_replicates": bootstrap_replicates,
         "train_dir": train_dir,
         "step": new.step,
     }
+    text = json.dumps(metrics, indent=1, allow_nan=False) + "\n"
     html = page(new, metrics, eval_data, old)
     storage.write_text(storage.join(output_dir, "report.html"), html)
     if new.experts:
-        text = expert_report.as_json(new.experts, _min_videos(new))
-        storage.write_text(storage.join(output_dir, "experts.json"), text)
-    text = json.dumps(metrics, indent=1, allow_nan=False) + "\n"
+        experts = expert_report.as_json(new.experts, _min_videos(new))
+        storage.write_text(storage.join(output_dir, "experts.json"), experts)
     storage.write_text(storage.join(output_dir, "metrics.json"), text)
     return metrics
 
 
-def _evaluate_champion(champion: Champion, eval_data: str, batch_size: int) -> Evaluation:
-    logging.info("Evaluating the published model in %s.", champion.path)
-    try:
-        return evaluator.evaluate(champion.path, eval_data, batch_size)
-    except UserError as error:
-        raise UserError(
-            f"The published model {champion.path!r} cannot be evaluated on this data, and the new "
-            f"model cannot be compared with it: {error} Publish models of other data to another "
-            "directory."
-        ) from error
+def _slicings(
+    new: Evaluation, statistics_file: str, vocabulary: str, slice_file: str
+) -> list[Slicing]:
+    num_classes = len(new.num_positives)
+    slicings = [
+        _class_frequencies(statistics_file, num_classes),
+        slices.by_num_labels(new.videos),
+        slices.by_num_frames(new.videos),
+        slices.by_vertical(vocabulary, num_classes),
+        slices.by_file(slice_file, new.videos) if slice_file else None,
+    ]
+    return [found for found in slicings if found]
+
+
+def _class_frequencies(statistics_file: str, num_classes: int) -> Slicing | None:
+    if not statistics_file:
+        return None
+    splits = storage.read_json(statistics_file, "splits")["splits"]
+    counts = np.zeros(num_classes, np.int64)
+    found = splits["train"]["labels"][:num_classes] if "train" in splits else []
+    counts[: len(found)] = found
+    return slices.by_class_frequency(counts) if found else None
 
 
 def _finite(metrics: dict) -> dict:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ from trainer.data.examples import encode_example
 from trainer.data.tfrecord import write_records
 from trainer.evaluation import evaluator
 from trainer.evaluation.evaluator import Evaluation
+from trainer.evaluation.metrics import frequency_gap
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +97,11 @@ def test_champion_is_evaluated_on_the_same_videos(published, videos, train_small
     assert metrics["champion"] == pytest.approx(scores)
     assert metrics["champion_version"] == version
     assert metrics["challenger"]["loss"] < metrics["champion"]["loss"]
+    gap = metrics["comparison"]["gap"]
+    assert gap["challenger"]["value"] == metrics["challenger"]["gap"]
+    difference = metrics["challenger"]["gap"] - metrics["champion"]["gap"]
+    assert gap["difference"]["value"] == difference
+    assert gap["difference"]["low"] <= difference <= gap["difference"]["high"]
     assert f"version {version}" in (tmp_path / "second" / "report.html").read_text()
 
 
@@ -108,11 +115,12 @@ def test_error_names_a_champion_that_cannot_read_the_data(published, videos, tra
 
 
 @pytest.fixture
-def result() -> Evaluation:
+def result(evaluation_of) -> Evaluation:
     """Evaluation with three classes; no video has the last one."""
     metrics = {"gap": 0.5, "hit_at_1": 0.75, "perr": float("nan"), "map": 0.6, "loss": 2.5}
     counts = {"num_videos": 1234, "num_videos_without_labels": 1, "num_classes_with_videos": 2}
-    return Evaluation(
+    return dataclasses.replace(
+        evaluation_of([[0.9, 0.2, 0.1], [0.1, 0.8, 0.3]], [[0], [0, 1]]),
         metrics=metrics | counts,
         average_precision=np.array([1.0, 0.2, np.nan]),
         num_positives=np.array([1000, 20, 0]),
@@ -127,6 +135,10 @@ def metrics_of(result: Evaluation, champion: dict | None = None) -> dict:
         "challenger": evaluate._finite(result.metrics),
         "champion": champion,
         "champion_version": champion and "20260101000000",
+        "comparison": {},
+        "slices": [],
+        "confidence": 0.95,
+        "bootstrap_replicates": 500,
         "train_dir": "/train/key",
         "step": result.step,
     }
@@ -158,12 +170,10 @@ def test_report_with_a_champion(result):
 
 def test_rare_classes_are_neither_best_nor_worst(result):
     rows = [("rare", 1, 1.0), ("good", 30, 0.9), ("bad", 40, 0.1), ("fair", 50, 0.5)]
-    result = Evaluation(
-        metrics=result.metrics,
+    result = dataclasses.replace(
+        result,
         average_precision=np.array([row[2] for row in rows]),
         num_positives=np.array([row[1] for row in rows]),
-        model_flags=result.model_flags,
-        step=1,
         class_names=[row[0] for row in rows],
     )
     html = evaluate.page(result, metrics_of(result), "data")
@@ -175,3 +185,38 @@ def test_rare_classes_are_neither_best_nor_worst(result):
         *("fair", "bad", "good", "rare"),
     ]
     assert "Among the classes with at least 10 videos." in html
+
+
+def test_slices_of_the_evaluation(videos, train_small, tmp_path):
+    statistics = {"splits": {"train": {"labels": [3, 0, 200]}}}
+    (tmp_path / "statistics.json").write_text(json.dumps(statistics))
+    (tmp_path / "vocabulary.csv").write_text("Index,Name,Vertical1\n0,Game,Games\n1,Car,Autos\n")
+    (tmp_path / "slices.csv").write_text("id,slice\n" + "".join(f"v{i},a\n" for i in range(7)))
+    metrics = evaluate.evaluate(
+        train_small(1),
+        videos,
+        str(tmp_path / "published"),
+        str(tmp_path / "evaluation"),
+        vocabulary=str(tmp_path / "vocabulary.csv"),
+        statistics_file=str(tmp_path / "statistics.json"),
+        slice_file=str(tmp_path / "slices.csv"),
+        bootstrap_replicates=10,
+    )
+    found = {(row["slicing"], row["slice"]): row for row in metrics["slices"]}
+    assert [key[1] for key in found if key[0] == "Training videos of the class"] == [
+        *("0", "1\N{EN DASH}4", "100+")
+    ]
+    assert found["Labels of the video", "1"]["num_videos"] == 30
+    assert {key[1] for key in found if key[0] == "Vertical of the class"} == {"Autos", "Games"}
+    assert found["Slice file", "a"]["num_videos"] == 7
+    assert 0 < metrics["frequency_gap"] < 1
+
+
+def test_first_model_policy_has_a_baseline(evaluation_of):
+    """The GAP of a model that predicts the class frequencies for every video."""
+    labels = [[0], [0, 1], [2], [0], []]
+    frequencies = np.array([3, 1, 1]) / 5
+    evaluation = evaluation_of(np.tile(frequencies, [5, 1]), labels)
+    baseline = frequency_gap(evaluation.num_positives, 5)
+    # Classes 1 and 2 are equally frequent: as a model they are one group of equal scores.
+    assert baseline == pytest.approx(evaluation.metrics["gap"], abs=0.01)
