@@ -7,8 +7,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from components import expert_report, report
-from components.metric_table import metric_rows
+from components import evaluation_report, expert_report
 from components.publish import read_champion
 from trainer.common import storage
 from trainer.evaluation import evaluator, slices
@@ -17,10 +16,6 @@ from trainer.evaluation.comparison import compare
 from trainer.evaluation.evaluator import Evaluation
 from trainer.evaluation.metrics import frequency_gap
 from trainer.evaluation.slices import Slicing
-
-NUM_LISTED = 10  # classes in each table of the report
-MIN_VIDEOS = 10  # of a class that is listed as one of the best or worst
-NUM_BINS = 20  # of the histogram of average precision
 
 
 def evaluate(
@@ -37,8 +32,8 @@ def evaluate(
 ) -> dict:
     """Evaluate the new and the published model in one pass, and write a report.
 
-    Writes metrics.json and report.html to `output_dir`, and experts.json if the new model is a
-    mixture of experts.
+    Writes metrics.json, report.html and classes.csv to `output_dir`, and experts.json if the new
+    model is a mixture of experts.
 
     Args:
         train_dir: Directory of the new model's checkpoints.
@@ -94,10 +89,12 @@ def evaluate(
         "step": new.step,
     }
     text = json.dumps(metrics, indent=1, allow_nan=False) + "\n"
-    html = page(new, metrics, eval_data, old)
+    html = evaluation_report.page(new, metrics, eval_data, old)
     storage.write_text(storage.join(output_dir, "report.html"), html)
+    table = evaluation_report.classes_csv(new, old)
+    storage.write_text(storage.join(output_dir, "classes.csv"), table)
     if new.experts:
-        experts = expert_report.as_json(new.experts, _min_videos(new))
+        experts = expert_report.as_json(new.experts, evaluation_report.min_videos(new))
         storage.write_text(storage.join(output_dir, "experts.json"), experts)
     storage.write_text(storage.join(output_dir, "metrics.json"), text)
     return metrics
@@ -130,59 +127,3 @@ def _class_frequencies(statistics_file: str, num_classes: int) -> Slicing | None
 def _finite(metrics: dict) -> dict:
     """The metrics that JSON, and Kubeflow's metrics, can represent."""
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
-
-
-def page(new: Evaluation, metrics: dict, eval_data: str, old: Evaluation | None = None) -> str:
-    """Return the report as HTML.
-
-    Args:
-        new: Evaluation of the new model.
-        metrics: Content of metrics.json.
-        eval_data: Glob(s) of the evaluation records.
-        old: Evaluation of the published model, if there is one.
-    """
-    seen = np.flatnonzero(new.num_positives)
-    precisions = new.average_precision[seen]
-    classes = [
-        (new.class_names[i], int(num_videos), float(precision))
-        for i, num_videos, precision in zip(seen, new.num_positives[seen], precisions, strict=True)
-    ]
-    min_videos = _min_videos(new)
-    frequent = [row for row in classes if row[1] >= min_videos]
-    counts, edges = np.histogram(precisions, NUM_BINS, range=(0, 1))
-    experts = None
-    if new.experts:
-        old_experts = old.experts if old else None
-        experts = expert_report.section(new.experts, old_experts, new.class_names, min_videos)
-    return report.render(
-        "evaluation.html",
-        kind="Evaluation",
-        eval_data=eval_data,
-        model_flags=new.model_flags,
-        metrics=metrics,
-        comparison=metric_rows(metrics["challenger"], metrics["champion"] or {}),
-        num_classes=len(new.num_positives),
-        bin_edges=edges.tolist(),
-        bin_counts=counts.tolist(),
-        points=[(num_videos, precision, name) for name, num_videos, precision in classes],
-        min_videos=min_videos,
-        best=_rows(frequent, lambda row: (-row[2], -row[1])),
-        worst=_rows(frequent, lambda row: (row[2], -row[1])),
-        experts=experts,
-    )
-
-
-def _min_videos(new: Evaluation) -> int:
-    """Minimum number of videos of a class that is listed by its average precision.
-
-    It is less than MIN_VIDEOS if no class has as many.
-    """
-    return int(min(MIN_VIDEOS, new.num_positives.max()))
-
-
-def _rows(classes: list[tuple[str, int, float]], sort_key) -> list[tuple[str, str, str]]:
-    """Table rows of the first NUM_LISTED classes (name, number of videos, average precision)."""
-    return [
-        (name, report.count(num_videos), report.score(precision))
-        for name, num_videos, precision in sorted(classes, key=sort_key)[:NUM_LISTED]
-    ]

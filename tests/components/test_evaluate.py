@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from components import evaluate
+from components import evaluate, evaluation_report
 from components.export_model import export
 from components.publish import publish
 from components.train import train
@@ -150,18 +150,18 @@ def test_metrics_that_are_not_finite_are_left_out(result):
 
 
 def test_report_of_a_first_model(result):
-    html = evaluate.page(result, metrics_of(result), "/data/*.tfrecord")
+    html = evaluation_report.page(result, metrics_of(result), "/data/*.tfrecord")
     assert "MoeModel after 500 steps" in html and "Published model: none" in html
     assert "0.5000" in html and "1,234" in html and "\N{EN DASH}" in html  # PERR is missing
     assert "&lt;b&gt;Car" in html and "<b>Car" not in html
-    assert "Nobody" not in html
+    assert "Nobody" not in html[html.index("All classes") :]
     content = html[: html.index("<script>")]
     assert "Difference" not in content and "nan" not in content
 
 
 def test_report_with_a_champion(result):
     champion = {"gap": 0.4, "hit_at_1": 0.8, "map": 0.6, "loss": 2.0, "perr": 0.5}
-    html = evaluate.page(result, metrics_of(result, champion), "/data/*.tfrecord")
+    html = evaluation_report.page(result, metrics_of(result, champion), "/data/*.tfrecord")
     assert '<div class="note good">+0.1000 vs 0.4000</div>' in html
     assert '<div class="note bad">\N{MINUS SIGN}0.0500 vs 0.8000</div>' in html
     assert '<td class="number bad">+0.5000</td>' in html  # lower loss is better
@@ -176,15 +176,59 @@ def test_rare_classes_are_neither_best_nor_worst(result):
         num_positives=np.array([row[1] for row in rows]),
         class_names=[row[0] for row in rows],
     )
-    html = evaluate.page(result, metrics_of(result), "data")
-    tables = html[html.index("Best classes") :]
-    names = [name for name in tables.split("<td>")[1:]]
-    assert [name.split("<")[0] for name in names] == [
-        *("good", "fair", "bad"),
-        *("bad", "fair", "good"),
-        *("fair", "bad", "good", "rare"),
-    ]
+    html = evaluation_report.page(result, metrics_of(result), "data")
+    assert _first_cells(html, "Best classes", "Worst classes") == ["good", "fair", "bad"]
+    assert _first_cells(html, "Worst classes", "Confusions") == ["bad", "fair", "good"]
+    assert _first_cells(html, "All classes") == ["fair", "bad", "good", "rare"]
     assert "Among the classes with at least 10 videos." in html
+
+
+def _first_cells(html: str, start: str, end: str = "</main>") -> list[str]:
+    """The first cell of each table row between two headings."""
+    text = html[html.index(start) : html.index(end)]
+    return [row.split("<td>")[1].split("<")[0] for row in text.split("<tr>")[2:]]
+
+
+def test_report_compares_the_models(evaluation_of, result):
+    labels = [[0]] * 12 + [[1]] * 12
+    scores = np.tile([0.9, 0.2], [24, 1])
+    new, old = evaluation_of(scores, labels), evaluation_of(scores[:, ::-1], labels)
+    new = dataclasses.replace(new, average_precision=np.array([0.8, 0.3]))
+    old = dataclasses.replace(old, average_precision=np.array([0.5, 0.4]))
+    estimate = {"value": 0.1, "low": 0.02, "high": 0.18, "p_value": 0.012}
+    gap = {"challenger": estimate, "champion": estimate, "difference": estimate}
+    row = {"slicing": "Labels", "slice": "2", "num_videos": 7, "num_positives": 14, "gap": gap}
+    metrics = metrics_of(new, champion=old.metrics)
+    metrics |= {"comparison": {"gap": gap}, "slices": [row]}
+    html = evaluation_report.page(new, metrics, "data", old)
+    assert _first_cells(html, "What got better", "What got worse") == ["class 0"]
+    assert _first_cells(html, "What got worse", "Calibration</h2>") == ["class 1"]
+    assert "(+0.0200 to +0.1800)" in html and '<td class="number">0.012</td>' in html
+    assert _first_cells(html, "Slices</h2>", "What got better") == ["Labels"]
+    assert _first_cells(html, "Confusions</h2>", "Videos with the largest") == ["class 1"]
+    assert ">100.0%</td>" in html  # every video of class 1
+    assert "expected calibration error" in html.lower()
+
+
+def test_report_of_every_class_is_small(evaluation_of):
+    rng = np.random.default_rng(0)
+    labels = [[int(i)] for i in rng.integers(0, 3862, 2000)]
+    new = evaluation_of(rng.random([2000, 3862]), labels)
+    new = dataclasses.replace(new, class_names=[f"A rather long name {i}" for i in range(3862)])
+    html = evaluation_report.page(new, metrics_of(new, champion=new.metrics), "data", new)
+    assert len(html) < 3e6
+
+
+def test_classes_as_csv(evaluation_of):
+    new = evaluation_of([[0.9, 0.8, 0.1], [0.7, 0.1, 0.2]], [[0], [0, 1]])
+    old = dataclasses.replace(new, average_precision=np.array([0.25, 0.5]))  # one class less
+    assert evaluation_report.classes_csv(new, old).splitlines() == [
+        "class_id,name,videos,average_precision,published_average_precision,difference",
+        "0,class 0,2,1.000000,0.250000,0.750000",
+        "1,class 1,1,0.500000,0.500000,0.000000",
+        "2,class 2,0,,,",
+    ]
+    assert evaluation_report.classes_csv(new).splitlines()[1] == "0,class 0,2,1.000000,,"
 
 
 def test_slices_of_the_evaluation(videos, train_small, tmp_path):

@@ -114,15 +114,37 @@ def evaluate_pair(
     models = [loading.load(model_dir, vocabulary_file)]
     if champion_dir:
         models.append(_load_champion(champion_dir))
+    with _champion_explained(champion_dir, storage.glob(data_pattern), models[-1]):
+        evaluations = evaluate_models(models, data_pattern, batch_size, top_k, num_readers)
+    return evaluations[0], evaluations[1] if champion_dir else None
+
+
+def evaluate_models(
+    models: list[loading.TrainedModel],
+    data_pattern: str,
+    batch_size: int = 1024,
+    top_k: int = TOP_K,
+    num_readers: int = 8,
+) -> list[Evaluation]:
+    """Evaluate models in one pass: every batch is read once, and parsed once per record format.
+
+    Args:
+        models: the models. A record that the first one cannot read is explained by a UserError; one
+            that only another cannot read raises TensorFlow's error.
+        data_pattern: see `evaluate`, like the other arguments.
+        batch_size: see `evaluate`.
+        top_k: see `evaluate`.
+        num_readers: see `evaluate`.
+
+    Raises:
+        UserError: no file matches, a record cannot be read, or no video has a label.
+    """
     formats = list(dict.fromkeys(model.record_format for model in models))
     files = storage.glob(data_pattern)
     videos: list[Videos] = []
     totals = [_ModelTotals(model, top_k) for model in models]
     progress = _Progress()
-    with (
-        _champion_explained(champion_dir, files, models[-1]),
-        input_pipeline.explained(files, models[0].record_format),
-    ):
+    with input_pipeline.explained(files, models[0].record_format):
         for batches in input_pipeline.batches_in_formats(files, formats, batch_size, num_readers):
             videos.append(Videos.of_batch(batches[0]))
             for total in totals:
@@ -134,8 +156,7 @@ def evaluate_pair(
             "need labelled videos."
         )
     all_videos = Videos.concatenate(videos)
-    evaluations = [total.result(all_videos) for total in totals]
-    return evaluations[0], evaluations[1] if champion_dir else None
+    return [total.result(all_videos) for total in totals]
 
 
 def _load_champion(champion_dir: str) -> loading.TrainedModel:
