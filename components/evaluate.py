@@ -33,7 +33,8 @@ def evaluate(
     """Evaluate the new and the published model in one pass, and write a report.
 
     Writes metrics.json, report.html and classes.csv to `output_dir`, and experts.json if the new
-    model is a mixture of experts.
+    model is a mixture of experts. Interrupted, it resumes from the predictions in
+    `output_dir`/parts, which it deletes at the end.
 
     Args:
         train_dir: Directory of the new model's checkpoints.
@@ -73,6 +74,7 @@ def evaluate(
         eval_data,
         batch_size,
         vocabulary_file=vocabulary,
+        parts_dir=storage.join(output_dir, "parts"),
     )
     slicings = _slicings(new, statistics_file, vocabulary, slice_file)
     comparison, of_slices = compare(new, old, slicings, confidence, bootstrap_replicates)
@@ -97,6 +99,7 @@ def evaluate(
         experts = expert_report.as_json(new.experts, evaluation_report.min_videos(new))
         storage.write_text(storage.join(output_dir, "experts.json"), experts)
     storage.write_text(storage.join(output_dir, "metrics.json"), text)
+    storage.delete_tree(storage.join(output_dir, "parts"))
     return metrics
 
 

@@ -116,13 +116,17 @@ def page(new: Evaluation, metrics: dict, eval_data: str, old: Evaluation | None 
 
 
 def _comparison(metrics: dict) -> list[dict]:
-    """The rows of `metric_rows`, with the estimates in "estimates" where there are any."""
+    """The rows of `metric_rows`, with the estimates in "estimates" where there are any.
+
+    Differences that are not significant have no tone.
+    """
     rows = metric_rows(metrics["challenger"], metrics["champion"] or {})
-    names = [*METRICS, "loss"]
-    return [
-        row | {"estimates": metrics["comparison"].get(name)}
-        for name, row in zip(names, rows, strict=True)
-    ]
+    for name, row in zip([*METRICS, "loss"], rows, strict=True):
+        row["estimates"] = metrics["comparison"].get(name)
+        difference = (row["estimates"] or {}).get("difference")
+        if difference and difference["low"] <= 0 <= difference["high"]:
+            row["tone"] = ""
+    return rows
 
 
 def _each(new: Evaluation, old: Evaluation | None, function) -> list[tuple]:
@@ -138,7 +142,7 @@ def _calibration(new: Evaluation, old: Evaluation | None) -> dict:
         for name, each in found
     ]
     return {
-        "curves": [("Perfect calibration", [(0.0, 0.0), (1.0, 1.0)]), *curves],
+        "curves": [*curves, ("Perfect calibration", [(0.0, 0.0), (1.0, 1.0)])],
         "errors": [(name, each.expected_calibration_error) for name, each in found],
     }
 

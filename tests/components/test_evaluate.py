@@ -198,12 +198,15 @@ def test_report_compares_the_models(evaluation_of, result):
     estimate = {"value": 0.1, "low": 0.02, "high": 0.18, "p_value": 0.012}
     gap = {"challenger": estimate, "champion": estimate, "difference": estimate}
     row = {"slicing": "Labels", "slice": "2", "num_videos": 7, "num_positives": 14, "gap": gap}
-    metrics = metrics_of(new, champion=old.metrics)
+    metrics = metrics_of(new, champion=new.metrics | {"gap": new.metrics["gap"] - 0.1})
     metrics |= {"comparison": {"gap": gap}, "slices": [row]}
     html = evaluation_report.page(new, metrics, "data", old)
     assert _first_cells(html, "What got better", "What got worse") == ["class 0"]
     assert _first_cells(html, "What got worse", "Calibration</h2>") == ["class 1"]
     assert "(+0.0200 to +0.1800)" in html and '<td class="number">0.012</td>' in html
+    assert '<div class="note good">' in html  # GAP: the interval of the difference is above 0
+    gap["difference"] = estimate | {"low": -0.02}
+    assert '<div class="note good">' not in evaluation_report.page(new, metrics, "data", old)
     assert _first_cells(html, "Slices</h2>", "What got better") == ["Labels"]
     assert _first_cells(html, "Confusions</h2>", "Videos with the largest") == ["class 1"]
     assert ">100.0%</td>" in html  # every video of class 1

@@ -57,7 +57,8 @@ class Project:
         folder = self.folder / name
         sizes = ",".join("6" for _ in features.split(","))
         flags = [f"--feature_names={features}", f"--feature_sizes={sizes}", "--num_classes=3"]
-        flags += ["--batch_size=100", "--num_epochs=20", "--base_learning_rate=0.1"]
+        # Full batches, so that training converges and the seed does not matter.
+        flags += ["--batch_size=2000", "--num_epochs=150", "--base_learning_rate=0.1"]
         train(str(self.folder / data), str(folder / "train"), [*flags, f"--seed={seed}"])
         metrics = evaluate(
             str(folder / "train"),
