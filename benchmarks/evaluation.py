@@ -80,10 +80,10 @@ def measure(name: str, batch_size: int) -> str:
                 pass
 
         def evaluate_one():
-            evaluator.evaluate_models([model], config.train_data_pattern, batch_size)
+            evaluator.evaluate_models([model], files, batch_size)
 
         def evaluate_two():
-            evaluator.evaluate_models([model, model], config.train_data_pattern, batch_size)
+            evaluator.evaluate_models([model, model], files, batch_size)
 
         evaluate_one()  # traces functions
         of_read, of_forward = seconds(read), seconds(forward)

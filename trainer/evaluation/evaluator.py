@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from trainer.common import storage
 from trainer.common.errors import UserError
-from trainer.data import input_pipeline
+from trainer.data import input_pipeline, manifest
 from trainer.evaluation import parts
 from trainer.evaluation.experts import ExpertAnalysis, ExpertMetrics
 from trainer.evaluation.metrics import (
@@ -120,10 +119,11 @@ def evaluate_pair(
     models = [loading.load(model_dir, vocabulary_file)]
     if champion_dir:
         models.append(_load_champion(champion_dir))
-    with _champion_explained(champion_dir, storage.glob(data_pattern), models[-1]):
+    files = manifest.expand(data_pattern)
+    with _champion_explained(champion_dir, files, models[-1]):
         evaluations = evaluate_models(
             models,
-            data_pattern,
+            files,
             batch_size,
             top_k,
             num_readers,
@@ -135,7 +135,7 @@ def evaluate_pair(
 
 def evaluate_models(
     models: list[loading.TrainedModel],
-    data_pattern: str,
+    files: list[str],
     batch_size: int = 1024,
     top_k: int = TOP_K,
     num_readers: int = 8,
@@ -147,17 +147,16 @@ def evaluate_models(
     Args:
         models: the models. A record that the first one cannot read is explained by a UserError; one
             that only another cannot read raises TensorFlow's error.
-        data_pattern: see `evaluate`, like the other arguments.
-        batch_size: see `evaluate`.
+        files: files of records.
+        batch_size: see `evaluate`, like the other arguments.
         top_k: see `evaluate`.
         num_readers: see `evaluate`.
         parts_dir: see `evaluate_pair`.
         model_dirs: folders of the models, which identify them in `parts_dir`.
 
     Raises:
-        UserError: no file matches, a record cannot be read, or no video has a label.
+        UserError: a record cannot be read, or no video has a label.
     """
-    files = storage.glob(data_pattern)
     videos: list[Videos] = []
     totals = [_ModelTotals(model, top_k) for model in models]
     progress = _Progress()
@@ -175,8 +174,8 @@ def evaluate_models(
             total.add(model_part, part.labels)
     if not any(batch.num_labels.any() for batch in videos):
         raise UserError(
-            f"None of the {sum(map(len, videos))} videos in {data_pattern!r} has a label; metrics "
-            "need labelled videos."
+            f"None of the {sum(map(len, videos))} videos in {_describe(files)} has a label; "
+            "metrics need labelled videos."
         )
     all_videos = Videos.concatenate(videos)
     return [total.result(all_videos) for total in totals]
@@ -218,6 +217,11 @@ def _predict_batch(model: loading.TrainedModel, part: ModelPart, batch: dict, to
     part.scores.append(scores.numpy())
     part.classes.append(classes.numpy())
     part.losses.append(video_losses.numpy())
+
+
+def _describe(files: list[str]) -> str:
+    others = f" and {len(files) - 1} other files" if len(files) > 1 else ""
+    return f"{files[0]!r}{others}"
 
 
 def _expert_metrics(model: loading.TrainedModel) -> ExpertMetrics | None:

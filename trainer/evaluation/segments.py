@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from trainer.common import storage
 from trainer.common.errors import UserError
-from trainer.data import input_pipeline
+from trainer.data import input_pipeline, manifest
 from trainer.data.records import MAX_FRAMES
 from trainer.serving import loading
 
@@ -128,7 +128,7 @@ def predict_segments(
             f"{class_ids_file} has class {classes[-1]}, but the model has "
             f"{model.flags['num_classes']} classes."
         )
-    files = storage.glob(data_pattern)
+    files = manifest.expand(data_pattern)
     ranking, num_segments = SegmentRanking(classes, top_k), 0
     with input_pipeline.explained(files, model.record_format):
         for batch in input_pipeline.batches(files, model.record_format, batch_size):
@@ -179,7 +179,7 @@ def read_ratings(data_pattern: str) -> dict[int, dict[str, bool]]:
         UserError: no file matches, a record cannot be read, or its ratings do not match in number.
     """
     ratings: dict[int, dict[str, bool]] = {}
-    for file in storage.glob(data_pattern):
+    for file in manifest.expand(data_pattern):
         for number, record in enumerate(tf.data.TFRecordDataset(file)):
             spec = _RATINGS | {"id": tf.io.FixedLenFeature([], tf.string, "")}
             try:
