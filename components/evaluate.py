@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 
 from components import evaluation_report, expert_report
-from components.publish import read_champion
+from components.registry.registry import read_champion
 from trainer.common import storage
 from trainer.evaluation import evaluator, slices
 from trainer.evaluation.bootstrap import NUM_REPLICATES

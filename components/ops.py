@@ -41,6 +41,9 @@ def validate_data(
     trainer_flags: str,
     num_gpu: str,
     num_workers: int,
+    commit: str,
+    images: dict,
+    libraries: str,
     # Flags of the trainer. Each becomes a parameter of the pipeline, with the flag's default and
     # help. They are checked here, before the data is read and before a GPU is waited for.
     feature_names: str,
@@ -65,7 +68,8 @@ def validate_data(
     import logging
 
     from components.dates import fill_in, run_time
-    from components.run_folder import run_folder
+    from components.registry.lineage import training_statistics
+    from components.run_folder import describe, run_folder
     from components.summary import recorded
     from components.train import check_num_workers, command_line, train_folder, trainer_config
     from components.validate_data.flags import parse
@@ -77,9 +81,8 @@ def validate_data(
 
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
     run = run_folder(output_dir, run_name, job_name, job_id)
-    with without_traceback():
-        storage.delete_tree(run)  # what an earlier run of the same name left
     with without_traceback(), recorded(run, job_id, "validate_data"):
+        describe(run, parameters)
         config = trainer_config(parameters)
         # Here, once, so that all steps read the same files. A run that makes up for a missed one
         # reads the files of the day that was missed.
@@ -88,6 +91,7 @@ def validate_data(
         check_num_workers(num_workers, train_data)
         folder = storage.join(run, "validation")
         thresholds, beam_args = parse(validation_flags)
+        publish_dir = storage.join(output_dir, "published")
         validate(
             {"train": train_data, "eval": eval_data},
             folder,
@@ -96,7 +100,7 @@ def validate_data(
             Settings(
                 fail_on=fail_on,
                 vocabulary=vocabulary,
-                baseline=baseline,
+                baseline=baseline or training_statistics(publish_dir, config.model_flags),
                 schema=schema,
                 thresholds=thresholds,
             ),
@@ -115,7 +119,7 @@ def validate_data(
         )
         run_id = "" if reuse_training else job_id
         data_key = listed["train"].content_key
-        train_dir = train_folder(config, output_dir, data_key, run_id, num_workers)
+        train_dir = train_folder(config, output_dir, data_key, run_id, num_workers, libraries)
         argv = command_line(config)
         plan = {
             "train_data": train_data,
@@ -129,6 +133,7 @@ def validate_data(
 
 @step
 def train(train_data: str, train_dir: str, trainer_argv: list, num_workers: int):
+    from components import learning_curve
     from components.summary import recorded
     from components.train import train
     from trainer.common import console
@@ -144,6 +149,7 @@ def train(train_data: str, train_dir: str, trainer_argv: list, num_workers: int)
             from components.workers import coordinator
 
             coordinator.train(train_data, train_dir, trainer_argv, num_workers)
+        learning_curve.write(train_dir)
 
 
 @step
@@ -237,6 +243,7 @@ def gate(
 @step
 def export_model(
     train_dir: str,
+    eval_data: str,
     vocabulary: str,
     output_dir: str,
     run_name: str,
@@ -262,7 +269,7 @@ def export_model(
     ):
         # Not to model.path at once, for the folder is renamed when it is whole: on Vertex that
         # path is in a bucket mounted as a folder, where folders cannot be renamed.
-        export(train_dir, storage.join(folder, "model"), vocabulary)
+        export(train_dir, storage.join(folder, "model"), eval_data, vocabulary)
         storage.copy_tree(storage.join(folder, "model"), model.path)
 
 
@@ -277,7 +284,8 @@ def publish(
 ) -> NamedTuple("Published", [("version", str)]):
     import json
 
-    from components.publish import publish
+    from components.registry.lineage import lineage
+    from components.registry.registry import publish, read_champion
     from components.run_folder import run_folder
     from components.summary import recorded
     from components.tracking import log_published
@@ -288,9 +296,9 @@ def publish(
     with without_traceback(), recorded(run, job_id, "publish"):
         publish_dir = storage.join(output_dir, "published")
         metrics = storage.read_json(metrics_file.path)
-        champion = metrics["champion_version"]
-        version = publish(model.path, publish_dir, metrics_file.path, champion)
-        published = {"version": version, "path": storage.join(publish_dir, version)}
+        expected = metrics["champion_version"]
+        version = publish(model.path, publish_dir, metrics_file.path, expected, lineage(run))
+        published = {"version": version, "path": read_champion(publish_dir).path}
         storage.write_text(storage.join(run, "publish.json"), json.dumps(published, indent=1))
         log_published(metrics["train_dir"], published)
         print(f"Published: {published['path']}")

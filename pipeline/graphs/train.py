@@ -3,13 +3,14 @@
 import inspect
 import re
 import typing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from kfp import dsl, kubernetes
 
 from components import ops
 from components.train import FLAGS
 from components.workers.manifests import QUEUE_LABEL
+from pipeline import package
 from pipeline.parameters import Parameter, parameters_of
 from pipeline.profiles import profile as profiles
 from pipeline.profiles.profile import Profile
@@ -54,6 +55,11 @@ class Images:
 
     data: str  # Beam, no TensorFlow
     trainer: str  # TensorFlow
+
+    @property
+    def are_pinned(self) -> bool:
+        """Whether all are named by their digest."""
+        return all("@sha256:" in name for name in (self.data, self.trainer))
 
 
 @dataclass(frozen=True)
@@ -247,7 +253,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             data_schema: schema.pbtxt that the data must conform to, e.g. that of an earlier run's
                 validation. Empty: none.
             data_baseline: statistics.json of an earlier run's validation, to detect drift. Empty:
-                none.
+                that of the published model's training data.
             data_validation_flags: Further flags of the validation, e.g. "--max_label_linf=0.05",
                 or Apache Beam's, e.g. "--runner=DataflowRunner --project=... --region=...
                 --temp_location=gs://...". Empty: Beam runs in the step itself.
@@ -284,8 +290,8 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 fails at startup if it finds fewer.
             num_workers: Number of pods that train together, each with these accelerators, CPUs and
                 memory. The global batch has batch_size videos for each accelerator of each worker.
-            run_name: Name of the run's folder in output_dir/runs, whose content it replaces. Empty:
-                the name and id that the backend gave the run.
+            run_name: Begins the name of the run's folder in output_dir/runs, which ends with the id
+                that the backend gave the run. Empty: the backend's name of the run.
             node_cpu: Number of CPUs to request, e.g. 500m or 6.
             node_memory: Memory to request, which is also the limit, e.g. 24Gi.
             node_selector: Labels that the node must have, in JSON, e.g.
@@ -316,6 +322,9 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 trainer_flags=trainer_flags,
                 num_gpu=accelerator_count,
                 num_workers=num_workers,
+                commit=package.commit(),
+                libraries=package.library_versions(),
+                images=asdict(images),
                 **flags,
                 **run,
             )
@@ -327,8 +336,11 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 trainer_argv=validated.outputs["trainer_argv"],
                 num_workers=num_workers,
             )
-            # The one step that may be cached: train_dir stands for the data, flags and code.
-            configure(trained, "Train", images.trainer, profile.train.retries, cache=True)
+            # The one step that may be cached: train_dir stands for the data, flags, code and
+            # libraries. But a tag may name other code tomorrow.
+            configure(
+                trained, "Train", images.trainer, profile.train.retries, cache=images.are_pinned
+            )
             # Its own resources, in place of those of the other steps.
             trained.set_accelerator_type(accelerator_type)
             # A string: Kubeflow's driver ignores a count of any other type.
@@ -383,7 +395,10 @@ def _pipeline(images: Images, target: Target, profile: Profile):
 
             with dsl.If(verdict.outputs["Output"] == True, name="accepted"):  # noqa: E712
                 exported = ops.export_model(
-                    train_dir=validated.outputs["train_dir"], vocabulary=vocabulary, **run
+                    train_dir=validated.outputs["train_dir"],
+                    eval_data=validated.outputs["eval_data"],
+                    vocabulary=vocabulary,
+                    **run,
                 )
                 configure(exported, "Export model", images.trainer, retries=2)
 

@@ -6,7 +6,7 @@ import pytest
 
 from components import evaluate, evaluation_report
 from components.export_model import export
-from components.publish import publish
+from components.registry.registry import publish
 from components.train import train
 from trainer.common import storage
 from trainer.common.errors import UserError
@@ -51,7 +51,7 @@ def published(videos, train_small, tmp_path):
     """A model of one epoch: publish_dir, version and metrics."""
     publish_dir, train_dir = str(tmp_path / "published"), train_small(1)
     scores = evaluate.evaluate(train_dir, videos, publish_dir, str(tmp_path / "first"))
-    export(train_dir, str(tmp_path / "model"))
+    export(train_dir, str(tmp_path / "model"), videos)
     metrics_file = str(tmp_path / "first" / "metrics.json")
     version = publish(str(tmp_path / "model"), publish_dir, metrics_file, None)
     return publish_dir, version, scores["challenger"]
@@ -82,7 +82,7 @@ def test_mixture_of_experts_is_analyzed(videos, train_small, tmp_path):
     assert "Every class has 2 experts" in html and "Expert 2" in html and "Dummy" in html
     assert "; published:" not in html
 
-    export(train_dir, str(tmp_path / "model"))
+    export(train_dir, str(tmp_path / "model"), videos)
     metrics_file = str(tmp_path / "first" / "metrics.json")
     publish(str(tmp_path / "model"), publish_dir, metrics_file, None)
     evaluate.evaluate(train_dir, videos, publish_dir, str(tmp_path / "second"))
@@ -107,7 +107,7 @@ def test_champion_is_evaluated_on_the_same_videos(published, videos, train_small
 
 def test_error_names_a_champion_that_cannot_read_the_data(published, videos, train_small):
     publish_dir, version, _ = published
-    manifest = f"{publish_dir}/{version}/manifest.json"
+    manifest = f"{publish_dir}/served/{version}/manifest.json"
     storage.write_text(manifest, storage.read_text(manifest).replace('"rgb"', '"sound"'))
     with pytest.raises(UserError, match=f"published/{version}' cannot be evaluated on this data"):
         evaluate.evaluate(train_small(2), videos, publish_dir, f"{publish_dir}/evaluation")

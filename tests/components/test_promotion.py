@@ -8,7 +8,7 @@ import pytest
 from components.evaluate import evaluate
 from components.export_model import export
 from components.gate import decide
-from components.publish import publish, read_champion
+from components.registry.registry import publish, read_champion
 from components.train import train
 from trainer.data.examples import encode_example
 from trainer.data.tfrecord import write_records
