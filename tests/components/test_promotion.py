@@ -1,6 +1,7 @@
 """From training to publishing, with real components: which model replaces which."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from components.evaluate import evaluate
 from components.export_model import export
 from components.gate import decide
-from components.registry.registry import publish, read_champion
+from components.registry.registry import publish, read_champion, rollback
 from components.train import train
 from trainer.data.examples import encode_example
 from trainer.data.tfrecord import write_records
@@ -71,10 +72,17 @@ class Project:
         metrics_file = str(folder / "evaluation" / "metrics.json")
         verdict = decide(metrics_file, str(folder / "verdict.json"), **rules)
         if verdict.accepted:
-            export(str(folder / "train"), str(folder / "model"))
+            eval_data = str(self.folder / "eval.tfrecord")
+            export(str(folder / "train"), str(folder / "model"), eval_data)
             expected = metrics["champion_version"]
             publish(str(folder / "model"), self.publish_dir, metrics_file, expected)
         return verdict
+
+    def served_source(self) -> str:
+        """The name of the run whose model a server reads: the one with the highest number."""
+        versions = [int(path.name) for path in (self.folder / "published" / "served").iterdir()]
+        manifest = self.folder / "published" / "served" / str(max(versions)) / "manifest.json"
+        return Path(json.loads(manifest.read_text())["source"]).parent.name
 
     def champion(self) -> str | None:
         champion = read_champion(self.publish_dir)
@@ -112,3 +120,10 @@ def test_only_a_significantly_better_model_replaces_the_published_one(tmp_path):
     assert forced.outcome == "forced"
     assert project.champion() not in (first, second)
     assert json.loads((tmp_path / "narrow" / "verdict.json").read_text())["force_reason"] == "Test."
+    assert project.served_source() == "narrow"
+
+    rollback(project.publish_dir, "Slice b got worse.")
+    assert project.served_source() == "better"
+    # The next model is compared with the one that is served again.
+    again = project.run("once more", "rgb,audio", seed=2)
+    assert (again.outcome, "improvement" in failed(again)) == ("rejected", True)
