@@ -156,8 +156,12 @@ def train(train_data: str, train_dir: str, trainer_argv: list, num_workers: int)
 def evaluate(
     train_dir: str,
     eval_data: str,
+    data_statistics: Input[Artifact],
     vocabulary: str,
     batch_size: int,
+    slice_file: str,
+    confidence: float,
+    bootstrap_replicates: int,
     output_dir: str,
     run_name: str,
     job_name: str,
@@ -178,8 +182,18 @@ def evaluate(
     run = run_folder(output_dir, run_name, job_name, job_id)
     with without_traceback(), recorded(run, job_id, "evaluate"):
         folder = storage.join(run, "evaluation")
-        publish_dir = storage.join(output_dir, "published")
-        scores = evaluate(train_dir, eval_data, publish_dir, folder, vocabulary, batch_size)
+        scores = evaluate(
+            train_dir,
+            eval_data,
+            storage.join(output_dir, "published"),
+            folder,
+            vocabulary=vocabulary,
+            batch_size=batch_size,
+            statistics_file=data_statistics.path,
+            slice_file=slice_file,
+            confidence=confidence,
+            bootstrap_replicates=bootstrap_replicates,
+        )
         log_evaluation(train_dir, folder, scores)
         for prefix, values in (("", scores["challenger"]), ("champion_", scores["champion"] or {})):
             for name, value in values.items():
@@ -191,11 +205,17 @@ def evaluate(
 @step
 def gate(
     metrics_file: Input[Artifact],
-    min_gap: float,
-    min_hit_at_1: float,
-    min_perr: float,
-    min_map: float,
-    min_improvement: float,
+    gate_confidence: float,
+    gate_min_improvement: float,
+    gate_metric_margin: float,
+    gate_slice_margin: float,
+    gate_min_support: int,
+    gate_min_gap: float,
+    gate_min_hit_at_1: float,
+    gate_min_perr: float,
+    gate_min_map: float,
+    gate_first_model: str,
+    gate_force_reason: str,
     output_dir: str,
     run_name: str,
     job_name: str,
@@ -203,7 +223,9 @@ def gate(
     reason: OutputPath(str),
     verdict: Output[Markdown],
 ) -> bool:  # alone: of outputs that have names kfp's local runner takes no condition
-    from components.gate import decide
+    settings = {name: value for name, value in locals().items() if name.startswith("gate_")}
+
+    from components.gate import decide, page
     from components.run_folder import run_folder
     from components.summary import recorded
     from trainer.common import storage
@@ -211,19 +233,10 @@ def gate(
 
     run = run_folder(output_dir, run_name, job_name, job_id)
     with without_traceback(), recorded(run, job_id, "gate"):
-        decision = decide(
-            metrics_file.path,
-            storage.join(run, "verdict.json"),
-            min_gap=min_gap,
-            min_hit_at_1=min_hit_at_1,
-            min_perr=min_perr,
-            min_map=min_map,
-            min_improvement=min_improvement,
-        )
-        title = "Accepted" if decision.accepted else "Rejected"
-        storage.write_text(verdict.path, f"# {title}\n\n{decision.reason}\n")
+        decision = decide(metrics_file.path, storage.join(run, "verdict.json"), **settings)
+        storage.write_text(verdict.path, page(decision))
         storage.write_text(reason, decision.reason)
-        print(f"{title}: {decision.reason}")
+        print(f"{decision.outcome.capitalize()}: {decision.reason}")
         return decision.accepted
 
 

@@ -40,7 +40,7 @@ GROUPS = {
         "data_",
     ),
     "Training": (),  # all others
-    "Gate": ("gate_", "min_"),
+    "Evaluation and gate": ("eval_", "gate_"),
     "Resources of the training step": ("accelerator_", "num_workers", "node_"),
     "Run": ("run_name", "reuse_training"),
 }
@@ -207,11 +207,19 @@ def _pipeline(images: Images, target: Target, profile: Profile):
         data_validation_flags: str = "",
         trainer_flags: str = "",
         reuse_training: bool = True,
-        min_gap: float = 0.0,
-        min_hit_at_1: float = 0.0,
-        min_perr: float = 0.0,
-        min_map: float = 0.0,
-        min_improvement: float = 0.0,
+        eval_slice_file: str = "",
+        eval_bootstrap_replicates: int = 500,
+        gate_confidence: float = 0.95,
+        gate_min_improvement: float = 0.001,
+        gate_metric_margin: float = 0.005,
+        gate_slice_margin: float = 0.01,
+        gate_min_support: int = 100,
+        gate_min_gap: float = 0.0,
+        gate_min_hit_at_1: float = 0.0,
+        gate_min_perr: float = 0.0,
+        gate_min_map: float = 0.0,
+        gate_first_model: str = "minimums",
+        gate_force_reason: str = "",
         accelerator_type: str = profile.train.accelerator_type.get(
             target.name, target.no_accelerator
         ),
@@ -253,12 +261,29 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 -m trainer.train --help` lists them.
             reuse_training: Resume or reuse the training of an earlier run with the same data, flags
                 and code. false: train a new model.
-            min_gap: Least GAP that is accepted, 0 to 1.
-            min_hit_at_1: Least Hit@1 that is accepted, 0 to 1.
-            min_perr: Least PERR that is accepted, 0 to 1.
-            min_map: Least mAP that is accepted, 0 to 1.
-            min_improvement: By how much its GAP must beat that of the published model. 0: by
-                anything above nothing.
+            eval_slice_file: CSV file with the columns id and slice, to compare the models on these
+                slices of the evaluation videos too. Empty: none.
+            eval_bootstrap_replicates: Number of bootstrap replicates for the intervals of the
+                metrics.
+            gate_confidence: Confidence level of the intervals and of all comparisons with the
+                published model.
+            gate_min_improvement: Minimum improvement of GAP over the published model, which must be
+                significant too. Another seed alone changes GAP by almost 0.001.
+            gate_metric_margin: No metric may be significantly worse than the published model's by
+                more than this.
+            gate_slice_margin: In no slice may GAP be significantly worse than the published
+                model's by more than this.
+            gate_min_support: Minimum number of evaluation videos for a comparison; slices with
+                fewer are not compared.
+            gate_min_gap: Minimum GAP, from 0 to 1.
+            gate_min_hit_at_1: Minimum Hit@1, from 0 to 1.
+            gate_min_perr: Minimum PERR, from 0 to 1.
+            gate_min_map: Minimum mAP, from 0 to 1.
+            gate_first_model: Policy where no model is published yet. minimums: GAP must exceed that
+                of ranking the classes by their frequency; accept: it need not. Minimums that are
+                set apply in any case.
+            gate_force_reason: Publish the model whatever the rules say, for this reason, which is
+                recorded. Empty: the rules decide.
             accelerator_type: Type of accelerator, e.g. nvidia.com/gpu on Kubeflow, NVIDIA_L4 on
                 Vertex AI.
             accelerator_count: Number of accelerators, e.g. "1". "0" trains on the CPU. Training
@@ -340,8 +365,12 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             evaluated = ops.evaluate(
                 train_dir=validated.outputs["train_dir"],
                 eval_data=validated.outputs["eval_data"],
+                data_statistics=validated.outputs["data_statistics"],
                 vocabulary=vocabulary,
                 batch_size=flags["batch_size"],
+                slice_file=eval_slice_file,
+                confidence=gate_confidence,
+                bootstrap_replicates=eval_bootstrap_replicates,
                 **run,
             )
             evaluated.after(trained)
@@ -349,11 +378,17 @@ def _pipeline(images: Images, target: Target, profile: Profile):
 
             verdict = ops.gate(
                 metrics_file=evaluated.outputs["metrics_file"],
-                min_gap=min_gap,
-                min_hit_at_1=min_hit_at_1,
-                min_perr=min_perr,
-                min_map=min_map,
-                min_improvement=min_improvement,
+                gate_confidence=gate_confidence,
+                gate_min_improvement=gate_min_improvement,
+                gate_metric_margin=gate_metric_margin,
+                gate_slice_margin=gate_slice_margin,
+                gate_min_support=gate_min_support,
+                gate_min_gap=gate_min_gap,
+                gate_min_hit_at_1=gate_min_hit_at_1,
+                gate_min_perr=gate_min_perr,
+                gate_min_map=gate_min_map,
+                gate_first_model=gate_first_model,
+                gate_force_reason=gate_force_reason,
                 **run,
             )
             configure(verdict, "Gate", images.data, retries=2)

@@ -28,11 +28,17 @@ def test_gate_shows_its_verdict(metrics_file, tmp_path, min_gap, accepted):
     verdict = Markdown(uri=str(tmp_path / "verdict.md"))
     outcome = ops.gate.python_func(
         metrics_file=metrics_file,
-        min_gap=min_gap,
-        min_hit_at_1=0.0,
-        min_perr=0.0,
-        min_map=0.0,
-        min_improvement=0.0,
+        gate_confidence=0.95,
+        gate_min_improvement=0.0,
+        gate_metric_margin=0.0,
+        gate_slice_margin=0.0,
+        gate_min_support=1,
+        gate_min_gap=min_gap,
+        gate_min_hit_at_1=0.0,
+        gate_min_perr=0.0,
+        gate_min_map=0.0,
+        gate_first_model="accept",
+        gate_force_reason="",
         output_dir=str(tmp_path),
         run_name="nightly",
         job_name="",
@@ -42,10 +48,12 @@ def test_gate_shows_its_verdict(metrics_file, tmp_path, min_gap, accepted):
     )
     reason = (tmp_path / "reason").read_text()
     assert outcome is accepted
-    title = "Accepted" if accepted else "Rejected"
-    assert (tmp_path / "verdict.md").read_text() == f"# {title}\n\n{reason}\n"
+    title = "First" if accepted else "Rejected"
+    text = (tmp_path / "verdict.md").read_text()
+    assert text.startswith(f"# {title}\n\n{reason}\n")
+    assert f"| min_gap | GAP of {min_gap:g} or more | GAP is 0.5000 |" in text
     written = json.loads((tmp_path / "runs" / "nightly" / "verdict.json").read_text())
-    assert written == {"accepted": accepted, "reason": reason}
+    assert (written["accepted"], written["reason"]) == (accepted, reason)
 
 
 DATA_FORMAT = ("feature_names", "feature_sizes", "frame_features", "num_classes")

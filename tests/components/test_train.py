@@ -146,7 +146,7 @@ def test_a_training_that_is_given_gpus_requires_them(count, num_gpu, require_gpu
 
 
 def test_parameters_that_are_no_flags_are_for_other_steps():
-    assert trainer_config({"min_gap": 0.5, "output_dir": "x"}) == trainer_config({})
+    assert trainer_config({"gate_min_gap": 0.5, "output_dir": "x"}) == trainer_config({})
 
 
 def test_the_command_line_gives_the_same_flags_again(tmp_path):

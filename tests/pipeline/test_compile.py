@@ -140,6 +140,20 @@ def test_every_step_is_tried_again_later(tasks):
     assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 3
 
 
+def test_a_step_that_fails_by_itself_is_not_tried_again_on_kubeflow_as_installed(tasks):
+    # Kubeflow's format says how often a step is tried again, and has no word for after what. Argo
+    # adds that from its controller's defaults, in Kubeflow 2.17 `retryPolicy: OnError`: after the
+    # loss of a pod or node, not after an exit code. A user's mistake is an exit code. A policy of
+    # our own would undo that, so none must get into the compiled pipeline.
+    for step in [*STEPS, "summary"]:
+        assert set(tasks[step]["retryPolicy"]) == {
+            "maxRetryCount",
+            "backoffDuration",
+            "backoffFactor",
+            "backoffMaxDuration",
+        }
+
+
 def test_every_step_has_a_name_to_show(tasks):
     shown = [tasks[step]["taskInfo"]["name"] for step in STEPS]
     assert shown == ["Validate data", "Train", "Evaluate", "Gate", "Export model", "Publish"]

@@ -48,7 +48,7 @@ def data(tmp_path_factory):
         (["modle=MoeModel"], "There is no parameter 'modle'. Did you mean model=...?"),
         (["train_data=x"], "eval_data must be given too"),
         (["train_data=nothing*", "eval_data=nothing*"], "train_data: No file matches"),
-        (["min_gap=55"], "min_gap must be from 0 to 1; got 55.0."),
+        (["gate_min_gap=55"], "gate_min_gap must be from 0 to 1; got 55.0."),
         (["num_workers=2"], "num_workers must be 1 on this machine"),
         (["trainer_flags=--sede=1"], "Unknown command line flag 'sede'."),
         (
@@ -87,10 +87,11 @@ def test_a_good_model_is_published_and_then_one_that_is_no_better_is_not(data, t
     assert "WARNING" not in first.stdout
     assert first.stderr == ""
 
-    second = pipeline_run(*files, *SETTINGS, "run_name=second", "min_gap=0.999", cwd=tmp_path)
+    second = pipeline_run(*files, *SETTINGS, "run_name=second", "gate_min_gap=0.999", cwd=tmp_path)
     assert second.returncode == 0, second.stdout + second.stderr
-    assert "rejected: GAP " in second.stdout
-    assert "is below the minimum of 0.999" in second.stdout
+    assert "rejected: The evaluation has 60 videos; required: at least 100" in second.stdout
+    assert "required: a significant improvement" in second.stdout
+    assert "required: GAP of 0.999 or more" in second.stdout
     assert json.loads((published / "champion.json").read_text()) == champion
     assert len(list((tmp_path / "out" / "train").iterdir())) == 1  # nothing is trained twice
     assert not (run_folder(tmp_path / "out", "second") / "publish.json").exists()
