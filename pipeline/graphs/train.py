@@ -3,18 +3,19 @@
 import inspect
 import re
 import typing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from kfp import dsl, kubernetes
 
 from components import ops
 from components.train import FLAGS
+from components.workers.manifests import QUEUE_LABEL
+from pipeline import package
 from pipeline.parameters import Parameter, parameters_of
 from pipeline.profiles import profile as profiles
 from pipeline.profiles.profile import Profile
 
 NAME = "yt8m-pipeline"
-DEFAULT_PROFILE = "cpu"
 
 # Defaults that differ from the trainer's: both features of the video-level data set.
 FLAG_DEFAULTS = {
@@ -39,10 +40,13 @@ GROUPS = {
         "data_",
     ),
     "Training": (),  # all others
-    "Gate": ("gate_", "min_"),
+    "Evaluation and gate": ("eval_", "gate_"),
     "Resources of the training step": ("accelerator_", "num_workers", "node_"),
     "Run": ("run_name", "reuse_training"),
 }
+
+
+NUMERALS = {2: "two", 3: "three"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,11 @@ class Images:
 
     data: str  # Beam, no TensorFlow
     trainer: str  # TensorFlow
+
+    @property
+    def are_pinned(self) -> bool:
+        """Whether all are named by their digest."""
+        return all("@sha256:" in name for name in (self.data, self.trainer))
 
 
 @dataclass(frozen=True)
@@ -74,17 +83,32 @@ def build(images: Images, target: Target, profile: Profile | None = None):
     Args:
         profile: What the steps ask of a cluster. None: what is in profiles/cpu.toml.
     """
-    profile = profile or profiles.read(DEFAULT_PROFILE)
-    # A pipeline for each profile, so that its newest version has the same profile.
-    name = NAME if profile.name == DEFAULT_PROFILE else f"{NAME}-{_slug(profile.name)}"
+    profile = profile or profiles.read(profiles.DEFAULT)
     function = _pipeline(images, target, profile)
     function = _with_flags(function, () if target.has_kubernetes else KUBEFLOW_ONLY)
+    return described(function, NAME, profile, GROUPS)
+
+
+def described(function, name: str, profile: Profile, groups: dict[str, tuple[str, ...]]):
+    """Return the pipeline of a function, described by its docstring and tables of its parameters.
+
+    Args:
+        function: The pipeline's function.
+        name: The pipeline's name.
+        profile: Its name is a part of the pipeline's, except for the default.
+        groups: A table's title -> parameters, or prefixes; an empty one has all others.
+    """
+    # A pipeline for each profile, so that its newest version has the same profile.
+    if profile.name != profiles.DEFAULT:
+        name = f"{name}-{_slug(profile.name)}"
     plain = dsl.pipeline(function, name=name)
-    description = _description(plain.description, parameters_of(plain))
+    description = _description(plain.description, parameters_of(plain), groups)
     return dsl.pipeline(function, name=name, description=description)
 
 
-def _description(text: str, parameters: dict[str, Parameter]) -> str:
+def _description(
+    text: str, parameters: dict[str, Parameter], groups: dict[str, tuple[str, ...]]
+) -> str:
     """The pipeline's description, in Markdown.
 
     Kubeflow's UI shows it in a narrow card that does not scroll, and keeps line breaks. So each
@@ -92,31 +116,34 @@ def _description(text: str, parameters: dict[str, Parameter]) -> str:
 
     Args:
         text: A line of summary, and the lines of a paragraph.
+        parameters: Name -> parameter.
+        groups: As in `described`.
     """
     summary, _, paragraph = text.partition("\n")
-    groups = {title: [] for title in GROUPS}
+    grouped = {title: [] for title in groups}
     for name in parameters:
-        groups[_group(name)].append(name)
-    lines = [f"- `{name}`: {parameters[name].description}" for name in groups.pop("Required")]
+        grouped[_group(name, groups)].append(name)
+    required = grouped.pop("Required")
+    lines = [f"- `{name}`: {parameters[name].description}" for name in required]
     lines += [
         f"- **{title}**: {', '.join(f'`{name}`' for name in names)}"
-        for title, names in groups.items()
+        for title, names in grouped.items()
     ]
     parts = [
         summary,
         " ".join(paragraph.split()),
-        "**Parameters**, of which the first three are required "
+        f"**Parameters**, of which the first {NUMERALS[len(required)]} are required "
         "(`make run ARGS=--list-parameters` explains all):",
         "\n".join(lines),
     ]
     return "\n\n".join(parts)
 
 
-def _group(name: str) -> str:
-    for title, names in GROUPS.items():
+def _group(name: str, groups: dict[str, tuple[str, ...]] = GROUPS) -> str:
+    for title, names in groups.items():
         if any(name == other or (other[-1] == "_" and name.startswith(other)) for other in names):
             return title
-    return "Training"
+    return next(title for title, names in groups.items() if not names)
 
 
 def _slug(name: str) -> str:
@@ -167,7 +194,7 @@ def _types(flag) -> tuple[type, ...]:
 
 
 def _pipeline(images: Images, target: Target, profile: Profile):
-    configure = _configurer(target, profile)
+    configure = configurer(target, profile)
 
     def train_and_publish(
         train_data: str,
@@ -180,11 +207,19 @@ def _pipeline(images: Images, target: Target, profile: Profile):
         data_validation_flags: str = "",
         trainer_flags: str = "",
         reuse_training: bool = True,
-        min_gap: float = 0.0,
-        min_hit_at_1: float = 0.0,
-        min_perr: float = 0.0,
-        min_map: float = 0.0,
-        min_improvement: float = 0.0,
+        eval_slice_file: str = "",
+        eval_bootstrap_replicates: int = 500,
+        gate_confidence: float = 0.95,
+        gate_min_improvement: float = 0.001,
+        gate_metric_margin: float = 0.005,
+        gate_slice_margin: float = 0.01,
+        gate_min_support: int = 100,
+        gate_min_gap: float = 0.0,
+        gate_min_hit_at_1: float = 0.0,
+        gate_min_perr: float = 0.0,
+        gate_min_map: float = 0.0,
+        gate_first_model: str = "minimums",
+        gate_force_reason: str = "",
         accelerator_type: str = profile.train.accelerator_type.get(
             target.name, target.no_accelerator
         ),
@@ -218,7 +253,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             data_schema: schema.pbtxt that the data must conform to, e.g. that of an earlier run's
                 validation. Empty: none.
             data_baseline: statistics.json of an earlier run's validation, to detect drift. Empty:
-                none.
+                that of the published model's training data.
             data_validation_flags: Further flags of the validation, e.g. "--max_label_linf=0.05",
                 or Apache Beam's, e.g. "--runner=DataflowRunner --project=... --region=...
                 --temp_location=gs://...". Empty: Beam runs in the step itself.
@@ -226,20 +261,37 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 -m trainer.train --help` lists them.
             reuse_training: Resume or reuse the training of an earlier run with the same data, flags
                 and code. false: train a new model.
-            min_gap: Least GAP that is accepted, 0 to 1.
-            min_hit_at_1: Least Hit@1 that is accepted, 0 to 1.
-            min_perr: Least PERR that is accepted, 0 to 1.
-            min_map: Least mAP that is accepted, 0 to 1.
-            min_improvement: By how much its GAP must beat that of the published model. 0: by
-                anything above nothing.
+            eval_slice_file: CSV file with the columns id and slice, to compare the models on these
+                slices of the evaluation videos too. Empty: none.
+            eval_bootstrap_replicates: Number of bootstrap replicates for the intervals of the
+                metrics.
+            gate_confidence: Confidence level of the intervals and of all comparisons with the
+                published model.
+            gate_min_improvement: Minimum improvement of GAP over the published model, which must be
+                significant too. Another seed alone changes GAP by almost 0.001.
+            gate_metric_margin: No metric may be significantly worse than the published model's by
+                more than this.
+            gate_slice_margin: In no slice may GAP be significantly worse than the published
+                model's by more than this.
+            gate_min_support: Minimum number of evaluation videos for a comparison; slices with
+                fewer are not compared.
+            gate_min_gap: Minimum GAP, from 0 to 1.
+            gate_min_hit_at_1: Minimum Hit@1, from 0 to 1.
+            gate_min_perr: Minimum PERR, from 0 to 1.
+            gate_min_map: Minimum mAP, from 0 to 1.
+            gate_first_model: Policy where no model is published yet. minimums: GAP must exceed that
+                of ranking the classes by their frequency; accept: it need not. Minimums that are
+                set apply in any case.
+            gate_force_reason: Publish the model whatever the rules say, for this reason, which is
+                recorded. Empty: the rules decide.
             accelerator_type: Type of accelerator, e.g. nvidia.com/gpu on Kubeflow, NVIDIA_L4 on
                 Vertex AI.
             accelerator_count: Number of accelerators, e.g. "1". "0" trains on the CPU. Training
                 fails at startup if it finds fewer.
             num_workers: Number of pods that train together, each with these accelerators, CPUs and
                 memory. The global batch has batch_size videos for each accelerator of each worker.
-            run_name: Name of the run's folder in output_dir/runs, whose content it replaces. Empty:
-                the name and id that the backend gave the run.
+            run_name: Begins the name of the run's folder in output_dir/runs, which ends with the id
+                that the backend gave the run. Empty: the backend's name of the run.
             node_cpu: Number of CPUs to request, e.g. 500m or 6.
             node_memory: Memory to request, which is also the limit, e.g. 24Gi.
             node_selector: Labels that the node must have, in JSON, e.g.
@@ -270,6 +322,9 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 trainer_flags=trainer_flags,
                 num_gpu=accelerator_count,
                 num_workers=num_workers,
+                commit=package.commit(),
+                libraries=package.library_versions(),
+                images=asdict(images),
                 **flags,
                 **run,
             )
@@ -281,8 +336,11 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 trainer_argv=validated.outputs["trainer_argv"],
                 num_workers=num_workers,
             )
-            # The one step that may be cached: train_dir stands for the data, flags and code.
-            configure(trained, "Train", images.trainer, profile.train.retries, cache=True)
+            # The one step that may be cached: train_dir stands for the data, flags, code and
+            # libraries. But a tag may name other code tomorrow.
+            configure(
+                trained, "Train", images.trainer, profile.train.retries, cache=images.are_pinned
+            )
             # Its own resources, in place of those of the other steps.
             trained.set_accelerator_type(accelerator_type)
             # A string: Kubeflow's driver ignores a count of any other type.
@@ -299,14 +357,20 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 # A pod's own /dev/shm is 64 MiB, too little for GPUs to talk to each other.
                 size = profile.train.shared_memory
                 kubernetes.empty_dir_mount(trained, "shm", "/dev/shm", "Memory", size)
+                if profile.train.queue:
+                    kubernetes.add_pod_label(trained, QUEUE_LABEL, profile.train.queue)
             else:
                 trained.set_cpu_limit(node_cpu)  # by which Vertex AI chooses a machine
 
             evaluated = ops.evaluate(
                 train_dir=validated.outputs["train_dir"],
                 eval_data=validated.outputs["eval_data"],
+                data_statistics=validated.outputs["data_statistics"],
                 vocabulary=vocabulary,
                 batch_size=flags["batch_size"],
+                slice_file=eval_slice_file,
+                confidence=gate_confidence,
+                bootstrap_replicates=eval_bootstrap_replicates,
                 **run,
             )
             evaluated.after(trained)
@@ -314,18 +378,27 @@ def _pipeline(images: Images, target: Target, profile: Profile):
 
             verdict = ops.gate(
                 metrics_file=evaluated.outputs["metrics_file"],
-                min_gap=min_gap,
-                min_hit_at_1=min_hit_at_1,
-                min_perr=min_perr,
-                min_map=min_map,
-                min_improvement=min_improvement,
+                gate_confidence=gate_confidence,
+                gate_min_improvement=gate_min_improvement,
+                gate_metric_margin=gate_metric_margin,
+                gate_slice_margin=gate_slice_margin,
+                gate_min_support=gate_min_support,
+                gate_min_gap=gate_min_gap,
+                gate_min_hit_at_1=gate_min_hit_at_1,
+                gate_min_perr=gate_min_perr,
+                gate_min_map=gate_min_map,
+                gate_first_model=gate_first_model,
+                gate_force_reason=gate_force_reason,
                 **run,
             )
             configure(verdict, "Gate", images.data, retries=2)
 
             with dsl.If(verdict.outputs["Output"] == True, name="accepted"):  # noqa: E712
                 exported = ops.export_model(
-                    train_dir=validated.outputs["train_dir"], vocabulary=vocabulary, **run
+                    train_dir=validated.outputs["train_dir"],
+                    eval_data=validated.outputs["eval_data"],
+                    vocabulary=vocabulary,
+                    **run,
                 )
                 configure(exported, "Export model", images.trainer, retries=2)
 
@@ -339,7 +412,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
     return train_and_publish
 
 
-def _configurer(target: Target, profile: Profile):
+def configurer(target: Target, profile: Profile):
     """Return the function that sets what every step has: its name, image, retries and resources."""
 
     def configure(task, display_name: str, image: str, retries: int, cache: bool = False):

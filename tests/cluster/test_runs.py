@@ -49,7 +49,7 @@ def test_a_run_is_published_and_the_same_again_is_rejected(cluster):
 
 def test_no_cache_trains_a_new_model(cluster):
     for words in ([], ["--no-cache"]):
-        run = cluster.submit(*words, *cluster.parameters("nocache", "min_gap=1"))
+        run = cluster.submit(*words, *cluster.parameters("nocache", "gate_min_gap=1"))
         assert run.end() == 0, run.output
         assert "cached" not in run.output
     assert len(cluster.run("ls", f"{cluster.folder}/nocache/train").split()) == 2
@@ -114,7 +114,7 @@ def test_a_run_that_is_cancelled_while_it_trains(cluster):
 
 
 def test_training_whose_pod_is_deleted_resumes(cluster):
-    settings = ["num_epochs=3000", "trainer_flags=--checkpoint_minutes=0.05", "min_gap=1"]
+    settings = ["num_epochs=3000", "trainer_flags=--checkpoint_minutes=0.05", "gate_min_gap=1"]
     run = cluster.submit(*cluster.parameters("kill", *settings))
     pod = train_pod(cluster, run.run_id)
     train = f"{cluster.folder}/kill/train"
