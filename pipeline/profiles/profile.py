@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 from trainer.common.errors import UserError
 
 FOLDER = Path(__file__).parent
+DEFAULT = "cpu"
 
 # As in Kubernetes, e.g. 500m CPUs, 8Gi of memory.
 Cpu = Annotated[str, Field(pattern=r"^(\d+(\.\d+)?|\d+m)$")]

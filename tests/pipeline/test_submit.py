@@ -357,6 +357,18 @@ def test_the_step_that_failed_is_told_with_its_own_words(server, run):
     )
 
 
+def test_through_the_ui_a_step_is_told_with_its_own_words_too(server, run):
+    executor = task("executor", "FAILED", 1, 4, child_tasks=[{"pod_name": "yt8m-abcde-12"}])
+    server.script = [{"state": "FAILED", "tasks": [executor, task("train", "FAILED", 0, 5)]}]
+    server.is_ui = True
+    server.logs["yt8m-abcde-12"] = (
+        "ValueError: no\n"
+        'time=2026-11-25T15:27:00.403Z level=INFO msg="sub-process exited" argo=true error="exit '
+        'status 1"\nError: exit status 1\n'
+    )
+    assert run("--wait")[2].startswith("error: Train failed: ValueError: no\nRun: ")
+
+
 def test_a_failed_step_whose_log_is_gone_is_named(server, run):
     executor = task("executor", "FAILED", 1, 4, child_tasks=[{"pod_name": "node-0"}])
     server.script = [{"state": "FAILED", "tasks": [executor, task("train", "FAILED", 0, 5)]}]
