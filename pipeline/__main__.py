@@ -7,9 +7,8 @@ from typing import Literal
 import typer
 
 from pipeline import command_line, compile, doctor, images, push, schedule, submit
-from pipeline.command_line import add_command
+from pipeline.command_line import add_command, option
 from pipeline.redaction import redacted_output
-from trainer.common.command_line import flag
 from trainer.common.errors import UserError, without_traceback
 
 
@@ -22,8 +21,8 @@ class RunConfig:
     Without output_dir, results go to build/output*.
     """
 
-    runner: Literal["subprocess", "docker"] = flag("subprocess", "How to run a step.", "Options")
-    list_parameters: bool = flag(False, "Print the pipeline's parameters and exit.", "Options")
+    runner: Literal["subprocess", "docker"] = option("subprocess", "How to run a step.")
+    list_parameters: bool = option(False, "Print the pipeline's parameters and exit.")
 
 
 def _run(config: RunConfig, arguments: list[str]):

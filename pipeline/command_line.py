@@ -1,14 +1,17 @@
-"""Typer commands from dataclasses of `flag` fields, and options that belong to one target."""
+"""Typer commands from dataclasses, and options that belong to one target."""
 
 import inspect
 import re
+import typing
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import field, fields
 from typing import Annotated
 
 import typer
+from pydantic import SecretStr
 from typer.core import TyperCommand
 
+from pipeline.redaction import register_cookie
 from trainer.common.errors import UserError, without_traceback
 
 # Value of --target -> the group of the options that only this target has.
@@ -20,6 +23,18 @@ ARGUMENTS = {
     "NAME=VALUE": "Parameters of the pipeline. `run --list-parameters` lists them.",
     "ACTION|NAME=VALUE": "set (the default) with parameters, or list, pause, resume, delete.",
 }
+
+
+def option(default, help: str, group: str = "Options", envvar: str | None = None):
+    """A dataclass field that is an option of a command.
+
+    Args:
+        default: Value if the option is not given.
+        help: Help text.
+        group: Title above it in --help. Those in TARGET_GROUPS are for one target only.
+        envvar: Environment variable that sets it too.
+    """
+    return field(default=default, metadata={"help": help, "group": group, "envvar": envvar})
 
 
 class _Command(TyperCommand):
@@ -38,7 +53,7 @@ def add_command(
     Args:
         app: The application to add it to.
         name: Name of the command.
-        config_class: Dataclass of `flag` fields; its docstring is the help text.
+        config_class: Dataclass of `option` fields; its docstring is the help text.
         run: Called with the config and, if the command takes arguments, the list of them. Returns
             the exit code if it is an int.
         arguments: A key of ARGUMENTS; None if the command takes only options.
@@ -46,6 +61,9 @@ def add_command(
 
     def command(context: typer.Context, **values):
         given = [*values.pop("arguments", []), *values.pop("param", [])]
+        for value in values.values():
+            if isinstance(value, SecretStr):
+                register_cookie(value.get_secret_value())
         with without_traceback():
             _check_target(context)
             config = config_class(**values)
@@ -56,28 +74,31 @@ def add_command(
     if arguments:
         argument = typer.Argument(metavar=arguments, help=ARGUMENTS[arguments], show_default=False)
         text = "Parameter of the pipeline, the same as an argument."
-        option = typer.Option("-p", "--param", metavar="NAME=VALUE", help=text)
+        parameter = typer.Option("-p", "--param", metavar="NAME=VALUE", help=text)
         signature.append(_parameter("arguments", Annotated[list[str], argument], []))
-        signature.append(_parameter("param", Annotated[list[str], option], []))
+        signature.append(_parameter("param", Annotated[list[str], parameter], []))
     command.__signature__ = inspect.Signature(signature)
     text = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(config_class.__doc__))
     app.command(name, cls=_Command, help=text)(command)
 
 
 def _option(field) -> inspect.Parameter:
-    name = f"--{field.name.replace('_', '-')}"
-    if field.type is bool and field.default:
-        name = f"{name}/--no-{name.removeprefix('--')}"
-    option = typer.Option(
-        name,
+    info = typer.Option(
+        f"--{field.name.replace('_', '-')}",
+        envvar=field.metadata["envvar"],
         help=field.metadata["help"],
+        metavar="<str>" if _base_type(field) is SecretStr else None,
         rich_help_panel=field.metadata["group"],
-        show_default=field.default not in ("", False),
+        show_default=bool(field.default),
         is_eager=field.name == "target",
         callback=_show_target if field.name == "target" else None,
         hidden=_applies_elsewhere(field.metadata["group"], "kubeflow"),  # until --target is read
     )
-    return _parameter(field.name, Annotated[field.type, option], field.default)
+    return _parameter(field.name, Annotated[field.type, info], field.default)
+
+
+def _base_type(field) -> type:
+    return typing.get_args(field.type)[0] if typing.get_args(field.type) else field.type
 
 
 def _parameter(name: str, annotation, default=inspect.Parameter.empty) -> inspect.Parameter:

@@ -5,9 +5,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.command_line import option
 from pipeline.paths import BUILD, ROOT, VERSION
 from pipeline.profiles import profile as profiles
-from trainer.common.command_line import flag
 from trainer.common.errors import UserError
 
 
@@ -15,20 +15,18 @@ from trainer.common.errors import UserError
 class CompileConfig:
     """Compile the pipeline to pipeline.yaml for Kubeflow and pipeline.vertex.yaml for Vertex AI."""
 
-    output_dir: str = flag(str(BUILD), "Local folder to write the files to.", "Options")
-    profile: str = flag(
+    output_dir: str = option(str(BUILD), "Local folder to write the files to.")
+    profile: str = option(
         "cpu",
         f"Resources of the steps: {', '.join(profiles.names())}, or a TOML file like those in "
         "pipeline/profiles/. A run can override most of them with parameters.",
-        "Options",
     )
-    registry: str = flag("", "Registry of the images: HOST/PROJECT/REPOSITORY.", "Options")
-    tag: str = flag(VERSION, "Tag of the images.", "Options")
-    images_file: str = flag(
+    registry: str = option("", "Registry of the images: HOST/PROJECT/REPOSITORY.")
+    tag: str = option(VERSION, "Tag of the images.")
+    images_file: str = option(
         str(ROOT / "docker" / "images.json"),
         "File with the images' digests, written by `push`. Used if it exists and neither "
         "--registry nor --tag is given.",
-        "Options",
     )
 
 

@@ -10,10 +10,10 @@ from urllib.parse import quote
 
 from components.dates import fill_in
 from components.train import parse_accelerator_count
+from pipeline.command_line import option
 from pipeline.kubeflow.connection import resolve
 from pipeline.prepare import KUBEFLOW, PackageConfig, complete, prepare
 from trainer.common import storage
-from trainer.common.command_line import flag
 from trainer.common.errors import UserError
 
 COMPUTE = "https://compute.googleapis.com/compute/v1"
@@ -28,12 +28,12 @@ class NotChecked(Exception):
 class DoctorConfig(PackageConfig):
     """Check what a run with the same options and parameters needs, without running it."""
 
-    kube_namespace: str = flag(
+    kube_namespace: str = option(
         "kubeflow", "Namespace of the steps' pods, if --namespace is empty.", KUBEFLOW
     )
     # On Kubeflow, they say whose quota of GPUs to check.
-    project: str = flag("", "Google Cloud project. Default: the one set in gcloud.", "Options")
-    region: str = flag("us-central1", "Google Cloud region.", "Options")
+    project: str = option("", "Google Cloud project. Default: the one set in gcloud.")
+    region: str = option("us-central1", "Google Cloud region.")
 
 
 def doctor(config: DoctorConfig, arguments: list[str]) -> int:
@@ -63,7 +63,7 @@ def checks(config: DoctorConfig, words: list[str]) -> Iterator[tuple[str, Callab
     yield "Pipeline", lambda: f"version {compiled.version}; its parameters fit it"
     yield from _kubeflow(config) if config.target == "kubeflow" else _vertex(config)
     for image in compiled.images:
-        yield "Image", lambda image=image: _image(image)
+        yield "Image", lambda image=image: _image(config, image)
     for name in ("train_data", "eval_data", "vocabulary"):
         if values[name]:
             yield name, lambda name=name: _data(_from_here(config, values[name]))
@@ -143,11 +143,60 @@ def _must_be_remote(path: str):
         raise NotChecked(f"{path} is within the cluster; look there that it is on a volume")
 
 
-def _image(name: str) -> str:
-    from pipeline import registry
+def _image(config: DoctorConfig, name: str) -> str:
+    try:
+        return _image_in_registry(name)
+    except (UserError, NotChecked) as error:
+        if config.target != "kubeflow":
+            raise
+        return _image_on_nodes(name, error)
 
-    registry.check_pullable(name)
+
+def _image_in_registry(name: str) -> str:
+    from pipeline.local import engine
+
+    engine.check_name(name)
+    try:
+        client = engine.connect()
+    except UserError:
+        raise NotChecked(f"{name}: no Docker engine, which asks the registry, answers") from None
+    engine.check_pullable(client, name)
     return f"{name} can be pulled with this machine's credentials"
+
+
+def _image_on_nodes(name: str, error: Exception) -> str:
+    """Whether the nodes hold an image that cannot be pulled: Kubernetes then does not pull it.
+
+    Raises:
+        Exception: `error`, if no node is known to hold it, or if it is pulled all the same because
+            its tag is `latest`.
+    """
+    try:
+        with _kubernetes() as client:
+            nodes = client.CoreV1Api().list_node(_request_timeout=20).items
+    except NotChecked:
+        raise error from None
+    full = _full_name(name)
+    holders = [
+        node
+        for node in nodes
+        if any(full in (image.names or []) for image in node.status.images or [])
+    ]
+    if not holders or full.endswith(":latest"):
+        raise error
+    if len(holders) < len(nodes):
+        raise NotChecked(f"{name} is on {len(holders)} of {len(nodes)} nodes; on others: {error}")
+    return f"{name} is on {'the node' if len(nodes) == 1 else f'all {len(nodes)} nodes'}"
+
+
+def _full_name(image: str) -> str:
+    """The image's name as a node lists it, with a registry and a tag or digest."""
+    host, slash, _ = image.partition("/")
+    if not slash:
+        image = f"docker.io/library/{image}"
+    elif not re.search(r"[.:]|^localhost$", host):
+        image = f"docker.io/{image}"
+    return image if re.search(r"[:@][^/]*$", image) else f"{image}:latest"
 
 
 def nodes(values: dict) -> str:

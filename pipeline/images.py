@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.command_line import option
 from pipeline.paths import ROOT, VERSION
-from trainer.common.command_line import flag
 from trainer.common.errors import UserError
 
 # Image -> its name; its recipe is docker/IMAGE.Dockerfile.
@@ -21,12 +21,12 @@ SOURCES = "yt8m.sources"  # the label that tells what an image was made from
 class ImagesConfig:
     """Build the images yt8m-data and yt8m-trainer."""
 
-    variant: Literal["cpu", "gpu"] = flag(
-        "cpu", "Build yt8m-trainer for CPUs, or for GPUs with CUDA.", "Options"
+    variant: Literal["cpu", "gpu"] = option(
+        "cpu", "Build yt8m-trainer for CPUs, or for GPUs with CUDA."
     )
-    tag: str = flag("", f"Tag of the images. Default: {VERSION}, or {VERSION}-gpu.", "Options")
-    base_image: str = flag(
-        "", "Image with Python 3.11 and pip. Default: that of docker/*.Dockerfile.", "Options"
+    tag: str = option("", f"Tag of the images. Default: {VERSION}, or {VERSION}-gpu.")
+    base_image: str = option(
+        "", "Image with Python 3.11 and pip. Default: that of docker/*.Dockerfile."
     )
 
 

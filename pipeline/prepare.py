@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline import parameters
-from pipeline.command_line import TARGET_GROUPS
+from pipeline.command_line import TARGET_GROUPS, option
 from pipeline.kubeflow.connection import ConnectionConfig
 from pipeline.paths import BUILD
-from trainer.common.command_line import flag
 from trainer.common.errors import UserError
 
 FILES = {"kubeflow": BUILD / "pipeline.yaml", "vertex": BUILD / "pipeline.vertex.yaml"}
@@ -19,24 +18,22 @@ KUBEFLOW, VERTEX = TARGET_GROUPS["kubeflow"], TARGET_GROUPS["vertex"]
 class PackageConfig(ConnectionConfig):
     """Options of the commands that send the pipeline to a server."""
 
-    target: Literal["kubeflow", "vertex"] = flag(
-        "kubeflow", "Kubeflow Pipelines or Vertex AI Pipelines.", "Options"
+    target: Literal["kubeflow", "vertex"] = option(
+        "kubeflow", "Kubeflow Pipelines or Vertex AI Pipelines."
     )
-    pipeline: str = flag("", "Compiled pipeline. Default: the output of `compile`.", "Options")
-    params: str = flag("", "TOML or YAML file of parameters.", "Options")
-    no_cache: bool = flag(
-        False,
-        "Train a new model even if an earlier run used the same data, flags and code.",
-        "Options",
+    pipeline: str = option("", "Compiled pipeline. Default: the output of `compile`.")
+    params: str = option("", "TOML or YAML file of parameters.")
+    no_cache: bool = option(
+        False, "Train a new model even if an earlier run used the same data, flags and code."
     )
-    service_account: str = flag("", "Service account that the steps run as.", "Options")
-    pipeline_root: str = flag("", "URI of the folder for the steps' artifacts.", "Options")
-    dry_run: bool = flag(False, "Print what would be sent, and send nothing.", "Options")
-    experiment: str = flag(EXPERIMENT, "Experiment of the run.", KUBEFLOW)
-    project: str = flag("", "Google Cloud project. Default: the one set in gcloud.", VERTEX)
-    region: str = flag("us-central1", "Google Cloud region.", VERTEX)
-    labels: str = flag("", "Comma-separated labels, e.g. team=video,stage=test.", VERTEX)
-    network: str = flag("", "VPC network of the steps.", VERTEX)
+    service_account: str = option("", "Service account that the steps run as.")
+    pipeline_root: str = option("", "URI of the folder for the steps' artifacts.")
+    dry_run: bool = option(False, "Print what would be sent, and send nothing.")
+    experiment: str = option(EXPERIMENT, "Experiment of the run.", KUBEFLOW)
+    project: str = option("", "Google Cloud project. Default: the one set in gcloud.", VERTEX)
+    region: str = option("us-central1", "Google Cloud region.", VERTEX)
+    labels: str = option("", "Comma-separated labels, e.g. team=video,stage=test.", VERTEX)
+    network: str = option("", "VPC network of the steps.", VERTEX)
 
 
 def prepare(config: PackageConfig, arguments: list[str]):

@@ -5,10 +5,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.command_line import option
 from pipeline.images import SOURCES, local_names, progress
 from pipeline.paths import ROOT, VERSION
 from trainer.common import storage
-from trainer.common.command_line import flag
 from trainer.common.errors import UserError
 
 # HOST[:PORT]/PATH, in small letters, as Docker has it.
@@ -19,12 +19,10 @@ REGISTRY = re.compile(r"[a-zA-Z0-9.-]+(:\d+)?(/[a-z0-9._-]+)*")
 class PushConfig:
     """Push the images to a registry, and record their digests for `compile`."""
 
-    registry: str = flag("", "Registry to push to: HOST/PROJECT/REPOSITORY.", "Options")
-    images_file: str = flag(
-        str(ROOT / "docker" / "images.json"), "File to write the digests to.", "Options"
-    )
-    variant: Literal["cpu", "gpu"] = flag("cpu", "Variant of yt8m-trainer.", "Options")
-    tag: str = flag("", f"Tag of the images. Default: {VERSION}, or {VERSION}-gpu.", "Options")
+    registry: str = option("", "Registry to push to: HOST/PROJECT/REPOSITORY.")
+    images_file: str = option(str(ROOT / "docker" / "images.json"), "File to write the digests to.")
+    variant: Literal["cpu", "gpu"] = option("cpu", "Variant of yt8m-trainer.")
+    tag: str = option("", f"Tag of the images. Default: {VERSION}, or {VERSION}-gpu.")
 
     def __post_init__(self):
         if not REGISTRY.fullmatch(self.registry.rstrip("/")):

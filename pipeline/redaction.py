@@ -1,6 +1,6 @@
 """Redaction of secrets in all output of the command line.
 
-`register` takes a secret where it is read or sent. Inside `redacted_output`, everything that
+Inside `redacted_output`, `register` takes a secret where it is read or sent, and everything that
 reaches stdout or stderr, including log records and tracebacks, shows `***` in its place.
 """
 
@@ -39,11 +39,11 @@ def register(secret: str):
         _secrets[part] = re.compile("|".join(sorted(patterns, key=len, reverse=True)))
 
 
-def register_cookie(cookie: str):
-    """Redact a Cookie header and each of its values."""
-    register(cookie)
-    for pair in cookie.split(";"):
-        register(pair.partition("=")[2])
+def register_cookie(credentials: str):
+    """Redact a token, or a Cookie header and each of its values."""
+    register(credentials)
+    for pair in credentials.split(";"):
+        register(pair.partition("=")[2].strip("="))
 
 
 def register_url(url: str):
@@ -102,6 +102,7 @@ class _Redacted:
 @contextlib.contextmanager
 def redacted_output() -> Iterator[None]:
     """Redact stdout and stderr, and the message or traceback that ends the body."""
+    _secrets.clear()
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_Redacted, streams)
     try:

@@ -3,8 +3,8 @@
 import difflib
 from dataclasses import dataclass
 
+from pipeline.command_line import option
 from pipeline.prepare import KUBEFLOW, PackageConfig
-from trainer.common.command_line import flag
 from trainer.common.errors import UserError
 
 ACTIONS = ("set", "list", "pause", "resume", "delete")
@@ -17,16 +17,14 @@ class ScheduleConfig(PackageConfig):
     Without an action, the schedule is set: created or, if it differs, replaced.
     """
 
-    name: str = flag("yt8m-nightly", "Name of the schedule.", "Options")
-    cron: str = flag(
-        "", "Cron expression in UTC: five fields, or six with seconds first.", "Options"
-    )
-    catchup: bool = flag(False, "Make up for missed runs.", "Options")
-    max_concurrency: int = flag(1, "Maximum number of concurrent runs, 1 to 10.", "Options")
-    latest: bool = flag(
+    name: str = option("yt8m-nightly", "Name of the schedule.")
+    cron: str = option("", "Cron expression in UTC: five fields, or six with seconds first.")
+    catchup: bool = option(False, "Make up for missed runs.")
+    max_concurrency: int = option(1, "Maximum number of concurrent runs, 1 to 10.")
+    latest: bool = option(
         False, "Run the newest version of the pipeline at the time, not this one.", KUBEFLOW
     )
-    force: bool = flag(False, "Delete the schedule even if this ends a run.", KUBEFLOW)
+    force: bool = option(False, "Delete the schedule even if this ends a run.", KUBEFLOW)
 
     def __post_init__(self):
         if not 1 <= self.max_concurrency <= 10:

@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 
+from pipeline.command_line import option
 from pipeline.prepare import PackageConfig, prepare
-from trainer.common.command_line import flag
 
 
 @dataclass(frozen=True, repr=False)
 class SubmitConfig(PackageConfig):
     """Run the compiled pipeline on Kubeflow or Vertex AI."""
 
-    run_name: str = flag("", "Name of the run. Default: the version and the time.", "Options")
-    wait: bool = flag(False, "Follow the run; exit with 0 only if it succeeds.", "Options")
-    timeout: float = flag(24.0, "Maximum number of hours to follow the run.", "Options")
+    run_name: str = option("", "Name of the run. Default: its model, data and time.")
+    wait: bool = option(False, "Follow the run; exit with 0 only if it succeeds.")
+    timeout: float = option(24.0, "Maximum number of hours to follow the run.")
 
 
 def submit(config: SubmitConfig, arguments: list[str]) -> int:

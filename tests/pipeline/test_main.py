@@ -1,4 +1,4 @@
-"""The command line's output, and the registry's request for a login."""
+"""The command line: help, mistakes, completion, output."""
 
 import os
 import subprocess
@@ -6,10 +6,8 @@ import sys
 
 import pytest
 
-from pipeline import registry
 from pipeline.__main__ import main
 from pipeline.paths import ROOT
-from trainer.common.errors import UserError
 
 
 @pytest.mark.parametrize("words", [["--help"], ["submit", "--help"]])
@@ -89,19 +87,3 @@ def test_shell_completion_of_the_script(tmp_path):
         [ROOT / "yt8m"], cwd=tmp_path, env=environment | words, capture_output=True, text=True
     )
     assert ran.stdout.split() == ["--timeout"], ran.stderr
-
-
-@pytest.mark.parametrize(
-    "challenge",
-    [
-        'Bearer service="r"',
-        'Bearer realm="http://x.test/token"',
-        'Bearer realm="http://localhost.x"',
-        'Bearer realm="http://localhost:1@x.test/"',
-    ],
-)
-def test_password_is_sent_to_no_realm_in_plain_text(challenge):
-    login = {"username": "me", "password": "secret"}
-    with pytest.raises(UserError, match="https://") as error:
-        registry._authorization(None, {"WWW-Authenticate": challenge}, login, "p/r")
-    assert "secret" not in str(error.value)

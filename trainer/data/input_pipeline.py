@@ -129,13 +129,28 @@ def batches(
 
     With `held_out`, only videos of that part.
     """
+    batches = batches_in_formats(files, [record_format], batch_size, num_readers, held_out)
+    return batches.map(lambda batch: batch)
+
+
+def batches_in_formats(
+    files: list[str],
+    record_formats: list[RecordFormat],
+    batch_size: int,
+    num_readers: int = 1,
+    held_out: HeldOut | None = None,
+) -> tf.data.Dataset:
+    """Return batches of every video once, each read once and parsed in every format.
+
+    Elements are tuples with one batch per format. With `held_out`, only videos of that part.
+    """
     records = _records(tf.data.Dataset.from_tensor_slices(files), num_readers)
     if held_out:
         records = records.filter(held_out.contains)
     return (
         records.batch(batch_size)
         .map(
-            lambda batch: parse(batch, record_format),
+            lambda batch: tuple(parse(batch, record_format) for record_format in record_formats),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
