@@ -168,10 +168,11 @@ def decide(metrics_file: str, output_file: str, **settings) -> Verdict:
     """
     config = GateConfig(metrics_file=metrics_file, output_file=output_file, **settings)
     metrics = storage.read_json(metrics_file, "challenger", "champion", "champion_version")
-    if metrics["champion"] is not None and not metrics.get("comparison"):
+    needed = "frequency_gap" if metrics["champion"] is None else "comparison"
+    if metrics.get(needed) is None:
         raise UserError(
-            f"{metrics_file!r} must have the paired comparison with the published model; it is of "
-            "an older version. Evaluate the model again."
+            f"{metrics_file!r} has no {needed!r}; it is of an older version. Evaluate the model "
+            "again."
         )
     verdict = _decide(metrics, config)
     storage.write_text(output_file, json.dumps(asdict(verdict), indent=1) + "\n")
@@ -235,9 +236,9 @@ def _is_number(metrics: dict, name: str) -> bool:
 
 def _first_model(metrics: dict, config: GateConfig) -> Iterator[Rule]:
     """The rule where no model is published yet."""
-    gap, baseline = metrics["challenger"]["gap"], metrics.get("frequency_gap")
+    gap, baseline = metrics["challenger"]["gap"], metrics["frequency_gap"]
     text = f"GAP is {gap:.4f}, and no model has been published before"
-    if config.gate_first_model == "accept" or baseline is None:
+    if config.gate_first_model == "accept":
         yield Rule("first model", True, "nothing (gate_first_model=accept)", text, {"gap": gap})
         return
     yield Rule(

@@ -161,7 +161,6 @@ def evaluate(
     batch_size: int,
     slice_file: str,
     confidence: float,
-    bootstrap_replicates: int,
     output_dir: str,
     run_name: str,
     job_name: str,
@@ -192,7 +191,6 @@ def evaluate(
             statistics_file=data_statistics.path,
             slice_file=slice_file,
             confidence=confidence,
-            bootstrap_replicates=bootstrap_replicates,
         )
         log_evaluation(train_dir, folder, scores)
         for prefix, values in (("", scores["challenger"]), ("champion_", scores["champion"] or {})):

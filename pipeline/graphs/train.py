@@ -40,7 +40,7 @@ GROUPS = {
         "data_",
     ),
     "Training": (),  # all others
-    "Evaluation and gate": ("eval_", "gate_"),
+    "Evaluation and gate": ("eval_slice_file", "gate_"),
     "Resources of the training step": ("accelerator_", "num_workers", "node_"),
     "Run": ("run_name", "reuse_training"),
 }
@@ -208,7 +208,6 @@ def _pipeline(images: Images, target: Target, profile: Profile):
         trainer_flags: str = "",
         reuse_training: bool = True,
         eval_slice_file: str = "",
-        eval_bootstrap_replicates: int = 500,
         gate_confidence: float = 0.95,
         gate_min_improvement: float = 0.001,
         gate_metric_margin: float = 0.005,
@@ -263,8 +262,6 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 and code. false: train a new model.
             eval_slice_file: CSV file with the columns id and slice, to compare the models on these
                 slices of the evaluation videos too. Empty: none.
-            eval_bootstrap_replicates: Number of bootstrap replicates for the intervals of the
-                metrics.
             gate_confidence: Confidence level of the intervals and of all comparisons with the
                 published model.
             gate_min_improvement: Minimum improvement of GAP over the published model, which must be
@@ -370,7 +367,6 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 batch_size=flags["batch_size"],
                 slice_file=eval_slice_file,
                 confidence=gate_confidence,
-                bootstrap_replicates=eval_bootstrap_replicates,
                 **run,
             )
             evaluated.after(trained)

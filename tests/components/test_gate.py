@@ -199,7 +199,7 @@ def test_minimum_support(judge):
 
 def test_every_failed_rule_is_a_reason(judge):
     verdict = judge({}, gate_min_gap=0.6, gate_min_map=0.2)
-    assert failed(verdict) == ["improvement", "min_gap", "min_map"]
+    assert failed(verdict) == ["improvement", "minimum improvement", "min_gap", "min_map"]
     assert "GAP is 0.5500; required: GAP of 0.6 or more; mAP is 0.1000" in verdict.reason
 
 
@@ -269,10 +269,11 @@ def test_file_without_metrics_is_an_error(tmp_path, text):
     assert not (tmp_path / "verdict.json").exists()
 
 
-def test_metrics_without_a_comparison_are_an_error(tmp_path):
-    metrics = {"challenger": SCORES, "champion": SCORES, "champion_version": "1"}
+@pytest.mark.parametrize("champion, missing", [(SCORES, "comparison"), (None, "frequency_gap")])
+def test_metrics_of_an_older_version_are_an_error(tmp_path, champion, missing):
+    metrics = {"challenger": SCORES, "champion": champion, "champion_version": champion and "1"}
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
-    with pytest.raises(UserError, match="must have the paired comparison"):
+    with pytest.raises(UserError, match=f"has no '{missing}'"):
         decide(str(tmp_path / "metrics.json"), str(tmp_path / "verdict.json"))
 
 

@@ -19,7 +19,8 @@ from trainer.data import manifest
 def metrics_file(tmp_path):
     scores = {"gap": 0.5, "hit_at_1": 0.7, "perr": 0.6, "map": 0.1}
     path = tmp_path / "metrics.json"
-    path.write_text(json.dumps({"challenger": scores, "champion": None, "champion_version": None}))
+    metrics = {"challenger": scores, "champion": None, "champion_version": None}
+    path.write_text(json.dumps(metrics | {"frequency_gap": 0.1}))
     return Artifact(uri=str(path))
 
 

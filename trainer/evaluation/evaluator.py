@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from trainer.common import storage
 from trainer.common.errors import UserError
 from trainer.data import input_pipeline, manifest
 from trainer.evaluation import parts
@@ -24,7 +25,7 @@ from trainer.evaluation.metrics import (
 from trainer.evaluation.parts import ModelPart, Part
 from trainer.evaluation.predictions import Predictions, Videos
 from trainer.serving import loading
-from trainer.training import losses
+from trainer.training.losses import EPSILON
 
 LOG_SECONDS = 5  # between two log lines
 FILES_PER_PART = 64  # after which an evaluation can resume
@@ -160,10 +161,11 @@ def evaluate_models(
     videos: list[Videos] = []
     totals = [_ModelTotals(model, top_k) for model in models]
     progress = _Progress()
-    steps = [model.step for model in models]
+    settings = [*model_dirs, *(model.step for model in models), batch_size, top_k]
+    statuses = storage.statuses(files) if parts_dir else {}
     for start in range(0, len(files), FILES_PER_PART):
         group = files[start : start + FILES_PER_PART]
-        key = parts.key(group, [*model_dirs, *steps, batch_size, top_k])
+        key = parts.key({file: statuses.get(file) for file in group}, settings)
         part = parts.read(parts_dir, key) if parts_dir else None
         if part is None:
             part = _predict(models, group, batch_size, top_k, num_readers, progress)
@@ -306,8 +308,18 @@ class _ModelTotals:
 def _top_and_losses(predictions, labels, k):
     """The k top scores and classes, [batch, k], and the CrossEntropyLoss of each video, [batch]."""
     scores, classes = tf.math.top_k(predictions, k)  # of equal scores, the lower class comes first
-    multi_hot = losses.multi_hot(labels, predictions.shape[1])
-    return scores, classes, losses.cross_entropy(multi_hot, predictions)
+    return scores, classes, _cross_entropy(predictions, labels)
+
+
+def _cross_entropy(predictions: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """losses.cross_entropy for padded class ids, without a matrix of multi-hot labels.
+
+    All classes are counted as negatives first; then the labels are corrected.
+    """
+    negatives = -tf.reduce_sum(tf.math.log(1 - predictions + EPSILON), axis=1)
+    of_labels = tf.gather(predictions, tf.maximum(labels, 0), batch_dims=1)
+    corrections = tf.math.log(1 - of_labels + EPSILON) - tf.math.log(of_labels + EPSILON)
+    return negatives + tf.reduce_sum(tf.where(labels >= 0, corrections, 0), axis=1)
 
 
 class _Progress:

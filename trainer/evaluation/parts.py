@@ -51,10 +51,15 @@ class Part:
     models: list[ModelPart]
 
 
-def key(files: list[str], settings: list) -> str:
-    """Return the name of the part of these files: a hash of paths, sizes and settings."""
-    described = [[file, storage.size(file)] for file in files]
-    return hashlib.sha256(json.dumps([described, settings]).encode()).hexdigest()[:32]
+def key(statuses: dict[str, storage.FileStatus], settings: list) -> str:
+    """Return the name of the part of some files: a hash of their statuses and the settings.
+
+    Args:
+        statuses: path -> status of each file.
+        settings: what else the predictions depend on.
+    """
+    text = json.dumps([sorted(statuses.items()), settings])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def write(folder: str, key: str, part: Part):

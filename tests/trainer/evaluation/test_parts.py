@@ -6,6 +6,7 @@ from glob import glob
 import numpy as np
 import pytest
 
+from trainer.common.storage import FileStatus
 from trainer.data import input_pipeline
 from trainer.evaluation import evaluator, parts
 from trainer.evaluation.evaluator import evaluate_pair
@@ -57,10 +58,10 @@ def _assert_equal(one, other):
 
 
 def test_parts_of_another_model_or_other_files_are_not_used(tmp_path):
-    (tmp_path / "a").write_text("1")
-    first = parts.key([f"{tmp_path}/a"], ["model", 7])
-    assert first == parts.key([f"{tmp_path}/a"], ["model", 7])
-    assert first != parts.key([f"{tmp_path}/a"], ["model", 8])
-    (tmp_path / "a").write_text("12")
-    assert first != parts.key([f"{tmp_path}/a"], ["model", 7])
-    assert parts.read(str(tmp_path), first) is None
+    before, after = FileStatus(10, 1), FileStatus(10, 2)
+    key = parts.key({"a": before}, ["model", 7])
+    assert key == parts.key({"a": before}, ["model", 7])
+    assert key != parts.key({"a": before}, ["model", 8])
+    assert key != parts.key({"a": after}, ["model", 7])
+    assert key != parts.key({"a": before, "b": before}, ["model", 7])
+    assert parts.read(str(tmp_path), key) is None
