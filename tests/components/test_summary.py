@@ -179,6 +179,21 @@ def test_a_published_model(run_dir, state):
     assert links[:2] == ["validation/report.html", "evaluation/report.html"]
 
 
+def test_a_first_model_is_compared_with_none(tmp_path):
+    run_dir = str(tmp_path / "run")
+    leave(run_dir)
+    estimate = COMPARISON["gap"]["challenger"]
+    comparison = {"gap": {"challenger": estimate, "champion": None, "difference": None}}
+    metrics = {"challenger": SCORES, "champion": None, "champion_version": None}
+    storage.write_text(
+        f"{run_dir}/evaluation/metrics.json", json.dumps(metrics | {"comparison": comparison})
+    )
+    assert summarise(run_dir, RUN_ID, "COMPLETE")["champion"] is None
+    html = page_of(run_dir)
+    assert "0.5400 to 0.5600" in html and "Previously published" not in html
+    assert '<th class="number">Difference</th>' not in html
+
+
 @pytest.mark.parametrize("state", ["RUNNING", *GOOD_STATES])
 def test_a_rejected_model_is_a_good_end(tmp_path, state):
     run_dir = str(tmp_path)
