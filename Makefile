@@ -14,7 +14,7 @@ CLIENT := $(if $(filter vertex,$(TARGET)),install-dev,install)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev run compile submit schedule serve doctor cluster cluster-down images push engines test test-fast test-cluster lint format protos lock bench bench-serving tensorboard clean
+.PHONY: help install install-dev run compile submit schedule serve doctor cluster cluster-down images push engines test test-fast test-cluster lint format protos lock bench bench-serving quality tensorboard clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,7 +53,7 @@ schedule: $(CLIENT) ## Run it there again and again: CRON='0 2 * * *'; or ARGS=p
 	@$(RUN) -m pipeline schedule $${PIPELINE:+"--pipeline=$$PIPELINE"} $(ARGS) $${TARGET:+"--target=$$TARGET"} $${CRON:+"--cron=$$CRON"}
 
 serve: install-dev ## Serve the published model on port 8080, and newer ones when they are promoted: SERVED=FOLDER; ARGS='--port=... --log_dir=...'
-	@$(RUN) -m trainer.serving.server --served_dir="$${SERVED:-build/output/published}" $(ARGS)
+	@$(RUN) -m trainer.serving.server --served_dir="$${SERVED:-build/output/published/served}" $(ARGS)
 
 doctor: $(CLIENT) ## Find what would break such a run, before it starts: ARGS='name=value ...' as for submit
 	@$(RUN) -m pipeline doctor $${PIPELINE:+"--pipeline=$$PIPELINE"} $${TARGET:+"--target=$$TARGET"} $(ARGS)
@@ -81,8 +81,8 @@ test: install-dev ## Run all tests
 test-fast: install-dev ## Run the tests that take no longer than a few seconds each
 	@$(RUN) -m pytest -m "not slow" $(ARGS)
 
-test-cluster: install-dev ## Run whole pipelines on the Kubeflow at KF_PIPELINES_ENDPOINT, in the cluster of the current kubeconfig
-	@$(RUN) -m pytest tests/cluster $(ARGS)
+test-cluster: install-dev ## Run tests/cluster on the Kubeflow at KF_PIPELINES_ENDPOINT; or, with YT8M_KUBERNETES=1, what needs Kubernetes alone; in the current kubeconfig's cluster
+	@$(RUN) -m pytest -rs tests/cluster $(ARGS)
 
 lint: install-dev ## Check style and format
 	@$(RUN) -m ruff check .
@@ -112,6 +112,9 @@ bench: install ## Measure training, reading and validation, beside the bare work
 	@$(RUN) -m benchmarks.step
 	@$(RUN) -m benchmarks.validation
 	@$(RUN) -m benchmarks.prediction
+
+quality: install-dev ## Train recipes and compare GAP, Hit@1, PERR, mAP and calibration: RECIPE=best TRAIN='glob' EVAL='glob' for one on your shards
+	@$(RUN) -m benchmarks.quality $${RECIPE:+"--recipes=$$RECIPE" "--baseline=$$RECIPE"} $${TRAIN:+"--train=$$TRAIN"} $${EVAL:+"--eval=$$EVAL"} $(ARGS)
 
 tensorboard: install ## Show how training goes: TRAIN_DIR=..., or all trained below build/
 	@TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/tensorboard --logdir "$${TRAIN_DIR:-build}"

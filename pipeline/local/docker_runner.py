@@ -35,7 +35,7 @@ PASSED_ON = (
 CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
 
 
-def run(pipeline: Path, arguments: dict, scratch: Path):
+def run(pipeline: Path, arguments: dict, scratch: Path, job_id: str):
     """Runs the compiled pipeline in its images, showing the output of its steps as they go.
 
     A step sees the files that `arguments` name, where they are, read-only; output_dir; and nothing
@@ -45,6 +45,7 @@ def run(pipeline: Path, arguments: dict, scratch: Path):
         pipeline: File that was compiled for Kubeflow.
         arguments: Parameter -> value; paths are absolute.
         scratch: Folder for what the steps hand to each other. It is removed at the end.
+        job_id: The unique id of the run.
 
     Raises:
         StepFailed: after the rest of the pipeline, of which the summary still runs.
@@ -82,7 +83,8 @@ def run(pipeline: Path, arguments: dict, scratch: Path):
         for name in ("root", "workspace"):
             (folder / name).mkdir()  # by us: the engine's would be root's
         replaced = (docker_task_handler, "run_docker_container")
-        local_runs.run_steps(pipeline, arguments, folder, local.DockerRunner(), replaced, start)
+        runner = local.DockerRunner()
+        local_runs.run_steps(pipeline, arguments, folder, runner, replaced, start, job_id)
 
 
 def _check_images(client, pipeline: Path):

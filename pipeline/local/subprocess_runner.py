@@ -44,13 +44,14 @@ class StepFailed(Exception):
         self.step, self.reason = step, reason
 
 
-def run(pipeline: Path, arguments: dict, scratch: Path):
+def run(pipeline: Path, arguments: dict, scratch: Path, job_id: str):
     """Runs the compiled pipeline, showing the output of its steps as they go.
 
     Args:
         pipeline: File that was compiled for Kubeflow.
         arguments: Parameter -> value.
         scratch: Folder for what the steps hand to each other. It is removed at the end.
+        job_id: The unique id of the run.
 
     Raises:
         StepFailed: after the rest of the pipeline, of which the summary still runs.
@@ -70,7 +71,7 @@ def run(pipeline: Path, arguments: dict, scratch: Path):
     with scratch_folder(scratch) as folder:
         runner = local.SubprocessRunner(use_venv=False)
         replaced = (subprocess_task_handler, "run_local_subprocess")
-        run_steps(pipeline, arguments, folder, runner, replaced, start)
+        run_steps(pipeline, arguments, folder, runner, replaced, start, job_id)
 
 
 @contextlib.contextmanager
@@ -81,7 +82,9 @@ def scratch_folder(scratch: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def run_steps(pipeline: Path, arguments: dict, folder: Path, runner, replaced: tuple, start):
+def run_steps(
+    pipeline: Path, arguments: dict, folder: Path, runner, replaced: tuple, start, job_id: str
+):
     """Has kfp run the compiled pipeline, each step by `start`.
 
     Args:
@@ -92,13 +95,14 @@ def run_steps(pipeline: Path, arguments: dict, folder: Path, runner, replaced: t
         replaced: The module and the name of the function by which that runner runs a step.
         start: Takes what that function takes; returns the step's name and a context manager of
             what has `stdout`, the step's lines, and, when it is left, `returncode`.
+        job_id: The unique id of the run.
 
     Raises:
         StepFailed: after the rest of the pipeline, of which the summary still runs.
     """
     steps = _Steps()
     with _stop_on_signals(), _silent_kfp(), _replaced(*replaced, steps.by(start)):
-        function = components.load_component_from_text(_for_local_runner(pipeline))
+        function = components.load_component_from_text(_for_local_runner(pipeline, job_id))
         local.init(
             runner,
             pipeline_root=f"{folder}/root",
@@ -115,14 +119,16 @@ def step_name(command: list[str]) -> str:
     return command[command.index("--function_to_execute") + 1]
 
 
-def _for_local_runner(pipeline: Path) -> str:
+def _for_local_runner(pipeline: Path, job_id: str) -> str:
     """Return the compiled pipeline as kfp's local runner can run it.
 
     Steps run once, because what fails here fails again. The local runner does not know the
-    placeholder of the scheduled time, so it is replaced by the current time.
+    placeholder of the scheduled time, so it is replaced by the current time. It would replace that
+    of the run's id by a random one.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     text = pipeline.read_text().replace(dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER, now)
+    text = text.replace(dsl.PIPELINE_JOB_ID_PLACEHOLDER, job_id)
     documents = list(yaml.safe_load_all(text))
     for component in [documents[0]["root"], *documents[0]["components"].values()]:
         for task in component.get("dag", {}).get("tasks", {}).values():

@@ -74,6 +74,31 @@ def test_accounts_of_steps_cannot_create_pods_or_read_all_secrets():
             assert rule["resourceNames"] == ["mlpipeline-minio-artifact"]
 
 
+def test_who_may_create_jobs_is_held_to_the_policy():
+    allowed = {
+        (resource, verb)
+        for rule in named("Role", "yt8m-workers")["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert allowed == {
+        ("pods", "get"),
+        ("pods", "list"),
+        ("jobs", "create"),
+        ("jobs", "delete"),
+        ("services", "create"),
+        ("services", "list"),
+        ("services", "delete"),
+    }
+    policy = named("ValidatingAdmissionPolicy", "yt8m-workers")["spec"]
+    (condition,) = policy["matchConditions"]
+    for account in named("RoleBinding", "yt8m-workers")["subjects"]:
+        assert f":{account['name']}'" in condition["expression"]
+    assert policy["failurePolicy"] == "Fail"
+    binding = named("ValidatingAdmissionPolicyBinding", "yt8m-workers")["spec"]
+    assert binding == {"policyName": "yt8m-workers", "validationActions": ["Deny"]}
+
+
 def test_terraform_binds_the_accounts_of_the_manifests():
     terraform = (ROOT / "infra/gke/accounts.tf").read_text()
     assert "[${var.namespace}/yt8m-${each.key}]" in terraform
@@ -88,6 +113,7 @@ def test_the_training_account_cannot_write_published_models():
     assert re.findall(r'"(.*?)"', folders) == [
         "${local.output}/train/",
         "${local.output}/runs/",
+        "${local.output}/data/",
         "root/",
         "tmp/",
     ]

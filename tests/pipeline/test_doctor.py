@@ -239,9 +239,7 @@ def test_images_that_were_loaded_onto_the_nodes(
     cloud.answers = {"/api/v1/nodes": {"items": nodes}}
     compiled = compile_pipeline(CompileConfig(output_dir=str(tmp_path / "build")), images)
     with pytest.raises(SystemExit):
-        doctor.main(
-            ["doctor", f"--host={server.url}", f"--pipeline={compiled['kubeflow']}", *parameters]
-        )
+        main(["doctor", f"--host={server.url}", f"--pipeline={compiled['kubeflow']}", *parameters])
     lines = [line for line in capsys.readouterr().out.splitlines() if line[6:11] == "Image"]
     assert [line[:5].strip() for line in lines] == [mark, mark]
     assert any(said in line for line in lines)

@@ -105,7 +105,7 @@ def test_without_a_cache_the_same_version_trains_a_new_model(server, run):
 
 @pytest.mark.parametrize("suffix", [".toml", ".yaml"])
 def test_parameters_come_from_a_file_and_then_from_the_command_line(server, run, suffix, tmp_path):
-    lines = {"train_data": '"a"', "num_epochs": "3", "min_gap": "1", "frame_features": "true"}
+    lines = {"train_data": '"a"', "num_epochs": "3", "gate_min_gap": "1", "frame_features": "true"}
     file = tmp_path / f"nightly{suffix}"
     mark = " = " if suffix == ".toml" else ": "
     lines["model"] = '"FrameLevelLogisticModel"'
@@ -117,7 +117,7 @@ def test_parameters_come_from_a_file_and_then_from_the_command_line(server, run,
         "eval_data": "b=c",
         "output_dir": "d",
         "num_epochs": 4,
-        "min_gap": 1.0,
+        "gate_min_gap": 1.0,
         "frame_features": True,
         "model": "FrameLevelLogisticModel",
     }
@@ -127,7 +127,7 @@ def test_parameters_come_from_a_file_and_then_from_the_command_line(server, run,
     "words, message",
     [
         (["num_epoch=3"], "There is no parameter 'num_epoch'. Did you mean num_epochs=...?"),
-        (["min_gap=2"], "min_gap must be from 0 to 1"),
+        (["gate_min_gap=2"], "gate_min_gap must be from 0 to 1"),
         (["num_epochs=x"], "num_epochs must be a whole number; got 'x'"),
         (["--params=nothing.toml"], "The parameters' file nothing.toml cannot be read"),
         (["--pipeline=nothing.yaml"], "Cannot read the compiled pipeline"),
@@ -355,6 +355,18 @@ def test_the_step_that_failed_is_told_with_its_own_words(server, run):
         "error: Train failed: The loss is NaN at step 101.\n"
         f"Run: {server.url}/#/runs/details/{run_id}\n"
     )
+
+
+def test_through_the_ui_a_step_is_told_with_its_own_words_too(server, run):
+    executor = task("executor", "FAILED", 1, 4, child_tasks=[{"pod_name": "yt8m-abcde-12"}])
+    server.script = [{"state": "FAILED", "tasks": [executor, task("train", "FAILED", 0, 5)]}]
+    server.is_ui = True
+    server.logs["yt8m-abcde-12"] = (
+        "ValueError: no\n"
+        'time=2026-11-25T15:27:00.403Z level=INFO msg="sub-process exited" argo=true error="exit '
+        'status 1"\nError: exit status 1\n'
+    )
+    assert run("--wait")[2].startswith("error: Train failed: ValueError: no\nRun: ")
 
 
 def test_a_failed_step_whose_log_is_gone_is_named(server, run):

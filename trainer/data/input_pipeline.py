@@ -12,7 +12,7 @@ A batch is a dict:
 import contextlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tensorflow as tf
 
@@ -37,6 +37,29 @@ class Position:
     videos: int = 0
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """A part of the videos, chosen by a hash of their records.
+
+    Attributes:
+        fraction: fraction of the videos.
+        seed: chooses another part.
+        invert: whether to choose all others instead.
+    """
+
+    fraction: float
+    seed: int = 0
+    invert: bool = False
+
+    def complement(self) -> "HeldOut":
+        return replace(self, invert=not self.invert)
+
+    def contains(self, record: tf.Tensor) -> tf.Tensor:
+        """Whether a serialized record, a string scalar, belongs to the part."""
+        bucket = tf.strings.to_hash_bucket_strong(record, 10000, [self.seed, 0])
+        return (bucket < round(self.fraction * 10000)) != self.invert
+
+
 def training_batches(
     files: list[str],
     record_format: RecordFormat,
@@ -46,6 +69,7 @@ def training_batches(
     seed: int,
     start: Position = Position(),
     on_bad_record: Callable[[str], None] | None = None,
+    held_out: HeldOut | None = None,
 ) -> tf.data.Dataset:
     """Return the batches of a training run, each video once per epoch.
 
@@ -62,6 +86,7 @@ def training_batches(
         start: position of the first batch.
         on_bad_record: function to call with the reason for each bad record, which is then skipped.
             This checks every record in Python and is slower. If None, a bad record is an error.
+        held_out: videos to leave out.
 
     Returns:
         A dataset of (batch, epoch) pairs.
@@ -74,6 +99,8 @@ def training_batches(
         seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
         order = tf.random.experimental.stateless_shuffle(tf.constant(files), seeds)
         records = _records(tf.data.Dataset.from_tensor_slices(order), num_readers, read)
+        if held_out:
+            records = records.filter(held_out.complement().contains)
         shuffle_seed = tf.random.stateless_uniform([], seeds, 1, 2**31 - 1, tf.int64)
         records = records.shuffle(buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
         done = tf.where(epoch == start.epoch, tf.constant(start.videos, tf.int64), 0)
@@ -97,12 +124,15 @@ def batches(
     batch_size: int,
     num_readers: int = 1,
     labels: bool = True,
+    held_out: HeldOut | None = None,
 ) -> tf.data.Dataset:
     """Return batches of every video once; with one reader, in the order of files and records.
 
-    Without `labels`, those of the records are ignored, and a batch has none.
+    Without `labels`, those of the records are ignored, and a batch has none. With `held_out`, only
+    videos of that part are returned.
     """
-    batches = batches_in_formats(files, [record_format], batch_size, num_readers, labels)
+    formats = [record_format]
+    batches = batches_in_formats(files, formats, batch_size, num_readers, labels, held_out)
     return batches.map(lambda batch: batch)
 
 
@@ -112,12 +142,15 @@ def batches_in_formats(
     batch_size: int,
     num_readers: int = 1,
     labels: bool = True,
+    held_out: HeldOut | None = None,
 ) -> tf.data.Dataset:
     """Return batches of every video once, each read once and parsed in every format.
 
-    Elements are tuples with one batch per format.
+    Elements are tuples with one batch per format. With `held_out`, only videos of that part.
     """
     records = _records(tf.data.Dataset.from_tensor_slices(files), num_readers)
+    if held_out:
+        records = records.filter(held_out.contains)
     return (
         records.batch(batch_size)
         .map(
