@@ -78,7 +78,7 @@ def evaluate(
     experts = _expert_metrics(model)
     total_loss, progress = 0.0, _Progress()
     files = storage.glob(data_pattern)
-    with input_pipeline.explained(files, model.record_format):
+    with input_pipeline.explained():
         for batch in input_pipeline.batches(files, model.record_format, batch_size, num_readers):
             if experts:
                 predictions, gate_probabilities = model.predict_with_gates(batch)

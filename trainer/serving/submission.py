@@ -39,7 +39,7 @@ def predict(
     model = loading.load(model_dir)
     files = storage.glob(data_pattern)
     num_videos, started, last_logged = 0, time.monotonic(), time.monotonic()
-    with tempfile.TemporaryFile() as csv, input_pipeline.explained(files, model.record_format):
+    with tempfile.TemporaryFile() as csv, input_pipeline.explained():
         csv.write(HEADER.encode() + b"\n")
         for batch in input_pipeline.batches(files, model.record_format, batch_size):
             k = min(top_k, model.flags["num_classes"])

@@ -110,9 +110,8 @@ def _momentum(variable, slots, gradient, learning_rate, step, momentum):
 
 
 def _proximal_gradient_descent(variable, slots, gradient, learning_rate, step):
-    ops.ResourceApplyProximalGradientDescent(
-        var=variable.handle, alpha=learning_rate, l1=0.0, l2=0.0, delta=gradient
-    )
+    # Without l1 and l2 it is gradient descent; TensorFlow's own operation has no GPU kernel.
+    _gradient_descent(variable, slots, gradient, learning_rate, step)
 
 
 def _proximal_adagrad(variable, slots, gradient, learning_rate, step):
@@ -170,16 +169,14 @@ class Optimizer:
             self._update(variable, slots, gradient, learning_rate, step, **self._hyperparameters)
 
 
-def learning_rate(config, step: tf.Tensor, batch_size: int) -> tf.Tensor:
+def learning_rate(config, examples: tf.Tensor) -> tf.Tensor:
     """Staircase decay: base * decay ^ floor(examples seen / examples per decay).
 
     Args:
         config: a TrainConfig.
-        step: number of updates before this one, int64.
-        batch_size: examples per step, of all replicas.
+        examples: number of examples seen before this step, by all replicas, int64.
     """
-    examples = tf.cast(step, tf.float64) * batch_size
-    num_decays = tf.floor(examples / config.learning_rate_decay_examples)
+    num_decays = tf.floor(tf.cast(examples, tf.float64) / config.learning_rate_decay_examples)
     decay = tf.pow(tf.constant(config.learning_rate_decay, tf.float64), num_decays)
     return tf.cast(config.base_learning_rate * decay, tf.float32)
 

@@ -198,7 +198,7 @@ def test_starting_anew(train_dir):
     with working_dir.open_exclusive(train_dir, 3) as folder:
         save(folder.local, 5)
         folder.changed()
-    with working_dir.open_exclusive(train_dir, 3, start_new=True) as folder:
+    with working_dir.open_exclusive(train_dir, 3, start_new=lambda _: True) as folder:
         assert steps(folder.local) == []
         assert storage.files_below(train_dir) == ["mirror.json"]
         save(folder.local, 1)

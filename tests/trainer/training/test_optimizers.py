@@ -119,7 +119,7 @@ def rate(step, batch_size=100, base=0.01, decay=0.5, examples=1000.0):
         learning_rate_decay=decay,
         learning_rate_decay_examples=examples,
     )
-    return float(optimizers.learning_rate(config, tf.constant(step, tf.int64), config.batch_size))
+    return float(optimizers.learning_rate(config, tf.constant(step * config.batch_size, tf.int64)))
 
 
 @pytest.mark.parametrize(
