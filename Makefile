@@ -41,7 +41,7 @@ compile: install ## Write build/pipeline.yaml (Kubeflow) and build/pipeline.vert
 	@$(RUN) -m pipeline compile $${PROFILE:+"--profile=$$PROFILE"} $(ARGS)
 
 images: install ## Build the images, with Docker; VARIANT=gpu: with CUDA; BASE_IMAGE=... to build on
-	@$(RUN) -m pipeline images $${VARIANT:+"--variant=$$VARIANT"} $${BASE_IMAGE:+"--base_image=$$BASE_IMAGE"}
+	@$(RUN) -m pipeline images $${VARIANT:+"--variant=$$VARIANT"} $${BASE_IMAGE:+"--base-image=$$BASE_IMAGE"}
 
 push: install $(if $(REGISTRY),images) ## Send them to REGISTRY=HOST/PROJECT/REPOSITORY; compile names them by digest from then on
 	@$(RUN) -m pipeline push $${VARIANT:+"--variant=$$VARIANT"} --registry="$$REGISTRY"

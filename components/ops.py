@@ -31,10 +31,7 @@ def validate_data(
     fail_on: str,
     schema: str,
     baseline: str,
-    max_label_linf: float,
-    max_label_js: float,
-    max_mean_shift: float,
-    beam_options: str,
+    validation_flags: str,
     output_dir: str,
     run_name: str,
     job_name: str,
@@ -43,6 +40,7 @@ def validate_data(
     reuse_training: bool,
     trainer_flags: str,
     num_gpu: str,
+    num_workers: int,
     # Flags of the trainer. Each becomes a parameter of the pipeline, with the flag's default and
     # help. They are checked here, before the data is read and before a GPU is waited for.
     feature_names: str,
@@ -50,19 +48,11 @@ def validate_data(
     frame_features: bool,
     num_classes: int,
     model: str,
-    moe_num_mixtures: int,
     batch_size: int,
     num_epochs: int,
-    max_steps: int,
     label_loss: str,
-    regularization_penalty: float,
     optimizer: str,
     base_learning_rate: float,
-    learning_rate_decay: float,
-    learning_rate_decay_examples: float,
-    clip_gradient_norm: float,
-    export_model_steps: int,
-    checkpoint_minutes: float,
     data_statistics: Output[Artifact],
     validation_report: Output[HTML],
 ) -> NamedTuple(
@@ -77,13 +67,13 @@ def validate_data(
     from components.dates import fill_in, run_time
     from components.run_folder import run_folder
     from components.summary import recorded
-    from components.train import command_line, train_folder, trainer_config
-    from components.validate_data.beam_options import split
-    from components.validate_data.drift import Thresholds
+    from components.train import check_num_workers, command_line, train_folder, trainer_config
+    from components.validate_data.flags import parse
     from components.validate_data.references import Settings
     from components.validate_data.validation import validate
     from trainer.common import storage
     from trainer.common.errors import without_traceback
+    from trainer.data import manifest
 
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
     run = run_folder(output_dir, run_name, job_name, job_id)
@@ -95,18 +85,20 @@ def validate_data(
         # reads the files of the day that was missed.
         moment = run_time(scheduled_at)
         train_data, eval_data = fill_in(train_data, moment), fill_in(eval_data, moment)
+        check_num_workers(num_workers, train_data)
         folder = storage.join(run, "validation")
-        fingerprint = validate(
+        thresholds, beam_args = parse(validation_flags)
+        validate(
             {"train": train_data, "eval": eval_data},
             folder,
             config.record_format,
-            split(beam_options),
+            beam_args,
             Settings(
                 fail_on=fail_on,
                 vocabulary=vocabulary,
                 baseline=baseline,
                 schema=schema,
-                thresholds=Thresholds(max_label_linf, max_label_js, max_mean_shift),
+                thresholds=thresholds,
             ),
         )
         for artifact, name in (
@@ -114,15 +106,29 @@ def validate_data(
             (validation_report, "report.html"),
         ):
             storage.write_bytes(artifact.path, storage.read_bytes(storage.join(folder, name)))
-        train_dir = train_folder(config, output_dir, fingerprint, "" if reuse_training else job_id)
+        listed = {
+            split: manifest.read(storage.join(folder, split + manifest.SUFFIX))
+            for split in ("train", "eval")
+        }
+        train_data, eval_data = (
+            manifest.store(files, storage.join(output_dir, "data")) for files in listed.values()
+        )
+        run_id = "" if reuse_training else job_id
+        data_key = listed["train"].content_key
+        train_dir = train_folder(config, output_dir, data_key, run_id, num_workers)
         argv = command_line(config)
-        plan = {"train_dir": train_dir, "trainer_argv": argv}
+        plan = {
+            "train_data": train_data,
+            "eval_data": eval_data,
+            "train_dir": train_dir,
+            "trainer_argv": argv,
+        }
         storage.write_text(storage.join(run, "plan.json"), json.dumps(plan, indent=1) + "\n")
         return train_data, eval_data, train_dir, argv
 
 
 @step
-def train(train_data: str, train_dir: str, trainer_argv: list):
+def train(train_data: str, train_dir: str, trainer_argv: list, num_workers: int):
     from components.summary import recorded
     from components.train import train
     from trainer.common import console
@@ -131,7 +137,12 @@ def train(train_data: str, train_dir: str, trainer_argv: list):
     console.set_up()
     # In its own folder, which all runs with the same inputs share, because the step may be cached.
     with without_traceback(), recorded(train_dir, "", "train"):
-        train(train_data, train_dir, trainer_argv)
+        if num_workers == 1:
+            train(train_data, train_dir, trainer_argv)
+        else:
+            from components.workers import coordinator
+
+            coordinator.train(train_data, train_dir, trainer_argv, num_workers)
 
 
 @step
@@ -274,6 +285,7 @@ def summary(
     run_name: str,
     job_name: str,
     job_id: str,
+    num_workers: int,
     run_summary: Output[HTML],
 ):
     from components.run_folder import run_folder
@@ -286,3 +298,7 @@ def summary(
         summarise(run, job_id, status.state, status.error_message or "")
         page = storage.read_bytes(storage.join(run, "summary.html"))
         storage.write_bytes(run_summary.path, page)
+        if num_workers > 1:  # a train step that was killed could not delete its workers
+            from components.workers.cluster import delete_workers
+
+            delete_workers(job_id)

@@ -11,9 +11,15 @@ from trainer.common import storage
 from trainer.common.command_line import parse
 from trainer.common.errors import UserError
 from trainer.config import TrainConfig
+from trainer.data import manifest
 
 FLAGS = {field.name: field for field in fields(TrainConfig)}
 PLACES = ("train_data_pattern", "train_dir")  # set by the pipeline
+
+# Flags of the trainer whose defaults in the pipeline differ from the trainer's and that are not
+# parameters of it. Kubeflow's launcher does not pass on the signal that announces the loss of a
+# node, so checkpoints are saved by time as well.
+DEFAULT_FLAGS = ("--checkpoint_minutes=5",)
 
 
 def trainer_config(parameters: dict) -> TrainConfig:
@@ -21,8 +27,7 @@ def trainer_config(parameters: dict) -> TrainConfig:
 
     Args:
         parameters: Name -> value of pipeline parameters. Those that are named like a flag of the
-            trainer set it; for a flag without a default (--max_steps), 0 leaves it unset.
-            "num_gpu", the number of accelerators that the step gets, is a string.
+            trainer set it. "num_gpu", the number of accelerators that the step gets, is a string.
             "trainer_flags" holds further flags, as on the trainer's command line.
 
     Raises:
@@ -30,11 +35,7 @@ def trainer_config(parameters: dict) -> TrainConfig:
     """
     given = {name: value for name, value in parameters.items() if name in FLAGS}
     given |= _gpu_flags(given.pop("num_gpu", "0"))
-    argv = [
-        f"--{name}={value}"
-        for name, value in given.items()
-        if value or FLAGS[name].default is not None
-    ]
+    argv = [*DEFAULT_FLAGS, *(f"--{name}={value}" for name, value in given.items())]
     text = parameters.get("trainer_flags", "")
     try:
         argv += shlex.split(text)
@@ -53,8 +54,34 @@ def command_line(config: TrainConfig) -> list[str]:
     ]
 
 
+def check_num_workers(num_workers: int, train_data: str = ""):
+    """Check that the number of workers is possible.
+
+    Args:
+        num_workers: Number of workers.
+        train_data: Glob(s) of the training shards, if they are to be looked at.
+
+    Raises:
+        UserError: There is no worker, or one without a training file, because each reads its own.
+    """
+    if num_workers < 1:
+        raise UserError(f"num_workers must be at least 1; got {num_workers}.")
+    if num_workers == 1 or not train_data:
+        return
+    num_files = len(manifest.expand(train_data))
+    if num_files < num_workers:
+        raise UserError(
+            f"num_workers must not exceed the number of training files; got {num_workers} workers "
+            f"and {num_files} files in {train_data}."
+        )
+
+
 def train_folder(
-    config: TrainConfig, output_dir: str, data_fingerprint: str, run_id: str = ""
+    config: TrainConfig,
+    output_dir: str,
+    data_key: str,
+    run_id: str = "",
+    num_workers: int = 1,
 ) -> str:
     """Return the trainer's folder, output_dir/train/KEY.
 
@@ -65,10 +92,11 @@ def train_folder(
     Args:
         config: The trainer's flags.
         output_dir: The folder that keeps what runs produce.
-        data_fingerprint: Identifies the content of the training data.
+        data_key: Identifies the content and order of the training data: `Manifest.content_key`.
         run_id: If given, the key is made of it too, so that the run trains a new model.
+        num_workers: Number of workers, each with a batch of its own.
     """
-    parts = [asdict(config), data_fingerprint, run_id]
+    parts = [asdict(config), data_key, run_id, num_workers]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for source in sorted(Path(trainer.__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
@@ -98,7 +126,7 @@ def train(train_data: str, train_dir: str, argv: list[str]):
     """Train a model, or resume the training that the same inputs began.
 
     Args:
-        train_data: Glob(s) of the training shards.
+        train_data: Manifest or glob(s) of the training shards.
         train_dir: The trainer's folder.
         argv: The trainer's other flags, as returned by `command_line`.
 

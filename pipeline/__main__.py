@@ -1,50 +1,65 @@
-"""The command line: python -m pipeline COMMAND ..."""
+"""The command line: python -m pipeline COMMAND."""
 
-import difflib
-import importlib
-import os
 import sys
+from dataclasses import dataclass
+from typing import Literal
 
-COMMANDS = {
-    "compile": "write the pipeline's YAML, for Kubeflow and for Vertex AI",
-    "run": "run the whole pipeline on this machine",
-    "images": "build the images that the steps run in",
-    "push": "send them to a registry",
-    "submit": "run it on a Kubeflow cluster, or on Vertex AI",
-    "schedule": "run it there again and again; pause, resume, list or delete a schedule",
-    "doctor": "find what would break a run there, before it starts",
-}
+import typer
 
-USAGE = "usage: python -m pipeline COMMAND [...]\n\n{}\n\nCOMMAND --help says more.".format(
-    "\n".join(f"  {name:<9} {meaning}" for name, meaning in COMMANDS.items())
-)
+from pipeline import command_line, compile, doctor, images, push, schedule, submit
+from pipeline.command_line import add_command, option
+from pipeline.redaction import redacted_output
+from trainer.common.errors import UserError, without_traceback
 
 
-def main(argv: list[str]):
-    """Hands over to the command's module, which is loaded alone: another may load slowly."""
-    command, *rest = argv[1:] or ["--help"]
-    if command in ("--help", "-help", "-h"):
-        print(USAGE)
-        return
-    if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        sys.exit(f"error: There is no command {command!r}.{hint}\n\n{USAGE}")
-    importlib.import_module(f"pipeline.{command}").main([f"python -m pipeline {command}", *rest])
+@dataclass(frozen=True)
+class RunConfig:
+    """Run the whole pipeline on this machine.
+
+    Each step runs in a process of its own, or with --runner=docker in a container of the images
+    that `images` builds. Without train_data and eval_data, small data sets are generated, once.
+    Without output_dir, results go to build/output*.
+    """
+
+    runner: Literal["subprocess", "docker"] = option("subprocess", "How to run a step.")
+    list_parameters: bool = option(False, "Print the pipeline's parameters and exit.")
 
 
-def run(argv: list[str]):
-    """Runs `main`, and ends quietly if the reader of its output (`head`, say) has closed it."""
-    try:
+def _run(config: RunConfig, arguments: list[str]):
+    from pipeline import run  # loads NumPy
+
+    run.run_command(config, arguments)
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer(
+        help="Compile, run and schedule the YouTube-8M training pipeline.",
+        # A shell completes the name of a program, which `python -m pipeline` is not.
+        add_completion=not sys.argv[0].endswith("__main__.py"),
+        context_settings={"help_option_names": ["--help", "-h"]},
+    )
+    add_command(app, "run", RunConfig, _run, arguments="NAME=VALUE")
+    add_command(app, "compile", compile.CompileConfig, compile.compile_command)
+    add_command(app, "images", images.ImagesConfig, images.build)
+    add_command(app, "push", push.PushConfig, push.push)
+    add_command(app, "submit", submit.SubmitConfig, submit.submit, arguments="NAME=VALUE")
+    add_command(
+        app, "schedule", schedule.ScheduleConfig, schedule.schedule, arguments="ACTION|NAME=VALUE"
+    )
+    add_command(app, "doctor", doctor.DoctorConfig, doctor.doctor, arguments="NAME=VALUE")
+    return app
+
+
+def main(arguments: list[str] | None = None):
+    """Run a command and exit."""
+    arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    with redacted_output(), without_traceback():
         try:
-            main(argv)
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes stdout once more when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)  # as a shell reports SIGPIPE
+            code = _app()(command_line.normalize(arguments), standalone_mode=False)
+        except typer.TyperException as error:
+            raise UserError(command_line.message(error)) from None
+        sys.exit(code or 0)
 
 
 if __name__ == "__main__":
-    run(sys.argv)
+    main()

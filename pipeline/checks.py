@@ -1,7 +1,8 @@
 """Finds what a later step of the pipeline would refuse, before the first one starts."""
 
 from components.gate import GateConfig
-from components.train import parse_accelerator_count, trainer_config
+from components.train import check_num_workers, parse_accelerator_count, trainer_config
+from components.validate_data.flags import parse
 
 
 def check(values: dict):
@@ -11,10 +12,12 @@ def check(values: dict):
         values: Name -> value; parameters that are not given have their defaults.
 
     Raises:
-        UserError: A minimum of the gate, a flag of the trainer or the number of accelerators is
-            unknown or out of range.
+        UserError: A minimum of the gate, a flag of the trainer, the number of accelerators or of
+            workers is unknown or out of range.
     """
     minimums = {name: value for name, value in values.items() if name.startswith("min_")}
     GateConfig(metrics_file="comes later", **minimums)
     parse_accelerator_count(values.get("accelerator_count", "0"))
+    parse(values.get("data_validation_flags", ""))
+    check_num_workers(values.get("num_workers", 1))
     trainer_config(values)

@@ -1,37 +1,32 @@
-"""Compiles the pipeline, for Kubeflow and for Vertex AI: python -m pipeline compile."""
+"""Compile the pipeline for Kubeflow and for Vertex AI."""
 
 import json
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.command_line import option
 from pipeline.paths import BUILD, ROOT, VERSION
 from pipeline.profiles import profile as profiles
-from trainer.common.command_line import flag, parse
-from trainer.common.errors import UserError, without_traceback
+from trainer.common.errors import UserError
 
 
 @dataclass(frozen=True)
 class CompileConfig:
-    """Writes pipeline.yaml, for Kubeflow, and pipeline.vertex.yaml, for Vertex AI."""
+    """Compile the pipeline to pipeline.yaml for Kubeflow and pipeline.vertex.yaml for Vertex AI."""
 
-    output_dir: str = flag(str(BUILD), "Local folder to write them to.", "Files")
-    profile: str = flag(
+    output_dir: str = option(str(BUILD), "Local folder to write the files to.")
+    profile: str = option(
         "cpu",
-        f"What the steps ask of the cluster: {', '.join(profiles.names())}, or a file like those "
-        "in pipeline/profiles/. Most of it can be told otherwise when a run starts.",
-        "Cluster",
+        f"Resources of the steps: {', '.join(profiles.names())}, or a TOML file like those in "
+        "pipeline/profiles/. A run can override most of them with parameters.",
     )
-    registry: str = flag(
-        "", "What comes before the images' names: HOST/PROJECT/REPOSITORY.", "Images"
-    )
-    tag: str = flag(VERSION, "What comes after them.", "Images")
-    images_file: str = flag(
+    registry: str = option("", "Registry of the images: HOST/PROJECT/REPOSITORY.")
+    tag: str = option(VERSION, "Tag of the images.")
+    images_file: str = option(
         str(ROOT / "docker" / "images.json"),
-        "Where `python -m pipeline push` wrote the digests of the images. If there is such a file, "
-        "and neither --registry nor --tag, it names them.",
-        "Images",
+        "File with the images' digests, written by `push`. Used if it exists and neither "
+        "--registry nor --tag is given.",
     )
 
 
@@ -91,13 +86,7 @@ def _images(config: CompileConfig) -> dict[str, str]:
     return images
 
 
-def main(argv: list[str]):
-    """The command."""
-    with without_traceback():
-        files = compile_pipeline(parse(CompileConfig, argv))
-        for target, file in files.items():
-            print(f"{target + ':':<10}{file}")
-
-
-if __name__ == "__main__":
-    main(["python -m pipeline.compile", *sys.argv[1:]])
+def compile_command(config: CompileConfig):
+    """Compile the pipeline and print the files' paths."""
+    for target, file in compile_pipeline(config).items():
+        print(f"{target + ':':<10}{file}")

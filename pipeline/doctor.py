@@ -1,8 +1,7 @@
-"""Finds what would break a run on a cluster, before it starts: python -m pipeline doctor."""
+"""Find what would break a run on a cluster, before it starts."""
 
 import contextlib
 import re
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from urllib.parse import quote
 
 from components.dates import fill_in
 from components.train import parse_accelerator_count
+from pipeline.command_line import option
 from pipeline.kubeflow.connection import resolve
-from pipeline.prepare import PackageConfig, complete, prepare, split
+from pipeline.prepare import KUBEFLOW, PackageConfig, complete, prepare
 from trainer.common import storage
-from trainer.common.command_line import flag, parse
-from trainer.common.errors import UserError, without_traceback
+from trainer.common.errors import UserError
 
 COMPUTE = "https://compute.googleapis.com/compute/v1"
 SERVICE_USAGE = "https://serviceusage.googleapis.com/v1beta1"
@@ -27,19 +26,19 @@ class NotChecked(Exception):
 
 @dataclass(frozen=True, repr=False)
 class DoctorConfig(PackageConfig):
-    """Checks what a run with the same flags and parameters would need; it runs nothing."""
+    """Check what a run with the same options and parameters needs, without running it."""
 
-    kube_namespace: str = flag(
-        "kubeflow", "Namespace in which the steps' pods run, if --namespace is empty.", "Cluster"
+    kube_namespace: str = option(
+        "kubeflow", "Namespace of the steps' pods, if --namespace is empty.", KUBEFLOW
     )
+    # On Kubeflow, they say whose quota of GPUs to check.
+    project: str = option("", "Google Cloud project. Default: the one set in gcloud.")
+    region: str = option("us-central1", "Google Cloud region.")
 
 
-def main(argv: list[str]):
-    """The command: exit code 1 if something would break a run."""
-    with without_traceback():
-        flags, words = split(argv, DoctorConfig)
-        config = parse(DoctorConfig, flags)
-        sys.exit(0 if examine(checks(config, words)) else 1)
+def doctor(config: DoctorConfig, arguments: list[str]) -> int:
+    """Run the checks; return the exit code, 1 if something would break a run."""
+    return 0 if examine(checks(config, arguments)) else 1
 
 
 def examine(checks: Iterator[tuple[str, Callable[[], str]]]) -> bool:
@@ -64,7 +63,7 @@ def checks(config: DoctorConfig, words: list[str]) -> Iterator[tuple[str, Callab
     yield "Pipeline", lambda: f"version {compiled.version}; its parameters fit it"
     yield from _kubeflow(config) if config.target == "kubeflow" else _vertex(config)
     for image in compiled.images:
-        yield "Image", lambda image=image: _image(image)
+        yield "Image", lambda image=image: _image(config, image)
     for name in ("train_data", "eval_data", "vocabulary"):
         if values[name]:
             yield name, lambda name=name: _data(_from_here(config, values[name]))
@@ -144,11 +143,60 @@ def _must_be_remote(path: str):
         raise NotChecked(f"{path} is within the cluster; look there that it is on a volume")
 
 
-def _image(name: str) -> str:
-    from pipeline import registry
+def _image(config: DoctorConfig, name: str) -> str:
+    try:
+        return _image_in_registry(name)
+    except (UserError, NotChecked) as error:
+        if config.target != "kubeflow":
+            raise
+        return _image_on_nodes(name, error)
 
-    registry.check_pullable(name)
+
+def _image_in_registry(name: str) -> str:
+    from pipeline.local import engine
+
+    engine.check_name(name)
+    try:
+        client = engine.connect()
+    except UserError:
+        raise NotChecked(f"{name}: no Docker engine, which asks the registry, answers") from None
+    engine.check_pullable(client, name)
     return f"{name} can be pulled with this machine's credentials"
+
+
+def _image_on_nodes(name: str, error: Exception) -> str:
+    """Whether the nodes hold an image that cannot be pulled: Kubernetes then does not pull it.
+
+    Raises:
+        Exception: `error`, if no node is known to hold it, or if it is pulled all the same because
+            its tag is `latest`.
+    """
+    try:
+        with _kubernetes() as client:
+            nodes = client.CoreV1Api().list_node(_request_timeout=20).items
+    except NotChecked:
+        raise error from None
+    full = _full_name(name)
+    holders = [
+        node
+        for node in nodes
+        if any(full in (image.names or []) for image in node.status.images or [])
+    ]
+    if not holders or full.endswith(":latest"):
+        raise error
+    if len(holders) < len(nodes):
+        raise NotChecked(f"{name} is on {len(holders)} of {len(nodes)} nodes; on others: {error}")
+    return f"{name} is on {'the node' if len(nodes) == 1 else f'all {len(nodes)} nodes'}"
+
+
+def _full_name(image: str) -> str:
+    """The image's name as a node lists it, with a registry and a tag or digest."""
+    host, slash, _ = image.partition("/")
+    if not slash:
+        image = f"docker.io/library/{image}"
+    elif not re.search(r"[.:]|^localhost$", host):
+        image = f"docker.io/{image}"
+    return image if re.search(r"[:@][^/]*$", image) else f"{image}:latest"
 
 
 def nodes(values: dict) -> str:
@@ -298,7 +346,3 @@ def limit_in(region: str, metric: dict) -> float | None:
         value = int(fitting[-1].get("effectiveLimit", 0)) if fitting else 0  # 0 is left out in JSON
         limits.append(value if value >= 0 else float("inf"))
     return min(limits, default=0)
-
-
-if __name__ == "__main__":
-    main(["python -m pipeline.doctor", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""Builds the images that hold our packages: python -m pipeline images."""
+"""Build the images that the steps run in."""
 
 import contextlib
 import hashlib
@@ -6,38 +6,28 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
+from pipeline.command_line import option
 from pipeline.paths import ROOT, VERSION
-from trainer.common.command_line import flag, parse
-from trainer.common.errors import UserError, without_traceback
+from trainer.common.errors import UserError
 
 # Image -> its name; its recipe is docker/IMAGE.Dockerfile.
 NAMES = {"data": "yt8m-data", "trainer": "yt8m-trainer"}
-VARIANTS = ("cpu", "gpu")
 SOURCES = "yt8m.sources"  # the label that tells what an image was made from
 
 
 @dataclass(frozen=True)
 class ImagesConfig:
-    """Builds yt8m-data and yt8m-trainer."""
+    """Build the images yt8m-data and yt8m-trainer."""
 
-    variant: str = flag(
-        "cpu", "What yt8m-trainer is to compute on: cpu, or gpu, which brings CUDA along.", "Images"
+    variant: Literal["cpu", "gpu"] = option(
+        "cpu", "Build yt8m-trainer for CPUs, or for GPUs with CUDA."
     )
-    tag: str = flag(
-        "",
-        f"What comes after the images' names. Empty: {VERSION}, for GPUs {VERSION}-gpu.",
-        "Images",
+    tag: str = option("", f"Tag of the images. Default: {VERSION}, or {VERSION}-gpu.")
+    base_image: str = option(
+        "", "Image with Python 3.11 and pip. Default: that of docker/*.Dockerfile."
     )
-    base_image: str = flag(
-        "",
-        "What to build on: a Python 3.11 with pip. Empty: what docker/*.Dockerfile say.",
-        "Building",
-    )
-
-    def __post_init__(self):
-        if self.variant not in VARIANTS:
-            raise UserError(f"--variant must be cpu or gpu; got {self.variant!r}.")
 
 
 def local_names(variant: str = "cpu", tag: str = "") -> dict[str, str]:
@@ -127,13 +117,3 @@ def progress(name: str) -> Iterator:
         except UserError:
             console.print(Text("\n".join(said[-50:])))
             raise
-
-
-def main(argv: list[str]):
-    """The command."""
-    with without_traceback():
-        build(parse(ImagesConfig, argv))
-
-
-if __name__ == "__main__":
-    main(["python -m pipeline.images", *sys.argv[1:]])

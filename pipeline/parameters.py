@@ -3,6 +3,7 @@
 import difflib
 import json
 import math
+import re
 import textwrap
 import tomllib
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from components.train import FLAGS
 from trainer.common.errors import UserError
 
 # kfp's names of the types that our parameters have, in Python and in a compiled pipeline.
@@ -74,17 +76,6 @@ def _parameter_of_spec(name: str, given: dict) -> Parameter:
     return Parameter(name, kind, default, " ".join(given.get("description", "").split()))
 
 
-def markdown_table(parameters: dict[str, Parameter]) -> str:
-    """The parameters as a Markdown table."""
-    rows = ["| parameter | type | default | meaning |", "| --- | --- | --- | --- |"]
-    for parameter in parameters.values():
-        default = "none, give it" if parameter.default is None else f"`{_default(parameter)}`"
-        rows.append(
-            f"| `{parameter.name}` | {_type(parameter)} | {default} | {parameter.description} |"
-        )
-    return "\n".join(rows)
-
-
 def help_text(parameters: dict[str, Parameter]) -> str:
     """The parameters as text for a terminal."""
     lines = []
@@ -119,10 +110,10 @@ def parse(words: list[str], parameters: dict[str, Parameter]) -> dict:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or name.startswith("-"):
-            raise UserError(
-                f"Parameters are given as name=value; got {word!r}."
-                + _did_you_mean(name.lstrip("-"), parameters)
-            )
+            near = _did_you_mean(name.lstrip("-"), parameters)
+            # Without a similar name, it may be a misplaced secret.
+            given = repr(word) if near else "an argument without a name"
+            raise UserError(f"Parameters are given as name=value; got {given}.{near}")
         _check_known(name, parameters)
         values[name] = _typed(value, parameters[name])
     return values
@@ -165,8 +156,11 @@ def require(values: dict, parameters: dict[str, Parameter]):
 def _check_known(name: str, parameters: dict[str, Parameter]):
     if name not in parameters:
         known = f"The parameters are {', '.join(sorted(parameters))}."
+        given = repr(name) if re.fullmatch(r"[a-z_]\w{,40}", name) else "of this name"
+        if name in FLAGS:
+            known = f"It is a flag of the trainer: trainer_flags='--{name}=...'."
         raise UserError(
-            f"There is no parameter {name!r}.{_did_you_mean(name, parameters)}\n"
+            f"There is no parameter {given}.{_did_you_mean(name, parameters)}\n"
             + textwrap.fill(known, 92, initial_indent="  ", subsequent_indent="  ")
         )
 

@@ -1,15 +1,15 @@
-"""Sends the images to a registry, and notes their digests: python -m pipeline push."""
+"""Push the images to a registry and record their digests."""
 
 import json
 import re
-import sys
 from dataclasses import dataclass
+from typing import Literal
 
-from pipeline.images import SOURCES, VARIANTS, local_names, progress
+from pipeline.command_line import option
+from pipeline.images import SOURCES, local_names, progress
 from pipeline.paths import ROOT, VERSION
 from trainer.common import storage
-from trainer.common.command_line import flag, parse
-from trainer.common.errors import UserError, without_traceback
+from trainer.common.errors import UserError
 
 # HOST[:PORT]/PATH, in small letters, as Docker has it.
 REGISTRY = re.compile(r"[a-zA-Z0-9.-]+(:\d+)?(/[a-z0-9._-]+)*")
@@ -17,16 +17,12 @@ REGISTRY = re.compile(r"[a-zA-Z0-9.-]+(:\d+)?(/[a-z0-9._-]+)*")
 
 @dataclass(frozen=True)
 class PushConfig:
-    """Sends yt8m-data and yt8m-trainer to a registry, and notes what `compile` is to call them."""
+    """Push the images to a registry, and record their digests for `compile`."""
 
-    registry: str = flag("", "What comes before the images' names: HOST/PROJECT/REPOSITORY.", "To")
-    images_file: str = flag(
-        str(ROOT / "docker" / "images.json"), "File to note the digests in.", "To"
-    )
-    variant: str = flag("cpu", "Which yt8m-trainer: cpu or gpu.", "What")
-    tag: str = flag(
-        "", f"What comes after the images' names. Empty: {VERSION}, for GPUs {VERSION}-gpu.", "What"
-    )
+    registry: str = option("", "Registry to push to: HOST/PROJECT/REPOSITORY.")
+    images_file: str = option(str(ROOT / "docker" / "images.json"), "File to write the digests to.")
+    variant: Literal["cpu", "gpu"] = option("cpu", "Variant of yt8m-trainer.")
+    tag: str = option("", f"Tag of the images. Default: {VERSION}, or {VERSION}-gpu.")
 
     def __post_init__(self):
         if not REGISTRY.fullmatch(self.registry.rstrip("/")):
@@ -34,8 +30,6 @@ class PushConfig:
                 "--registry must be given as HOST/PROJECT/REPOSITORY, without https://; got "
                 f"{self.registry!r}."
             )
-        if self.variant not in VARIANTS:
-            raise UserError(f"--variant must be cpu or gpu; got {self.variant!r}.")
 
 
 def push(config: PushConfig) -> dict[str, str]:
@@ -69,13 +63,3 @@ def push(config: PushConfig) -> dict[str, str]:
     record = {"variant": config.variant, "sources": made_from.pop(), "images": pushed}
     storage.write_text(config.images_file, json.dumps(record, indent=1) + "\n")
     return pushed
-
-
-def main(argv: list[str]):
-    """The command."""
-    with without_traceback():
-        push(parse(PushConfig, argv))
-
-
-if __name__ == "__main__":
-    main(["python -m pipeline.push", *sys.argv[1:]])

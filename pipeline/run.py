@@ -1,4 +1,4 @@
-"""Runs the whole pipeline on this machine: python -m pipeline run [name=value ...]."""
+"""Run the whole pipeline on this machine."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.images import local_names
 from pipeline.paths import BUILD, ROOT
 from trainer.common import storage
-from trainer.common.errors import UserError, without_traceback
+from trainer.common.errors import UserError
 from trainer.evaluation.metrics import METRICS
 
 DATA = ("train_data", "eval_data")
@@ -28,44 +28,22 @@ GENERATED = {
     "frame": {"batch_size": 32, "feature_names": "rgb,audio"},
 }
 
-RUNNERS = ("subprocess", "docker")
 
-USAGE = """usage: python -m pipeline run [--runner=subprocess|docker] [name=value ...]
-
-Runs the whole pipeline on this machine, each step in a process of its own, as it is compiled for
-Kubeflow; with --runner=docker in a container of its own, of the images that `make images` builds.
-Without train_data and eval_data it makes data to run on, once. Without output_dir it keeps what it
-makes in build/output*.
-
-Parameters:"""
-
-
-def main(argv: list[str]):
-    """The command."""
-    with without_traceback():
-        known = _known_parameters()
-        if any(word in ("--help", "-help", "-h") for word in argv[1:]):
-            print(USAGE, parameters.help_text(known), sep="\n")
-            return
-        runner, words = _runner(argv[1:])
-        arguments = _complete(parameters.parse(words, known), known)
-        try:
-            run(arguments, runner)
-        except KeyboardInterrupt:
-            print(
-                "\nInterrupted. The same command runs it anew, and goes on with what was trained.",
-                file=sys.stderr,
-            )
-            sys.exit(130)
-
-
-def _runner(words: list[str]) -> tuple[str, list[str]]:
-    """What to run steps by, and the other words."""
-    flags = [word for word in words if word.startswith("--runner")]
-    runner = flags[-1].removeprefix("--runner=") if flags else RUNNERS[0]
-    if runner not in RUNNERS:
-        raise UserError(f"--runner must be {' or '.join(RUNNERS)}, as in --runner=docker.")
-    return runner, [word for word in words if word not in flags]
+def run_command(config, words: list[str]):
+    """Run the pipeline with parameters name=value, or list the parameters."""
+    known = _known_parameters()
+    if config.list_parameters:
+        print(parameters.help_text(known))
+        return
+    arguments = _complete(parameters.parse(words, known), known)
+    try:
+        run(arguments, config.runner)
+    except KeyboardInterrupt:
+        print(
+            "\nInterrupted. The same command starts over and continues the training.",
+            file=sys.stderr,
+        )
+        sys.exit(130)
 
 
 def _known_parameters() -> dict[str, parameters.Parameter]:
@@ -81,6 +59,11 @@ def _complete(given: dict, known: dict[str, parameters.Parameter]) -> dict:
         raise UserError(f"{missing[0]} must be given too: train_data and eval_data go together.")
     defaults = {name: p.default for name, p in known.items() if p.default is not None}
     check(defaults | given)
+    if given.get("num_workers", 1) > 1:
+        raise UserError(
+            "num_workers must be 1 on this machine, where there is no Kubernetes; got "
+            f"{given['num_workers']}."
+        )
     arguments = {
         "run_name": time.strftime("%Y%m%d-%H%M%S"),
         "output_dir": str(BUILD / "output"),

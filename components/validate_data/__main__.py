@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from components.validate_data.drift import Thresholds
+from components.validate_data.flags import add_thresholds, thresholds
 from components.validate_data.references import SEVERITIES_TO_FAIL_ON, Settings
 from components.validate_data.validation import validate
 from trainer.common.errors import UserError, without_traceback
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
             vocabulary=flags.vocabulary,
             baseline=flags.baseline,
             schema=flags.schema,
-            thresholds=Thresholds(flags.max_label_linf, flags.max_label_js, flags.max_mean_shift),
+            thresholds=thresholds(flags),
         )
         inputs = _inputs(flags.input)
         print(validate(inputs, flags.output_dir, record_format, beam_args, settings))
@@ -71,25 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--vocabulary", default="", help="CSV file with class names, for the report.")
     add("--baseline", default="", help="statistics.json of an earlier run, to detect drift.")
     add("--schema", default="", help="schema.pbtxt to enforce, e.g. that of an earlier run.")
-    drift = Thresholds()
-    for name, default, meaning in (
-        (
-            "--max_label_linf",
-            drift.label_linf,
-            "Max difference in the relative frequency of a class",
-        ),
-        (
-            "--max_label_js",
-            drift.label_js,
-            "Max Jensen-Shannon distance between label distributions",
-        ),
-        (
-            "--max_mean_shift",
-            drift.mean_shift,
-            "Max shift of a feature mean, in standard deviations",
-        ),
-    ):
-        add(name, type=float, default=default, help=f"{meaning}. Default: %(default)s.")
+    add_thresholds(parser)
     return parser
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -23,18 +22,6 @@ DATAFLOW_OPTIONS = {
     "temp_location": "gs://my-bucket/tmp",
     "sdk_container_image": "REGISTRY/yt8m-dataflow:0.1.0",
 }
-
-
-def split(text: str) -> list[str]:
-    """Split a string into options, with the shell's quoting rules.
-
-    Raises:
-        UserError: a quote is not closed.
-    """
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise UserError(f"beam_options: {error} in {text!r}.") from None
 
 
 def complete(beam_args: Sequence[str], total_bytes: int) -> list[str]:

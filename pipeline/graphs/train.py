@@ -9,24 +9,40 @@ from kfp import dsl, kubernetes
 
 from components import ops
 from components.train import FLAGS
-from pipeline.parameters import markdown_table, parameters_of
+from pipeline.parameters import Parameter, parameters_of
 from pipeline.profiles import profile as profiles
 from pipeline.profiles.profile import Profile
 
 NAME = "yt8m-pipeline"
 DEFAULT_PROFILE = "cpu"
 
-# Defaults that differ from the trainer's: both features of the video-level data set; and more
-# frequent checkpoints, because Kubeflow's launcher does not pass on the signal by which a node says
-# that it goes away.
+# Defaults that differ from the trainer's: both features of the video-level data set.
 FLAG_DEFAULTS = {
     "feature_names": "mean_rgb,mean_audio",
     "feature_sizes": "1024,128",
-    "checkpoint_minutes": 5.0,
 }
 
 # Parameters that only Kubeflow can be told when a run starts.
-KUBEFLOW_ONLY = ("train_cpu", "train_memory", "node_selector", "tolerations")
+KUBEFLOW_ONLY = ("num_workers", "node_cpu", "node_memory", "node_selector", "node_tolerations")
+
+# Groups of parameters in the description: title -> names, or prefixes that end with an underscore.
+# Kubeflow's form sorts parameters by name and shows no descriptions, so a group has a prefix unless
+# its parameters are flags of the trainer, which keep their names.
+GROUPS = {
+    "Required": ("train_data", "eval_data", "output_dir"),
+    "Data": (
+        "vocabulary",
+        "feature_names",
+        "feature_sizes",
+        "frame_features",
+        "num_classes",
+        "data_",
+    ),
+    "Training": (),  # all others
+    "Gate": ("gate_", "min_"),
+    "Resources of the training step": ("accelerator_", "num_workers", "node_"),
+    "Run": ("run_name", "reuse_training"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +69,7 @@ TARGETS = {
 
 
 def build(images: Images, target: Target, profile: Profile | None = None):
-    """The pipeline, described by its docstring and a table of its parameters.
+    """The pipeline, described by its docstring and a list of its parameters.
 
     Args:
         profile: What the steps ask of a cluster. None: what is in profiles/cpu.toml.
@@ -64,8 +80,43 @@ def build(images: Images, target: Target, profile: Profile | None = None):
     function = _pipeline(images, target, profile)
     function = _with_flags(function, () if target.has_kubernetes else KUBEFLOW_ONLY)
     plain = dsl.pipeline(function, name=name)
-    description = f"{plain.description}\n\n{markdown_table(parameters_of(plain))}"
+    description = _description(plain.description, parameters_of(plain))
     return dsl.pipeline(function, name=name, description=description)
+
+
+def _description(text: str, parameters: dict[str, Parameter]) -> str:
+    """The pipeline's description, in Markdown.
+
+    Kubeflow's UI shows it in a narrow card that does not scroll, and keeps line breaks. So each
+    paragraph is one line, and only the required parameters are explained.
+
+    Args:
+        text: A line of summary, and the lines of a paragraph.
+    """
+    summary, _, paragraph = text.partition("\n")
+    groups = {title: [] for title in GROUPS}
+    for name in parameters:
+        groups[_group(name)].append(name)
+    lines = [f"- `{name}`: {parameters[name].description}" for name in groups.pop("Required")]
+    lines += [
+        f"- **{title}**: {', '.join(f'`{name}`' for name in names)}"
+        for title, names in groups.items()
+    ]
+    parts = [
+        summary,
+        " ".join(paragraph.split()),
+        "**Parameters**, of which the first three are required "
+        "(`make run ARGS=--help` explains all):",
+        "\n".join(lines),
+    ]
+    return "\n\n".join(parts)
+
+
+def _group(name: str) -> str:
+    for title, names in GROUPS.items():
+        if any(name == other or (other[-1] == "_" and name.startswith(other)) for other in names):
+            return title
+    return "Training"
 
 
 def _slug(name: str) -> str:
@@ -126,10 +177,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
         data_fail_on: str = "error",
         data_schema: str = "",
         data_baseline: str = "",
-        data_max_label_linf: float = 0.02,
-        data_max_label_js: float = 0.1,
-        data_max_mean_shift: float = 0.25,
-        beam_options: str = "",
+        data_validation_flags: str = "",
         trainer_flags: str = "",
         reuse_training: bool = True,
         min_gap: float = 0.0,
@@ -141,64 +189,62 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             target.name, target.no_accelerator
         ),
         accelerator_count: str = str(profile.train.accelerator_count),
+        num_workers: int = 1,
         run_name: str = "",
-        train_cpu: str = profile.train.cpu,
-        train_memory: str = profile.train.memory,
+        node_cpu: str = profile.train.cpu,
+        node_memory: str = profile.train.memory,
         node_selector: dict = profile.train.node_selector,
-        tolerations: list = profile.train.tolerations,
+        node_tolerations: list = profile.train.tolerations,
         **flags,
     ):
-        """Trains a video classifier on YouTube-8M records, and publishes it if it is better.
+        """Train a video classifier on YouTube-8M records and publish it if it is better.
 
-        The data is checked; a model is trained, and evaluated beside the published one on the
-        same videos; the gate decides. A model that it rejects ends the run well, unpublished,
-        with the reason written down.
+        The pipeline validates the data, trains a model, evaluates it and the published model on
+        the same videos, and publishes the new model if the gate accepts it. A run whose model is
+        rejected succeeds too. The step **Summary** shows the result of the run: the decision and
+        its reason, the metrics of both models, and links to all reports.
 
         Args:
-            train_data: Files to train on: local or gs:// globs, comma-separated. {date},
-                {date:%Y/%m/%d} and {date-1d} become the day (UTC) for which the run was scheduled,
-                or the day before.
-            eval_data: Files to evaluate on, likewise. They must share no video with train_data.
-            output_dir: Folder that keeps checkpoints (train/), reports (runs/) and published models
-                (published/) from run to run: local, gs://, or on a volume that all steps mount.
+            train_data: Training files: local or gs:// globs, comma-separated. {date},
+                {date:%Y/%m/%d} and {date-1d} stand for the day (UTC) for which the run was
+                scheduled, or the day before.
+            eval_data: Evaluation files, in the same form. They must share no video with train_data.
+            output_dir: Folder for checkpoints (train/), reports (runs/) and published models
+                (published/), shared by all runs: local, gs://, or on a volume that all steps mount.
             vocabulary: CSV file with the columns Index and Name, for the names of the classes.
-                Empty: classes go by their number.
-            data_fail_on: The least severe findings in the data that end the run: error, warning, or
-                never.
-            data_schema: schema.pbtxt to hold the data to, e.g. one that an earlier run's validation
-                wrote. Empty: none.
-            data_baseline: statistics.json of an earlier run's validation, to warn of drift from.
-                Empty: none.
-            data_max_label_linf: Largest difference of a class's share of the labels, 0 to 1, that
-                is no drift: between eval_data and train_data, and from the baseline.
-            data_max_label_js: Largest Jensen-Shannon distance of the labels that is no drift, 0
-                to 1.
-            data_max_mean_shift: Largest shift of the mean of a feature's dimension that is no
-                drift, in standard deviations.
-            beam_options: Options of Apache Beam for the validation, e.g. "--runner=DataflowRunner
-                --project=... --region=... --temp_location=gs://...". Empty: in the step itself.
-            trainer_flags: Further flags of the trainer, as on its command line, e.g.
-                "--seed=1 --num_readers=4".
-            reuse_training: Resume or reuse what a run with the same data, flags and code trained.
-                false: train a new model.
+                Empty: reports show class ids.
+            data_fail_on: Minimum severity of findings in the data that fails the run: error,
+                warning or never.
+            data_schema: schema.pbtxt that the data must conform to, e.g. that of an earlier run's
+                validation. Empty: none.
+            data_baseline: statistics.json of an earlier run's validation, to detect drift. Empty:
+                none.
+            data_validation_flags: Further flags of the validation, e.g. "--max_label_linf=0.05",
+                or Apache Beam's, e.g. "--runner=DataflowRunner --project=... --region=...
+                --temp_location=gs://...". Empty: Beam runs in the step itself.
+            trainer_flags: Further flags of the trainer, e.g. "--max_steps=1000 --seed=1". `python
+                -m trainer.train --help` lists them.
+            reuse_training: Resume or reuse the training of an earlier run with the same data, flags
+                and code. false: train a new model.
             min_gap: Least GAP that is accepted, 0 to 1.
             min_hit_at_1: Least Hit@1 that is accepted, 0 to 1.
             min_perr: Least PERR that is accepted, 0 to 1.
             min_map: Least mAP that is accepted, 0 to 1.
             min_improvement: By how much its GAP must beat that of the published model. 0: by
                 anything above nothing.
-            accelerator_type: What to train on, as the cluster calls it, e.g. nvidia.com/gpu on
-                Kubeflow, NVIDIA_L4 on Vertex.
+            accelerator_type: Type of accelerator, e.g. nvidia.com/gpu on Kubeflow, NVIDIA_L4 on
+                Vertex AI.
             accelerator_count: Number of accelerators, e.g. "1". "0" trains on the CPU. Training
                 fails at startup if it finds fewer.
-            run_name: Name of the run's folder in output_dir/runs, in place of an older one. Empty:
-                what the backend calls the run.
-            train_cpu: CPUs that are kept for training, e.g. 500m or 6.
-            train_memory: Memory that is kept for training, of which it gets no more, e.g. 24Gi.
-            node_selector: Labels of the nodes that may train, in JSON, e.g.
+            num_workers: Number of pods that train together, each with these accelerators, CPUs and
+                memory. The global batch has batch_size videos for each accelerator of each worker.
+            run_name: Name of the run's folder in output_dir/runs, whose content it replaces. Empty:
+                the name and id that the backend gave the run.
+            node_cpu: Number of CPUs to request, e.g. 500m or 6.
+            node_memory: Memory to request, which is also the limit, e.g. 24Gi.
+            node_selector: Labels that the node must have, in JSON, e.g.
                 {"cloud.google.com/gke-spot": "true"}.
-            tolerations: Taints of nodes that may train in spite of them, in JSON, as a pod has
-                them.
+            node_tolerations: Taints of the node to tolerate, in JSON, as in a pod's specification.
         """
         run = {
             "output_dir": output_dir,
@@ -207,7 +253,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             "job_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
             "job_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         }
-        summary = ops.summary(**run)
+        summary = ops.summary(num_workers=num_workers, **run)
         configure(summary, "Summary", images.data, retries=2)
 
         with dsl.ExitHandler(summary, name="train-and-publish"):
@@ -218,14 +264,12 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 fail_on=data_fail_on,
                 schema=data_schema,
                 baseline=data_baseline,
-                max_label_linf=data_max_label_linf,
-                max_label_js=data_max_label_js,
-                max_mean_shift=data_max_mean_shift,
-                beam_options=beam_options,
+                validation_flags=data_validation_flags,
                 scheduled_at=dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER,
                 reuse_training=reuse_training,
                 trainer_flags=trainer_flags,
                 num_gpu=accelerator_count,
+                num_workers=num_workers,
                 **flags,
                 **run,
             )
@@ -235,6 +279,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 train_data=validated.outputs["train_data"],
                 train_dir=validated.outputs["train_dir"],
                 trainer_argv=validated.outputs["trainer_argv"],
+                num_workers=num_workers,
             )
             # The one step that may be cached: train_dir stands for the data, flags and code.
             configure(trained, "Train", images.trainer, profile.train.retries, cache=True)
@@ -242,20 +287,20 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             trained.set_accelerator_type(accelerator_type)
             # A string: Kubeflow's driver ignores a count of any other type.
             trained.set_accelerator_limit(accelerator_count)
-            trained.set_memory_limit(train_memory)
+            trained.set_memory_limit(node_memory)
             # kfp hands down to a step only what it takes as an input, which these are not.
             trained.register_pipeline_channels([accelerator_type, accelerator_count])
             if target.has_kubernetes:
-                trained.set_cpu_request(train_cpu)
-                trained.set_memory_request(train_memory)
-                trained.register_pipeline_channels([train_cpu, train_memory])
+                trained.set_cpu_request(node_cpu)
+                trained.set_memory_request(node_memory)
+                trained.register_pipeline_channels([node_cpu, node_memory])
                 kubernetes.add_node_selector_json(trained, node_selector)
-                kubernetes.add_toleration_json(trained, tolerations)
+                kubernetes.add_toleration_json(trained, node_tolerations)
                 # A pod's own /dev/shm is 64 MiB, too little for GPUs to talk to each other.
                 size = profile.train.shared_memory
                 kubernetes.empty_dir_mount(trained, "shm", "/dev/shm", "Memory", size)
             else:
-                trained.set_cpu_limit(train_cpu)  # by which Vertex AI chooses a machine
+                trained.set_cpu_limit(node_cpu)  # by which Vertex AI chooses a machine
 
             evaluated = ops.evaluate(
                 train_dir=validated.outputs["train_dir"],

@@ -18,7 +18,8 @@ from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentia
 from kfp_server_api import ApiException
 from kfp_server_api.rest import RESTClientObject
 
-from pipeline.kubeflow.connection import ConnectionConfig, without_secrets
+from pipeline.kubeflow.connection import ConnectionConfig
+from pipeline.redaction import register_cookie, shorten
 from trainer.common.errors import UserError
 
 CONNECT_SECONDS = 10
@@ -43,6 +44,9 @@ class _Transport(RESTClientObject):
     """Requests that have a time limit, and that take no web page for an answer."""
 
     def request(self, method, url, **how):
+        for name, value in (how.get("headers") or {}).items():
+            if name.lower() in ("authorization", "cookie"):  # the server may echo it
+                register_cookie(value.removeprefix("Bearer "))
         how["_request_timeout"] = how.get("_request_timeout") or (CONNECT_SECONDS, ANSWER_SECONDS)
         try:
             response = super().request(method, url, **how)
@@ -63,7 +67,7 @@ def _is_page(headers) -> bool:
 def _title(page: bytes) -> str:
     """What the page says it is."""
     match = re.search(r"<title[^>]*>(.*?)</title>", page.decode(errors="replace"), re.S | re.I)
-    title = " ".join(html.unescape(match[1]).split())[:80] if match else ""
+    title = shorten(" ".join(html.unescape(match[1]).split()), 80) if match else ""
     return f', of the title "{title}"' if title else ""
 
 
@@ -81,12 +85,12 @@ def connect(connection: ConnectionConfig) -> kfp.client.Client:
             # Any name keeps it from asking the server, without end, and from writing to the home
             # folder. The one that counts is given with each request.
             namespace=connection.namespace or "unset",
-            existing_token=connection.token or None,
+            existing_token=connection.token.get_secret_value() or None,
             credentials=ServiceAccountTokenVolumeCredentials(token_file) if token_file else None,
-            cookies=connection.cookie or None,
+            cookies=connection.cookie.get_secret_value() or None,
             client_id=connection.iap_client_id or None,
             other_client_id=connection.iap_app_client_id or None,
-            other_client_secret=connection.iap_app_client_secret or None,
+            other_client_secret=connection.iap_app_client_secret.get_secret_value() or None,
             ssl_ca_cert=connection.ca_file or None,
             verify_ssl=not connection.insecure,
         )
@@ -110,11 +114,11 @@ def renew(client: kfp.client.Client, connection: ConnectionConfig):
 
 @contextlib.contextmanager
 def explained(connection: ConnectionConfig) -> Iterator[None]:
-    """Turns what may go wrong between us and the server into a UserError without secrets."""
+    """Raise what may go wrong between us and the server as a UserError."""
     try:
         yield
     except (ApiException, urllib3.exceptions.HTTPError, GoogleAuthError, WebPage) as error:
-        raise UserError(without_secrets(connection, reason(connection, error))) from None
+        raise UserError(reason(connection, error)) from None
 
 
 def reason(connection: ConnectionConfig, error: Exception) -> str:
@@ -157,9 +161,9 @@ def _message(error: ApiException) -> str:
     # A proxy's answer may be no JSON, or no object: it is shown as it is.
     with contextlib.suppress(ValueError, AttributeError):
         answer = json.loads(body or "{}")
-        body = answer.get("message") or answer.get("error") or ""
+        body = answer.get("message") or answer.get("error") or answer.get("error_message") or ""
     text = " ".join(str(body).split())
-    return f"\n  {text[:400]}{'...' if len(text) > 400 else ''}" if text else ""
+    return f"\n  {shorten(text, 400)}" if text else ""
 
 
 def _plain(error: Exception) -> str:

@@ -1,156 +1,193 @@
-"""Where Kubeflow Pipelines is and how to be let in: from flags, the environment or a file."""
+"""Settings of the connection to Kubeflow Pipelines: from options, the environment or a file."""
 
-import contextlib
-import os
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated, ClassVar
 
-from trainer.common.command_line import flag
+from pydantic import AfterValidator, ConfigDict, SecretStr, StrictBool, TypeAdapter, ValidationError
+
+from pipeline.command_line import TARGET_GROUPS, option
+from pipeline.redaction import register, register_cookie, register_url
 from trainer.common.errors import UserError
 
 FILE = "kubeflow.toml"
-GROUP = "Connection (each may stand in the environment or a file too)"
 
-# kfp's own names, where it has one.
-ENVIRONMENT = {
-    "host": "KF_PIPELINES_ENDPOINT",
-    "ui_host": "KF_PIPELINES_UI_ENDPOINT",
-    "namespace": "KF_PIPELINES_NAMESPACE",
-    "token": "KF_PIPELINES_TOKEN",
-    "token_file": "KF_PIPELINES_SA_TOKEN_PATH",
-    "cookie": "KF_PIPELINES_COOKIE",
-    "iap_client_id": "KF_PIPELINES_IAP_OAUTH2_CLIENT_ID",
-    "iap_app_client_id": "KF_PIPELINES_APP_OAUTH2_CLIENT_ID",
-    "iap_app_client_secret": "KF_PIPELINES_APP_OAUTH2_CLIENT_SECRET",
-    "ca_file": "KF_PIPELINES_CA_FILE",
-    "insecure": "KF_PIPELINES_INSECURE",
+GROUP = TARGET_GROUPS["kubeflow"]
+
+# pydantic's name of an error -> what was expected. The value is not shown: it may be a secret that
+# was given in the wrong place.
+EXPECTED = {
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
 }
-SECRETS = ("token", "cookie", "iap_app_client_secret")
 
 
-def _setting(default, help: str, name: str):
-    return flag(default, f"{help} ${ENVIRONMENT[name]}", GROUP)
+def _secret(secret: SecretStr) -> SecretStr:
+    value = secret.get_secret_value().strip()
+    register_cookie(value)
+    if len(value.splitlines()) > 1:
+        raise ValueError("must be one line; it holds a line break")
+    return SecretStr(value)
 
 
-@dataclass(frozen=True, repr=False)  # it holds secrets
+def _address(url: str) -> str:
+    register_url(url)
+    url = url.split("#")[0].rstrip("/")  # as copied from a browser
+    scheme, _, rest = url.partition("://")
+    if url and scheme not in ("http", "https"):
+        raise ValueError("must begin with http:// or https://")
+    if "?" in rest or "@" in rest.partition("/")[0]:
+        raise ValueError(
+            "must have no user, password or query, which would not be sent. Give credentials as "
+            "token, token_file or cookie"
+        )
+    return url
+
+
+def _readable_file(path: str) -> str:
+    try:
+        if path:
+            Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", "") or "not a path"
+        raise ValueError(f"cannot be read: {reason}. It must be the path of a file") from None
+    return path
+
+
+def _token_file(path: str) -> str:
+    token = Path(path).read_text(errors="replace").strip() if path else ""
+    register(token)
+    if len(token.splitlines()) > 1:
+        raise ValueError("must hold one line, the token; it holds a line break")
+    return path
+
+
+Secret = Annotated[SecretStr, AfterValidator(_secret)]
+Address = Annotated[str, AfterValidator(_address)]
+ReadableFile = Annotated[str, AfterValidator(_readable_file)]
+TokenFile = Annotated[ReadableFile, AfterValidator(_token_file)]
+
+
+@dataclass(frozen=True, repr=False)
 class ConnectionConfig:
-    """Where Kubeflow Pipelines is, and how to be let in."""
+    """Address of Kubeflow Pipelines, and credentials for it."""
 
-    host: str = _setting("", "Its address, with the path, e.g. https://HOST/pipeline.", "host")
-    ui_host: str = _setting("", "The address to show links to, if it is another.", "ui_host")
-    namespace: str = _setting(
-        "", "Your profile's namespace. Empty where Kubeflow has but one user.", "namespace"
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+    # The environment variables are kfp's, where it has one.
+    host: Address = option(
+        "", "Address of the API, e.g. https://HOST/pipeline.", GROUP, "KF_PIPELINES_ENDPOINT"
     )
-    token: str = _setting("", "A bearer token. Others on this machine can see flags.", "token")
-    token_file: str = _setting("", "A file that holds it, read anew each time.", "token_file")
-    cookie: str = _setting(
-        "", "A cookie of a signed-in browser, e.g. oauth2_proxy_kubeflow=VALUE.", "cookie"
+    ui_host: Address = option(
+        "", "Address of the UI in links. Default: the host.", GROUP, "KF_PIPELINES_UI_ENDPOINT"
     )
-    iap_client_id: str = _setting(
-        "", "OAuth client of Google's Identity-Aware Proxy before it.", "iap_client_id"
+    namespace: str = option(
+        "", "Namespace of your profile, in a multi-user Kubeflow.", GROUP, "KF_PIPELINES_NAMESPACE"
     )
-    iap_app_client_id: str = _setting(
-        "", "OAuth client to sign in to that proxy as a person.", "iap_app_client_id"
+    token: Secret = option(
+        SecretStr(""),
+        "Bearer token. Other users of this machine can see options.",
+        GROUP,
+        "KF_PIPELINES_TOKEN",
     )
-    iap_app_client_secret: str = _setting("", "Its secret.", "iap_app_client_secret")
-    ca_file: str = _setting("", "PEM file of the authority that vouches for the host.", "ca_file")
-    insecure: bool = _setting(False, "Do not check the host's certificate.", "insecure")
-    connection: str = flag(
+    token_file: TokenFile = option(
         "",
-        f"TOML file of these settings, e.g. host = '...'. Default: {FILE} beside you, if it is "
-        "there. Flags come before the environment, the environment before the file.",
+        "File with the bearer token, read before each request.",
+        GROUP,
+        "KF_PIPELINES_SA_TOKEN_PATH",
+    )
+    cookie: Secret = option(
+        SecretStr(""),
+        "Cookie of a browser session, e.g. oauth2_proxy_kubeflow=VALUE.",
+        GROUP,
+        "KF_PIPELINES_COOKIE",
+    )
+    iap_client_id: str = option(
+        "",
+        "OAuth client ID of Google's Identity-Aware Proxy (IAP).",
+        GROUP,
+        "KF_PIPELINES_IAP_OAUTH2_CLIENT_ID",
+    )
+    iap_app_client_id: str = option(
+        "",
+        "OAuth client ID of a desktop app, to sign in to IAP as a user.",
+        GROUP,
+        "KF_PIPELINES_APP_OAUTH2_CLIENT_ID",
+    )
+    iap_app_client_secret: Secret = option(
+        SecretStr(""),
+        "OAuth client secret of the desktop app.",
+        GROUP,
+        "KF_PIPELINES_APP_OAUTH2_CLIENT_SECRET",
+    )
+    ca_file: ReadableFile = option(
+        "", "PEM file of the host's certificate authority.", GROUP, "KF_PIPELINES_CA_FILE"
+    )
+    insecure: StrictBool = option(
+        False, "Do not verify the host's certificate.", GROUP, "KF_PIPELINES_INSECURE"
+    )
+    connection: str = option(
+        "",
+        f"TOML file of the settings above, e.g. host = '...'. Default: {FILE} in the current "
+        "folder, if it exists. Options and environment variables take precedence.",
         GROUP,
     )
 
 
-def resolve(config: ConnectionConfig) -> ConnectionConfig:
-    """The settings alone, complete, from a command's config, which may have more.
+SETTINGS = [field.name for field in fields(ConnectionConfig) if field.name != "connection"]
+_ADAPTER = TypeAdapter(ConnectionConfig)
+
+
+def resolve(config: ConnectionConfig, host_required: bool = True) -> ConnectionConfig:
+    """Return the connection's settings from options, the environment and the file.
+
+    Args:
+        config: Options of a command, which may have others too.
+        host_required: Whether a missing host is an error.
 
     Raises:
-        UserError: the file cannot be read or holds something else, a value is of no use, or there
-            is no host.
+        UserError: The file cannot be read, a setting is unknown or invalid, or there is no host.
     """
-    from_file = _read(config.connection)
-    values = {}
-    for name, variable in ENVIRONMENT.items():
-        given = getattr(config, name) or os.environ.get(variable, "") or from_file.get(name, "")
-        values[name] = _boolean(given, name) if name == "insecure" else given.strip()
-    _check(values)
-    return ConnectionConfig(**values)
+    file = Path(config.connection or FILE)
+    in_file = _read(file) if config.connection or file.exists() else {}
+    _validate(in_file, where=f"{file}: ")
+    given = {name: getattr(config, name) for name in SETTINGS if getattr(config, name)}
+    connection = _validate(in_file | given)
+    if host_required and not connection.host:
+        raise UserError(
+            "The address of Kubeflow Pipelines is missing. Give --host=https://..., "
+            f"$KF_PIPELINES_ENDPOINT, or host = '...' in {FILE}."
+        )
+    if connection.token and connection.token_file:
+        raise UserError("Give a token or a token_file; got both.")
+    return connection
 
 
-def without_secrets(connection: ConnectionConfig, text: str) -> str:
-    """`text` with each of the connection's secrets crossed out, a token file's content too."""
-    secrets = [getattr(connection, name) for name in SECRETS]
-    if connection.token_file:
-        with contextlib.suppress(OSError):  # removed since `resolve` read it
-            secrets.append(
-                Path(connection.token_file).read_bytes().decode(errors="replace").strip()
-            )
-    for secret in secrets:
-        if len(secret) > 3:  # or it would be found within words
-            text = text.replace(secret, "***")
-    return text
-
-
-def _read(path: str) -> dict:
-    file = Path(path or FILE)
-    if not path and not file.exists():
-        return {}
+def _validate(values: dict, where: str = "") -> ConnectionConfig:
+    """Return validated settings; `where` says where they are from."""
     try:
-        values = tomllib.loads(file.read_text())
+        return _ADAPTER.validate_python(values)
+    except ValidationError as invalid:
+        error = invalid.errors(include_input=False, include_url=False)[0]
+    name = error["loc"][0]
+    if name not in SETTINGS:
+        raise UserError(f"{where}{name!r} is no setting. The settings are {', '.join(SETTINGS)}.")
+    expected = EXPECTED.get(error["type"]) or error["msg"].removeprefix("Value error, ")
+    raise UserError(f"{where}{name} {expected}.")
+
+
+def _read(file: Path) -> dict:
+    try:
+        return tomllib.loads(file.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"The connection's file {file} cannot be read: {error}.") from None
-    for name, value in values.items():
-        if name not in ENVIRONMENT:
-            known = ", ".join(ENVIRONMENT)
-            raise UserError(f"{file}: there is no setting {name!r}. There are {known}.")
-        if not isinstance(value, bool if name == "insecure" else str):
-            raise UserError(f"{file}: {name} must be {'a text' if name != 'insecure' else 'true'}.")
-    return values
-
-
-def _boolean(given, name: str) -> bool:
-    if isinstance(given, bool):
-        return given
-    try:
-        return {"true": True, "1": True, "false": False, "0": False, "": False}[given.lower()]
-    except KeyError:
-        raise UserError(f"${ENVIRONMENT[name]} must be true or false; got {given!r}.") from None
-
-
-def _check(values: dict):
-    host = values["host"]
-    if not host:
-        raise UserError(
-            "Where is Kubeflow Pipelines? Give --host=https://..., "
-            f"${ENVIRONMENT['host']}, or host = '...' in {FILE}."
-        )
-    for name in ("host", "ui_host"):
-        if values[name] and not values[name].startswith(("http://", "https://")):
-            raise UserError(f"{name} must begin with http:// or https://; got {values[name]!r}.")
-        values[name] = values[name].split("#")[0].rstrip("/")  # as copied from a browser
-    for name in ("token_file", "ca_file"):
-        try:
-            if values[name]:
-                content = Path(values[name]).read_bytes().strip()
-        except OSError as error:
-            raise UserError(f"{name} cannot be read: {error}.") from None
-        if name == "token_file" and values[name] and len(content.splitlines()) > 1:
-            raise UserError("token_file must hold one line, the token; it holds a line break.")
-    for name in SECRETS:
-        if len(values[name].splitlines()) > 1:
-            raise UserError(f"{name} must be one line; it holds a line break.")
-    if values["token"] and values["token_file"]:
-        raise UserError("Give a token or a token_file; got both.")
 
 
 def secret_free(connection: ConnectionConfig) -> dict[str, str]:
-    """The settings that are set, to show; of a secret only that there is one."""
+    """Return the settings that are set, with "(set)" for each secret."""
     shown = {}
-    for field in fields(ConnectionConfig):
-        value = getattr(connection, field.name)
-        if value:
-            shown[field.name] = "(set)" if field.name in SECRETS else str(value)
+    for name in SETTINGS:
+        if value := getattr(connection, name):
+            shown[name] = "(set)" if isinstance(value, SecretStr) else str(value)
     return shown

@@ -189,13 +189,15 @@ def _log(client, run: V2beta1Run, step: Step) -> str:
         return ""
     try:
         # The one path of the API that answers with a log; the newer versions of it do not.
-        return client.runs.api_client.call_api(
+        log = client.runs.api_client.call_api(
             "/apis/v1alpha1/runs/{run}/nodes/{node}/log",
             "GET",
             path_params={"run": run.run_id, "node": nodes[-1]},
             auth_settings=["Bearer"],
-            response_type="str",
+            response_type="object",
             _return_http_data_only=True,
         )
     except (ApiException, urllib3.exceptions.HTTPError):
         return ""  # the run's page, which is linked, shows it
+    # Of a log that cannot be read, the server says so in JSON, with the status 200.
+    return log if isinstance(log, str) else ""

@@ -24,7 +24,7 @@ def set_schedule(config, words: list[str]):
     """Creates the schedule, replaces it, or leaves it alone when it is as it should be."""
     compiled, values = prepare(config, words)
     check_values(values)
-    connection = resolve(config)
+    connection = resolve(config, host_required=not config.dry_run)
     expression = cron.announce(config.cron)
     if config.dry_run:
         what = {"schedule": config.name, "cron": expression, "version": compiled.version}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import docker
+from docker.auth import resolve_repository_name
 from docker.errors import APIError, BuildError, DockerException, ImageNotFound
 from docker.models.containers import Container
 from docker.types import DeviceRequest, LogConfig, Mount
@@ -135,6 +136,33 @@ def find(client: docker.DockerClient, name: str) -> Image | None:
         return None
     labels = (attributes.get("Config") or {}).get("Labels") or {}
     return Image(attributes["Id"], attributes["Size"], labels)
+
+
+def check_name(image: str):
+    """Raise UserError if an image's name does not start with a registry."""
+    host, _ = resolve_repository_name(image)
+    if not image.startswith(f"{host}/"):
+        raise UserError(
+            f"{image} names no registry to pull it from: make push REGISTRY=HOST/PROJECT/"
+            "REPOSITORY, then make compile (or load the image onto every node)."
+        )
+
+
+def check_pullable(client: docker.DockerClient, image: str):
+    """Ask the registry of an image for it, with the credentials of `docker login`.
+
+    Raises:
+        UserError: The registry cannot be reached, denies access, or does not have the image.
+    """
+    host, _ = resolve_repository_name(image)
+    try:
+        client.images.get_registry_data(image)
+    except APIError as error:
+        if error.status_code in (401, 403):
+            raise UserError(f"{host} denies access to {image}: docker login {host}") from None
+        if error.status_code == 404:
+            raise UserError(f"{host} has no image {image}: `make push` pushes it.") from None
+        raise UserError(f"{host} cannot be asked for {image}: {error.explanation}") from None
 
 
 def maps_users(client: docker.DockerClient) -> bool:

@@ -1,68 +1,70 @@
-"""What the steps ask of a cluster: read from a file in profiles/, or from one of the user's own."""
+"""Resources that the steps request from a cluster, read from a TOML file."""
 
-import re
 import tomllib
-from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
 
 from trainer.common.errors import UserError
 
 FOLDER = Path(__file__).parent
 
-# As Kubernetes writes it: 500m CPUs, 8Gi of memory.
-CPU = re.compile(r"\d+(\.\d+)?|\d+m")
-MEMORY = re.compile(r"\d+(Ki|Mi|Gi|Ti|k|M|G|T)?")
+# As in Kubernetes, e.g. 500m CPUs, 8Gi of memory.
+Cpu = Annotated[str, Field(pattern=r"^(\d+(\.\d+)?|\d+m)$")]
+Memory = Annotated[str, Field(pattern=r"^\d+(Ki|Mi|Gi|Ti|k|M|G|T)?$")]
 
 
-@dataclass(frozen=True)
-class Train:
-    """What training asks for. All but shared_memory and retries can be told otherwise by a run.
+class _Table(BaseModel, frozen=True, extra="forbid", strict=True):
+    """A table of the file."""
+
+
+class Train(_Table):
+    """Resources of the training step. A run can override all but shared_memory and retries.
 
     Attributes:
-        accelerator_type: Target ("kubeflow", "vertex") -> what it calls the accelerator.
-        accelerator_count: How many of them. 0: train on CPUs.
-        cpu: CPUs that are kept for it.
-        memory: Memory that is kept for it, of which it gets no more.
-        shared_memory: Most of that for /dev/shm, through which GPUs talk; Docker's 64 MiB are few.
-        node_selector: Label -> value of the nodes it may run on.
-        tolerations: Taints of nodes it may run on in spite of, as Kubernetes writes them.
-        retries: How often it is tried again, such as when its machine is taken away.
+        accelerator_type: Target ("kubeflow", "vertex") -> its name of the accelerator.
+        accelerator_count: Number of accelerators. 0: train on CPUs.
+        cpu: CPU request.
+        memory: Memory request and limit.
+        shared_memory: Size limit of /dev/shm, through which GPUs communicate, and which is part of
+            the memory. The default of container runtimes, 64 MiB, is too small.
+        node_selector: Labels of the nodes that it may run on.
+        tolerations: Tolerations of node taints, as in Kubernetes.
+        retries: Maximum number of retries, e.g. after its node is lost.
     """
 
-    cpu: str
-    memory: str
-    accelerator_type: dict[str, str] = field(default_factory=dict)
+    cpu: Cpu
+    memory: Memory
+    accelerator_type: dict[str, str] = {}
     accelerator_count: int = 0
-    shared_memory: str = "2Gi"
-    node_selector: dict[str, str] = field(default_factory=dict)
-    tolerations: list[dict] = field(default_factory=list)
+    shared_memory: Memory = "2Gi"
+    node_selector: dict[str, str] = {}
+    tolerations: list[dict[str, Any]] = []
     retries: int = 3
 
 
-@dataclass(frozen=True)
-class OtherSteps:
-    """What each of the other steps asks for: what is kept for it, of which it may take more."""
+class OtherSteps(_Table):
+    """CPU and memory requests of each of the other steps, without limits."""
 
-    cpu: str
-    memory: str
+    cpu: Cpu
+    memory: Memory
 
 
-@dataclass(frozen=True)
-class Volume:
+class Volume(_Table):
     """A volume that every step mounts.
 
     Attributes:
         claim: Name of its PersistentVolumeClaim.
-        path: Where the steps see it.
+        path: Where it is mounted.
     """
 
     claim: str
     path: str
 
 
-@dataclass(frozen=True)
-class Profile:
-    """What the steps ask of a cluster. A volume is for Kubeflow alone: Vertex AI has /gcs."""
+class Profile(_Table):
+    """Resources of all steps. Only Kubeflow mounts the volume; Vertex AI mounts buckets at /gcs."""
 
     name: str
     train: Train
@@ -70,60 +72,50 @@ class Profile:
     volume: Volume | None = None
 
 
+TABLES = {"train": Train, "other_steps": OtherSteps, "volume": Volume}
+
+
 def names() -> list[str]:
-    """The profiles that come with us."""
+    """Return the names of the profiles in this folder."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def read(name: str) -> Profile:
-    """The profile of that name, or in that file.
+    """Return the profile of this name, or in this TOML file.
 
     Raises:
-        UserError: there is none, or a setting in it is unknown, missing, or of no use.
+        UserError: The profile does not exist, or a setting is unknown, missing or invalid.
     """
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     try:
-        tables = tomllib.loads(path.read_text())
+        profile = Profile.model_validate(tomllib.loads(path.read_text()) | {"name": path.stem})
     except FileNotFoundError:
         known = ", ".join(names())
-        raise UserError(
-            f"There is no profile {name!r}. There are {known}; or give a file, *.toml."
-        ) from None
+        message = f"There is no profile {name!r}. Give one of {known}, or a TOML file."
+        raise UserError(message) from None
+    except ValidationError as invalid:
+        raise UserError(f"{path}: {_explain(invalid)}.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"The profile {path} cannot be read: {error}.") from None
-    kinds = {"train": Train, "other_steps": OtherSteps, "volume": Volume}
-    if unknown := sorted(set(tables) - set(kinds)):
-        raise UserError(f"{path}: there is no [{unknown[0]}]; there are {', '.join(kinds)}.")
-    parts = {table: _table(kinds[table], tables[table], f"{path}, [{table}]") for table in tables}
-    if missing := [table for table in ("train", "other_steps") if table not in parts]:
-        raise UserError(f"{path}: [{missing[0]}] is missing.")
-    profile = Profile(path.stem, **parts)
     for target in ("kubeflow", "vertex") if profile.train.accelerator_count else ():
         if target not in profile.train.accelerator_type:
-            raise UserError(f"{path}, [train]: accelerator_type.{target} is missing.")
+            raise UserError(f"{path}: train.accelerator_type.{target} is missing.")
     return profile
 
 
-def _table(kind, values: dict, where: str):
-    known = {f.name for f in fields(kind)}
-    if unknown := sorted(set(values) - known):
-        raise UserError(f"{where}: there is no {unknown[0]}; there are {', '.join(sorted(known))}.")
-    try:
-        table = kind(**values)
-    except TypeError:
-        needed = [f.name for f in fields(kind)][:2]
-        raise UserError(f"{where}: {' and '.join(needed)} must be given.") from None
-    for f in fields(kind):
-        value = getattr(table, f.name)
-        expected = getattr(f.type, "__origin__", f.type)
-        if type(value) is not expected:
-            raise UserError(
-                f"{where}: {f.name} must be of type {expected.__name__}; got {value!r}."
-            )
-    for name, form in (("cpu", CPU), ("memory", MEMORY), ("shared_memory", MEMORY)):
-        if name in known and not form.fullmatch(getattr(table, name)):
-            example = "500m or 2" if form is CPU else "512Mi or 8Gi"
-            raise UserError(
-                f"{where}: {name} must be like {example}; got {getattr(table, name)!r}."
-            )
-    return table
+def _explain(invalid: ValidationError) -> str:
+    """Return what is wrong with the first key that is unknown, missing or invalid."""
+    errors = invalid.errors(include_url=False)
+    error = min(errors, key=lambda error: error["type"] != "extra_forbidden")
+    *table, name = map(str, error["loc"])
+    key = ".".join([*table, name])
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    if error["type"] == "extra_forbidden":
+        model = TABLES[table[0]] if table else Profile
+        return f"{key} is no setting; expected {', '.join(sorted(model.model_fields))}"
+    if error["type"] == "string_pattern_mismatch":
+        expected = "must be like " + ("500m or 2" if name == "cpu" else "512Mi or 8Gi")
+    else:
+        expected = error["msg"].replace("Input should", "must")
+    return f"{key} {expected}; got {error['input']!r}"

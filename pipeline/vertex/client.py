@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import prepare
+from pipeline.redaction import shorten
 from trainer.common.errors import UserError
 
 ANSWER_SECONDS = 60.0
@@ -35,7 +36,7 @@ def client(config) -> Iterator:
         ) from None
     if not config.pipeline_root:
         raise UserError(
-            "Vertex AI keeps artifacts in a bucket: --pipeline_root=gs://BUCKET/FOLDER."
+            "Vertex AI keeps artifacts in a bucket: --pipeline-root=gs://BUCKET/FOLDER."
         )
     logging.getLogger("google.cloud.aiplatform").setLevel(logging.WARNING)
     project = config.project or None
@@ -58,7 +59,7 @@ def explained() -> Iterator[None]:
         ) from None
     except GoogleAPIError as error:
         words = getattr(error, "message", "") or str(error)
-        raise UserError(f"Vertex AI refused: {words[:500]}") from None
+        raise UserError(f"Vertex AI refused: {shorten(words, 500)}") from None
 
 
 def job(aiplatform, config, compiled, values: dict, name: str):

@@ -33,11 +33,6 @@ def set_schedule(config, words: list[str]):
     """Create the schedule, replace it, or leave it alone if it is as it should be."""
     compiled, values = prepare(config, words)
     check_values(values)
-    if config.latest:
-        raise UserError(
-            "On Vertex AI a schedule has the version that it was set with, not --latest; set it "
-            "again, e.g. from CI, when there is a new one."
-        )
     if config.catchup:
         raise UserError(
             "On Vertex AI missed runs are made up for when a paused schedule is resumed: "

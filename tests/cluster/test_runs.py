@@ -96,7 +96,7 @@ def test_a_run_that_is_cancelled_while_it_trains(cluster):
 
 
 def test_training_whose_pod_is_deleted_resumes(cluster):
-    settings = ["num_epochs=3000", "checkpoint_minutes=0.05", "min_gap=1"]
+    settings = ["num_epochs=3000", "trainer_flags=--checkpoint_minutes=0.05", "min_gap=1"]
     run = cluster.submit(*cluster.parameters("kill", *settings))
     pod = train_pod(cluster, run.run_id)
     train = f"{cluster.folder}/kill/train"

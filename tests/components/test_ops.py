@@ -60,9 +60,8 @@ def validate_data(tmp_path):
         eval_data: str,
         flags: dict | None = None,
         scheduled_at: str = dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER,
-        **changes,
+        validation_flags: str = "",
     ):
-        thresholds = {"max_label_linf": 0.02, "max_label_js": 0.1, "max_mean_shift": 0.25}
         return ops.validate_data.python_func(
             train_data=train_data,
             eval_data=eval_data,
@@ -75,8 +74,7 @@ def validate_data(tmp_path):
             fail_on="error",
             schema="",
             baseline="",
-            **thresholds | changes,
-            beam_options="--runner=FnApiRunner",
+            validation_flags=f"--runner=FnApiRunner {validation_flags}",
             output_dir=str(tmp_path / "output"),
             run_name="nightly",
             job_name="",
@@ -85,6 +83,7 @@ def validate_data(tmp_path):
             reuse_training=True,
             trainer_flags="",
             num_gpu="0",
+            num_workers=1,
             data_statistics=Artifact(uri=str(tmp_path / "statistics.json")),
             validation_report=HTML(uri=str(tmp_path / "report.html")),
         )
@@ -127,4 +126,4 @@ def test_validate_data_reads_the_files_of_the_day_that_was_scheduled(validate_da
 @pytest.mark.parametrize("name", ["max_label_linf", "max_label_js", "max_mean_shift"])
 def test_validate_data_takes_the_thresholds_of_drift(validate_data, name):
     with pytest.raises(SystemExit, match=f"{name} must be 0 or more; got -1"):
-        validate_data("train*", "eval*", **{name: -1.0})
+        validate_data("train*", "eval*", validation_flags=f"--{name}=-1")

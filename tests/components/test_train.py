@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.train import command_line, train, train_folder, trainer_config
+from components.train import check_num_workers, command_line, train, train_folder, trainer_config
 from trainer.common.errors import UserError
 from trainer.data.examples import encode_example
 from trainer.data.tfrecord import write_records
@@ -79,10 +79,32 @@ def test_a_run_that_reuses_no_training_has_a_folder_of_its_own(step):
     assert names[1] == names[3]  # a retry resumes
 
 
-def test_0_leaves_a_flag_without_a_default_unset():
-    config = trainer_config({"max_steps": 0, "clip_gradient_norm": 0.0})
-    assert config.max_steps is None
-    assert config.clip_gradient_norm == 0.0
+def test_checkpoints_are_saved_by_time_unless_told_otherwise():
+    assert trainer_config({}).checkpoint_minutes == 5
+    config = trainer_config({"trainer_flags": "--checkpoint_minutes=30"})
+    assert config.checkpoint_minutes == 30
+    assert trainer_config({"clip_gradient_norm": 0.0}).clip_gradient_norm == 0.0
+
+
+def test_the_folder_depends_on_the_number_of_workers():
+    config = trainer_config(FLAGS)
+    folders = [train_folder(config, "output", "0123", "", number) for number in (1, 2, 3)]
+    assert len(set(folders)) == 3
+    assert train_folder(config, "output", "0123") == folders[0]
+
+
+def test_every_worker_needs_a_file(tmp_path):
+    for number in range(2):
+        (tmp_path / f"train{number}").touch()
+    check_num_workers(2, f"{tmp_path}/train*")
+    with pytest.raises(UserError, match="number of training files; got 3 workers and 2 files in"):
+        check_num_workers(3, f"{tmp_path}/train*")
+
+
+def test_there_is_a_worker():
+    check_num_workers(1)
+    with pytest.raises(UserError, match="num_workers must be at least 1; got 0"):
+        check_num_workers(0)
 
 
 @pytest.mark.parametrize("count, num_gpu, require_gpu", [("0", 0, False), ("2", 2, True)])

@@ -1,11 +1,12 @@
 """Fixtures of the tests that talk to Kubeflow Pipelines, and of those that need Docker."""
 
 import os
+from dataclasses import fields
 
 import pytest
 
 from pipeline.compile import CompileConfig, compile_pipeline
-from pipeline.kubeflow.connection import ENVIRONMENT
+from pipeline.kubeflow.connection import ConnectionConfig
 from tests.pipeline.kubeflow_server import KubeflowServer
 from trainer.common.errors import UserError
 
@@ -16,8 +17,8 @@ def server(monkeypatch, tmp_path):
     from pipeline.kubeflow import client as kubeflow
     from pipeline.kubeflow import follow
 
-    for variable in ENVIRONMENT.values():
-        monkeypatch.delenv(variable, raising=False)
+    for field in fields(ConnectionConfig):
+        monkeypatch.delenv(str(field.metadata["envvar"]), raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(kubeflow, "BACKOFF_SECONDS", 0.001)
     monkeypatch.setattr(follow, "POLL_SECONDS", 0.001)

@@ -1,8 +1,10 @@
-"""A stand-in for Kubeflow Pipelines' server: the part of its v2beta1 API that we use, over HTTP.
+"""A stand-in for Kubeflow Pipelines 2.17's server: the part of its API that we use, over HTTP.
 
-It keeps what it is sent in memory, refuses what it does not know, and misbehaves on demand.
+It keeps what it is sent in memory, refuses what the real server refuses, and misbehaves on demand.
+What it answers has the fields and oddities of the recorded answers in recorded/.
 """
 
+import base64
 import email
 import json
 import re
@@ -12,31 +14,16 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+from tests.pipeline.kubeflow_protocol import (
+    Refusal,
+    check_parameters,
+    inputs_of,
+    not_found,
+    parse,
+    upload_refusal,
+)
+
 API = "/apis/v2beta1"
-FIELDS = {
-    "pipelines": {"name", "display_name", "description", "namespace"},
-    "experiments": {"display_name", "description", "namespace"},
-    "runs": {
-        "display_name",
-        "description",
-        "experiment_id",
-        "pipeline_version_reference",
-        "runtime_config",
-        "service_account",
-    },
-    "recurringruns": {
-        "display_name",
-        "description",
-        "experiment_id",
-        "pipeline_version_reference",
-        "runtime_config",
-        "service_account",
-        "mode",
-        "trigger",
-        "no_catchup",
-        "max_concurrency",
-    },
-}
 ID = {
     "pipelines": "pipeline_id",
     "versions": "pipeline_version_id",
@@ -45,14 +32,15 @@ ID = {
     "recurringruns": "recurring_run_id",
 }
 IN_ANSWER = {"versions": "pipeline_versions", "recurringruns": "recurringRuns"}
-
-
-class Refusal(Exception):
-    """An answer that is not 200."""
-
-    def __init__(self, status: int, message: str):
-        super().__init__(message)
-        self.status = status
+FIELDS = {  # by which things are listed
+    "display_name",
+    "name",
+    "created_at",
+    "state",
+    "recurring_run_id",
+}
+NEVER = "1970-01-01T00:00:00Z"  # of a run that has not ended
+NO_TIME = "0001-01-01T00:00:00Z"  # of a task that has not ended
 
 
 class KubeflowServer:
@@ -66,9 +54,10 @@ class KubeflowServer:
         token: If set, what must come along with each request.
         login: If set, requests without the token are sent to a login page rather than refused.
         faults: (method, regex of the path, what) of faults to come, each once. What: a status to
-            answer with; "lost", to do as asked and hang up; a number of seconds, to take so long.
-        script: What a run is like each time it is looked at: {"state": ..., "tasks": [...]}; the
-            last stays.
+            answer with; a recorded answer; "lost", to do as asked and hang up; a number of seconds,
+            to take so long.
+        script: What a run is like each time it is looked at: {"state": ..., "tasks": [...]}, or a
+            recorded run; the last stays.
         page_size: Most items in an answer.
         logs: Argo's node id -> the log of that pod.
     """
@@ -110,7 +99,7 @@ class KubeflowServer:
                     return what
         return None
 
-    def answer(self, method: str, path: str, query: dict, body) -> dict:
+    def answer(self, method: str, path: str, query: dict, content: bytes = b"") -> dict | str:
         """What to answer to a request."""
         with self._lock:
             for of_method, pattern, respond in self._routes():
@@ -118,120 +107,230 @@ class KubeflowServer:
                     pattern if pattern.startswith("/apis") else API + pattern, path
                 )
                 if match and of_method == method:
-                    return respond(*match.groups(), query, body)
-        raise Refusal(404, f"Not Found: {method} {path}")
+                    return respond(*match.groups(), query, content)
+        raise Refusal(404, "Not Found")
 
     def _routes(self):
         kind = "(pipelines|experiments|runs|recurringruns)"
         return [
             ("GET", "/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", self._log),
-            ("GET", "/healthz", lambda q, b: {"multi_user": self.multi_user}),
+            ("GET", "/healthz", self._health),
             ("POST", "/pipelines/upload_version", self._upload_version),
             ("GET", "/pipelines/([^/]+)/versions", lambda i, q, b: self._list("versions", q, i)),
-            ("POST", f"/{kind}", lambda k, q, b: self._create(k, b)),
+            ("POST", f"/{kind}", lambda k, q, b: self.create(k, parse(k, b))),
             ("GET", f"/{kind}", lambda k, q, b: self._list(k, q)),
             ("GET", f"/{kind}/([^/:]+)", lambda k, i, q, b: self._get(k, i)),
             ("DELETE", f"/{kind}/([^/:]+)", lambda k, i, q, b: self._delete(k, i)),
             ("POST", "/recurringruns/([^/:]+):(enable|disable)", self._switch),
         ]
 
-    def _create(self, kind: str, body: dict) -> dict:
-        unknown = set(body) - FIELDS[kind]
-        if unknown:
-            raise Refusal(400, f"unknown field {unknown}")
+    def _health(self, query: dict, content: bytes) -> dict:
+        return {"commit_sha": "4a3592c", "tag_name": "2.17.0", "multi_user": self.multi_user}
+
+    def create(self, kind: str, body: dict) -> dict:
+        """Make a thing; what is sent has been parsed."""
+        body = dict(body)
         if kind in ("pipelines", "experiments"):
             self._refuse_twice(kind, body["display_name"])
-        if kind == "pipelines" and not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", body["name"]):
-            raise Refusal(400, f"name {body['name']!r} is invalid")
-        if kind in ("runs", "recurringruns"):
-            self._check_references(body)
+            if not self.multi_user:
+                body.pop("namespace", None)  # ignored
+        if kind == "pipelines":
+            body.setdefault("name", body["display_name"])
+        if kind == "runs":
+            self._check_run(body)
+            body |= {"storage_state": "AVAILABLE", "state": "PENDING", "finished_at": NEVER}
         if kind == "recurringruns":
-            cron = body["trigger"]["cron_schedule"]["cron"]
-            if len(cron.split()) != 6:
-                raise Refusal(400, f"Expected 6 fields, found {len(cron.split())}: {cron}")
-            body["max_concurrency"] = str(body["max_concurrency"])  # an int64 in JSON
+            self._check_recurring_run(body)
+            body["max_concurrency"] = str(body["max_concurrency"])
             body["status"] = "ENABLED" if body["mode"] == "ENABLE" else "DISABLED"
-        return self._put(kind, body)
+            body["namespace"] = "kubeflow"
+        if kind in ("runs", "recurringruns") and not body.get("service_account"):
+            body["service_account"] = "pipeline-runner"
+        return self.put(kind, body)
 
-    def _check_references(self, body: dict):
-        version = body["pipeline_version_reference"]
-        if version["pipeline_id"] not in self.items["pipelines"]:
-            raise Refusal(404, "pipeline not found")
-        if version.get("pipeline_version_id", None) not in (None, *self.items["versions"]):
-            raise Refusal(404, "pipeline version not found")
-        if body["experiment_id"] not in self.items["experiments"]:
-            raise Refusal(404, "experiment not found")
+    def _check_run(self, body: dict):
+        version_id = body["pipeline_version_reference"].get("pipeline_version_id")
+        if version_id not in self.items["versions"]:
+            raise not_found(
+                "Failed to create a new run: InternalServerError: Failed to create a run due to "
+                "error fetching manifest: Failed to fetch a template due to error retrieving "
+                "pipeline version: Failed to fetch a pipeline version and its manifest from "
+                f"pipeline version {version_id}: Failed to get a pipeline version with id "
+                f"{version_id}",
+                "PipelineVersion",
+                version_id,
+                status=500,
+            )
+        self._check_experiment("a new run", "a run", body["experiment_id"])
+        inputs = self.items["versions"][version_id]["inputs"]
+        check_parameters(body.get("runtime_config", {}).get("parameters", {}), inputs)
 
-    def _refuse_twice(self, kind: str, name: str, **where):
-        for item in self.items[kind].values():
-            if item["display_name"] == name and where.items() <= item.items():
-                raise Refusal(409, f"Already exist error: the name {name} already exists")
+    def _check_recurring_run(self, body: dict):
+        if not 1 <= int(body["max_concurrency"]) <= 10:
+            reason = "Max concurrency of a recurring run must be at least 1 and at most 10. "
+            reason += f"Received {body['max_concurrency']}"
+            how = "Failed to create a recurring run due to conversion error: Invalid input error"
+            raise Refusal(400, f"{how}: {reason}", reason)
+        self._check_experiment("a recurring run", "a recurring run", body["experiment_id"])
+        reference = body["pipeline_version_reference"]
+        if reference["pipeline_id"] not in self.items["pipelines"]:
+            raise not_found(
+                "Failed to create a recurring run: Failed to validate the input parameters on the "
+                "latest pipeline version: Failed to get the latest template as pipeline was not "
+                "found",
+                "Pipeline",
+                reference["pipeline_id"],
+            )
+        assert reference.get("pipeline_version_id", None) in (None, *self.items["versions"])
 
-    def _put(self, kind: str, body: dict) -> dict:
+    def _check_experiment(self, what: str, again: str, item_id: str):
+        if item_id not in self.items["experiments"]:
+            raise not_found(
+                f"Failed to create {what}: Failed to create {again} due to invalid experimentId "
+                f"and namespace combination: Failed to fetch namespace for experiment {item_id}: "
+                f"Failed to fetch namespace from experiment {item_id}",
+                "Experiment",
+                item_id,
+            )
+
+    def _refuse_twice(self, kind: str, name: str):
+        if name not in [item["display_name"] for item in self.items[kind].values()]:
+            return
+        how, there = {
+            "pipelines": (
+                "a pipeline due to server error: Failed to create a pipeline in PipelineStore",
+                "exist",
+            ),
+            "experiments": ("a experiment", "exists"),
+        }[kind]
+        reason = f"Failed to create a new {kind[:-1]}. The name {name} already {there}. "
+        reason += "Please specify a new name"
+        raise Refusal(409, f"Failed to create {how}: Already exist error: {reason}", reason)
+
+    def put(self, kind: str, body: dict) -> dict:
+        """Keep a thing under a new id."""
         number = sum(map(len, self.items.values()))
         made = {
             **body,
-            ID[kind]: f"{kind}-{number}",
+            ID[kind]: f"{number:08x}-0000-4000-8000-000000000000",
             "created_at": _time(number),
         }
         self.items[kind][made[ID[kind]]] = made
         return made
 
-    def _upload_version(self, query: dict, body: dict) -> dict:
+    def _upload_version(self, query: dict, content: bytes) -> dict:
+        text = content.decode()
+        inputs = inputs_of(text)
         if query["pipelineid"] not in self.items["pipelines"]:
-            raise Refusal(404, "pipeline not found")
+            raise upload_refusal(400, "Failed to create a pipeline version")
         where = {"pipeline_id": query["pipelineid"]}
-        self._refuse_twice("versions", query["name"], **where)
+        for item in self.items["versions"].values():
+            if item["display_name"] == query["name"] and where.items() <= item.items():
+                raise upload_refusal(409, "Failed to create a pipeline version")
         told = {"name": query["name"], "display_name": query["name"]}
         told["description"] = query.get("description", "")
-        return self._put("versions", {**where, **told, **body})
+        return self.put("versions", {**where, **told, "text": text, "inputs": inputs})
 
     def _list(self, kind: str, query: dict, pipeline_id: str = "") -> dict:
         items = list(self.items[kind].values())
         if pipeline_id:
             items = [item for item in items if item["pipeline_id"] == pipeline_id]
-        for name in ("namespace", "experiment_id"):
-            if query.get(name):
-                items = [item for item in items if item.get(name) == query[name]]
-        if query.get("filter"):
-            for predicate in json.loads(query["filter"])["predicates"]:
-                key, operation = predicate["key"], predicate["operation"]
-                allowed = {
-                    "EQUALS": lambda p: [p["stringValue"]],
-                    "IN": lambda p: p["stringValues"]["values"],
-                }[operation](predicate)
-                items = [item for item in items if item.get(key) in allowed]
-        start = int(query.get("page_token") or 0)
+        if self.multi_user and query.get("namespace"):
+            items = [item for item in items if item.get("namespace") in (None, query["namespace"])]
+        if query.get("experiment_id"):
+            items = [i for i in items if i.get("experiment_id") == query["experiment_id"]]
+        items = _sorted(_filtered(items, query.get("filter")), query.get("sort_by"))
+        if not items:
+            return {}
+        start = int(base64.b64decode(query.get("page_token") or b"") or 0)
         end = start + min(self.page_size, int(query.get("page_size", 10)))
         answer = {IN_ANSWER.get(kind, kind): items[start:end], "total_size": len(items)}
-        return answer | ({"next_page_token": str(end)} if end < len(items) else {})
+        token = base64.b64encode(str(end).encode()).decode()
+        return answer | ({"next_page_token": token} if end < len(items) else {})
 
     def _get(self, kind: str, item_id: str) -> dict:
         if item_id not in self.items[kind]:
-            raise Refusal(404, f"{item_id} not found")
-        item = dict(self.items[kind][item_id])
-        if kind == "runs" and self.script:
-            now = self.script.pop(0) if len(self.script) > 1 else self.script[0]
-            item["state"] = now["state"]
-            item["run_details"] = {"task_details": now.get("tasks", [])}
-        return item
+            raise {
+                "runs": lambda: not_found(
+                    f"Failed to get a run: Failed to fetch run {item_id}", "Run", item_id
+                ),
+                "recurringruns": lambda: not_found(
+                    "Failed to fetch a recurring run", "Job", item_id
+                ),
+                "experiments": lambda: not_found(
+                    "Failed to fetch experiment", "Experiment", item_id
+                ),
+                "pipelines": lambda: not_found("Failed to get a pipeline", "Pipeline", item_id),
+            }[kind]()
+        item = self.items[kind][item_id]
+        return self._progress(item) if kind == "runs" and self.script else item
+
+    def _progress(self, run: dict) -> dict:
+        """The run as its script says that it is now."""
+        now = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        if "run_id" in now:  # recorded
+            return now | {"run_id": run["run_id"]}
+        history = run.setdefault("state_history", [])
+        if not history or history[-1]["state"] != now["state"]:
+            history.append({"update_time": _time(len(history)), "state": now["state"]})
+        return run | {
+            "state": now["state"],
+            "run_details": {"task_details": now.get("tasks", [])},
+        }
 
     def _delete(self, kind: str, item_id: str) -> dict:
         if self.items[kind].pop(item_id, None) is None:
-            raise Refusal(404, f"{item_id} not found")
+            raise not_found(
+                f"Failed to delete a recurring run: Failed to delete recurring run {item_id}. "
+                "Check if exists",
+                "Job",
+                item_id,
+            )
         return {}
 
-    def _log(self, run_id: str, node: str, query: dict, body) -> str:
-        if node not in self.logs:
-            raise Refusal(404, f"failed to read logs of {node}")
-        return self.logs[node]
+    def _log(self, run_id: str, node: str, query: dict, content: bytes) -> str:
+        if node in self.logs:
+            return self.logs[node]
+        words = f"BadRequestError: Failed to read logs for run {run_id} due to run fetching error: "
+        words += f"Failed to fetch run {run_id}: ResourceNotFoundError: Run {run_id} not found"
+        # A success all the same.
+        return json.dumps({"error_message": words, "error_details": words}, separators=(",", ":"))
 
-    def _switch(self, item_id: str, to: str, query: dict, body) -> dict:
+    def _switch(self, item_id: str, to: str, query: dict, content: bytes) -> dict:
         if item_id not in self.items["recurringruns"]:
-            raise Refusal(404, f"{item_id} not found")
+            raise not_found(
+                "Failed to enable a recurring run: Failed to change recurring run's mode to "
+                f"enable:{str(to == 'enable').lower()}. Check if recurring run {item_id} exists",
+                "Job",
+                item_id,
+            )
         self.items["recurringruns"][item_id]["status"] = f"{to.upper()}D"
         self.items["recurringruns"][item_id]["mode"] = to.upper()
         return {}
+
+
+def _filtered(items: list[dict], predicates: str | None) -> list[dict]:
+    for predicate in json.loads(predicates)["predicates"] if predicates else ():
+        key, operation = predicate["key"], predicate["operation"]
+        if key not in FIELDS:
+            reason = f'no support for filtering on unrecognized field "{key}"'
+            how = "Failed to create list options: Invalid input error"
+            raise Refusal(400, f"{how}: {reason}", reason)
+        allowed = {
+            "EQUALS": lambda p: [p["stringValue"]],
+            "IN": lambda p: p["stringValues"]["values"],
+        }[operation](predicate)
+        items = [item for item in items if item.get(key) in allowed]
+    return items
+
+
+def _sorted(items: list[dict], by: str | None) -> list[dict]:
+    field, _, order = (by or "created_at").partition(" ")
+    if field not in FIELDS:
+        reason = f'Invalid sorting field: "{field}" on listable type Run'
+        how = "Failed to create list options: Invalid input error"
+        raise Refusal(400, f"{how}: {reason}", reason)
+    return sorted(items, key=lambda item: item.get(field, ""), reverse=order == "desc")
 
 
 def _time(seconds: float) -> str:
@@ -241,7 +340,11 @@ def _time(seconds: float) -> str:
 
 def task(name: str, state: str, start: float = 0, end: float | None = None, **more) -> dict:
     """A task of a run, as the API tells of it; times in seconds since some moment."""
-    times = {"start_time": _time(start)} | ({"end_time": _time(end)} if end is not None else {})
+    times = {
+        "create_time": _time(0),
+        "start_time": _time(start),
+        "end_time": NO_TIME if end is None else _time(end),
+    }
     return {"display_name": name, "task_id": name, "state": state, **times, **more}
 
 
@@ -262,11 +365,13 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(fault)
         if isinstance(fault, int):
             return self._send_json(fault, {"message": "out of order", "code": 13})
+        if isinstance(fault, dict):
+            return self._send_json(fault["status"], fault["body"])
         try:
             query = {name: values[-1] for name, values in parse_qs(url.query).items()}
-            answer = self.app.answer(self.command, url.path, query, self._body(content))
+            answer = self.app.answer(self.command, url.path, query, self._content(content))
         except Refusal as refusal:
-            return self._send_json(refusal.status, {"message": str(refusal)})
+            return self._send_json(refusal.status, refusal.body)
         if fault == "lost":
             return self.connection.close()
         if isinstance(answer, str):
@@ -275,13 +380,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_POST = do_DELETE = do_GET
 
-    def _body(self, content: bytes):
+    def _content(self, content: bytes) -> bytes:
+        """The body, or the one file in it."""
         kind = self.headers.get("Content-Type", "")
         if kind.startswith("multipart/form-data"):
             message = email.message_from_bytes(f"Content-Type: {kind}\n\n".encode() + content)
             (part,) = message.get_payload()
-            return {"text": part.get_payload(decode=True).decode()}
-        return json.loads(content) if content else None
+            return part.get_payload(decode=True)
+        return content
 
     def _refuse_stranger(self):
         if not self.app.login:

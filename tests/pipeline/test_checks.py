@@ -6,9 +6,7 @@ from trainer.common.errors import UserError
 
 def test_good_settings_pass():
     check({})
-    check(
-        {"min_gap": 0.5, "batch_size": 32, "max_steps": 0, "trainer_flags": "--seed=1 --num_gpu 0"}
-    )
+    check({"min_gap": 0.5, "batch_size": 32, "trainer_flags": "--max_steps=9 --seed=1 --num_gpu 0"})
 
 
 @pytest.mark.parametrize(
@@ -20,6 +18,7 @@ def test_good_settings_pass():
         ),
         ({"accelerator_count": "one"}, "accelerator_count must be a whole number"),
         ({"accelerator_count": ""}, "accelerator_count must be a whole number"),
+        ({"num_workers": 0}, "num_workers must be at least 1; got 0"),
         ({"min_map": -0.1}, "min_map must be from 0 to 1; got -0.1"),
         ({"batch_size": 0}, "--batch_size must be at least 1; got 0"),
         ({"feature_names": "rgb,audio"}, "must have the same length"),

@@ -1,4 +1,3 @@
-import base64
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,79 +7,22 @@ from urllib.parse import quote, unquote
 import pytest
 from google.auth.credentials import AnonymousCredentials
 
-from pipeline import doctor, registry
+from pipeline import doctor
+from pipeline.__main__ import main
 from pipeline.compile import CompileConfig, compile_pipeline
+from pipeline.local import engine
 from pipeline.vertex import client as vertex
 from tests.pipeline.vertex_server import VertexServer
 from trainer.common import storage
 from trainer.common.errors import UserError
 
 
-class Registry(BaseHTTPRequestHandler):
-    """A registry that gives its tokens for a login, with one image of ours."""
-
-    def do_GET(self):
-        host = f"http://{self.headers['Host']}"
-        if self.path.startswith("/token"):
-            login = "Basic " + base64.b64encode(b"me:password").decode()
-            assert "scope=repository%3Ap%2Fyt8m-data%3Apull" in self.path or "trainer" in self.path
-            allowed = self.headers.get("Authorization") == login
-            body = json.dumps({"token": "t" if allowed else "wrong"}).encode()
-            return self.send(200, body)
-        if self.headers.get("Authorization") != "Bearer t":
-            challenge = f'Bearer realm="{host}/token",service="us"'
-            return self.send(401, b"", ("WWW-Authenticate", challenge))
-        known = self.path in (
-            "/v2/p/yt8m-data/manifests/1",
-            "/v2/p/yt8m-trainer/manifests/sha256:0",
-        )
-        return self.send(200 if known else 404, b"")
-
-    do_HEAD = do_GET
-
-    def send(self, status, body, *headers):
-        self.send_response(status)
-        for header in headers:
-            self.send_header(*header)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
-def images_at(monkeypatch, tmp_path):
-    """The registry's address; and we are logged in to it."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Registry)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    address = f"127.0.0.1:{server.server_address[1]}"
-    login = base64.b64encode(b"me:password").decode()
-    (tmp_path / "config.json").write_text(json.dumps({"auths": {address: {"auth": login}}}))
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    yield address
-    server.shutdown()
-    server.server_close()
-
-
-def test_images_of_a_registry(images_at):
-    registry.check_pullable(f"{images_at}/p/yt8m-data:1")
-    registry.check_pullable(f"{images_at}/p/yt8m-trainer:1@sha256:0")
-    with pytest.raises(UserError, match=r"yt8m-data:2 is not there; `make push` sends it"):
-        registry.check_pullable(f"{images_at}/p/yt8m-data:2")
-
-
-def test_a_registry_that_lets_nobody_in(images_at, tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match=f"does not let you in; docker login {images_at}"):
-        registry.check_pullable(f"{images_at}/p/yt8m-data:1")
-
-
-def test_an_image_of_no_registry_can_be_pulled_by_no_cluster():
-    with pytest.raises(UserError, match=r"yt8m-data:0\.1\.0 is on no registry"):
-        registry.parts("yt8m-data:0.1.0")
-    assert registry.parts("h:5000/a/b") == ("h:5000", "a/b", "latest")
+def images_at(monkeypatch):
+    """A registry that has the images, as a Docker engine would tell."""
+    monkeypatch.setattr(engine, "connect", lambda: None)
+    monkeypatch.setattr(engine, "check_pullable", lambda *_: None)
+    return "registry.test"
 
 
 @pytest.fixture
@@ -95,7 +37,7 @@ def run(server, images_at, tmp_path, capsys):
     def run(*words):
         flags = [f"--host={server.url}", f"--pipeline={compiled['kubeflow']}"]
         with pytest.raises(SystemExit) as exit:
-            doctor.main(["doctor", *flags, *words])
+            main(["doctor", *flags, *words])
         return exit.value.code, capsys.readouterr().out.splitlines()
 
     return run
@@ -131,6 +73,17 @@ def test_all_is_well(run, parameters, monkeypatch):
         "Google quota": "?",
     }
     assert any(line.endswith("train*: 2 files") for line in lines)
+
+
+def test_images_are_not_checked_without_a_docker_engine(run, parameters, monkeypatch):
+    def no_engine():
+        raise UserError("No Docker engine answers.")
+
+    monkeypatch.setattr(engine, "connect", no_engine)
+    _, lines = run(*parameters)
+    images = [line for line in lines if " Image " in line]
+    assert len(images) == 2
+    assert all(line.startswith("?") and "no Docker engine" in line for line in images)
 
 
 def test_what_is_wrong_is_found_at_once(run, parameters, server):
@@ -253,6 +206,47 @@ def test_nodes_and_quotas(run, parameters, cloud, gpus, hard, limit, marks):
     assert "labelSelector=cloud.google.com/gke-accelerator=nvidia-tesla-a100,cloud" in nodes
 
 
+def holding(*names: str) -> dict:
+    return {"status": {"allocatable": {}, "images": [{"names": [name]} for name in names]}}
+
+
+LOCAL = {"data": "yt8m-data:1", "trainer": "me/yt8m-trainer:1"}
+ON_NODE = ("docker.io/library/yt8m-data:1", "docker.io/me/yt8m-trainer:1")
+
+
+@pytest.mark.parametrize(
+    "images, nodes, mark, said",
+    [
+        (LOCAL, [holding(*ON_NODE)], "ok", "yt8m-data:1 is on the node"),
+        (LOCAL, [holding(*ON_NODE)] * 2, "ok", "yt8m-data:1 is on all 2 nodes"),
+        (LOCAL, [holding(*ON_NODE), holding()], "?", "is on 1 of 2 nodes; on others: yt8m-data:1"),
+        (LOCAL, [{"status": {"images": [{"sizeBytes": 1}]}}], "FAIL", "is on no registry"),
+        (
+            {"data": "yt8m-data:latest", "trainer": "yt8m-trainer"},
+            [
+                holding(
+                    "docker.io/library/yt8m-data:latest", "docker.io/library/yt8m-trainer:latest"
+                )
+            ],
+            "FAIL",
+            "is on no registry",
+        ),
+    ],
+)
+def test_images_that_were_loaded_onto_the_nodes(
+    server, cloud, parameters, tmp_path, capsys, images, nodes, mark, said
+):
+    cloud.answers = {"/api/v1/nodes": {"items": nodes}}
+    compiled = compile_pipeline(CompileConfig(output_dir=str(tmp_path / "build")), images)
+    with pytest.raises(SystemExit):
+        doctor.main(
+            ["doctor", f"--host={server.url}", f"--pipeline={compiled['kubeflow']}", *parameters]
+        )
+    lines = [line for line in capsys.readouterr().out.splitlines() if line[6:11] == "Image"]
+    assert [line[:5].strip() for line in lines] == [mark, mark]
+    assert any(said in line for line in lines)
+
+
 def test_a_cluster_that_does_not_tell_is_no_failure(run, parameters, cloud):
     code, lines = run(*parameters, "--project=p")
     assert code == 0
@@ -282,7 +276,7 @@ def run_on_vertex(images_at, gcs_bucket, cloud, monkeypatch, tmp_path, capsys):
 
     def run(*words):
         with pytest.raises(SystemExit) as exit:
-            doctor.main(["doctor", *flags, f"--pipeline={compiled['vertex']}", *words])
+            main(["doctor", *flags, f"--pipeline={compiled['vertex']}", *words])
         return exit.value.code, capsys.readouterr().out.splitlines()
 
     with VertexServer() as server:

@@ -85,7 +85,6 @@ def test_sources_tell_one_state_of_the_code_from_another(tmp_path, monkeypatch):
     [
         ({"registry": ""}, "--registry must be given"),
         ({"registry": "https://host/path"}, "without https://; got 'https://host/path'"),
-        ({"registry": "host/path", "variant": "tpu"}, "--variant must be cpu or gpu; got 'tpu'"),
     ],
 )
 def test_mistakes_in_flags(given, message):

@@ -9,6 +9,7 @@ import pytest
 from components.generate_data import generate
 from components.summary import recorded, summarise
 from pipeline import run
+from pipeline.__main__ import main
 from pipeline.local import subprocess_runner as local
 from pipeline.paths import ROOT
 from trainer.common.errors import UserError
@@ -42,6 +43,7 @@ def data(tmp_path_factory):
         (["train_data=x"], "eval_data must be given too"),
         (["train_data=nothing*", "eval_data=nothing*"], "train_data: No file matches"),
         (["min_gap=55"], "min_gap must be from 0 to 1; got 55.0."),
+        (["num_workers=2"], "num_workers must be 1 on this machine"),
         (["trainer_flags=--sede=1"], "Unknown command line flag 'sede'."),
         (
             ["train_data=DATA/train*", "eval_data=DATA/eval*", "vocabulary=nothing.csv"],
@@ -153,6 +155,6 @@ def test_ctrl_c_ends_it_without_a_traceback(data, monkeypatch, capsys):
 
     monkeypatch.setattr(run, "run", interrupted)
     with pytest.raises(SystemExit) as raised:
-        run.main(["run", f"train_data={data}/train*", f"eval_data={data}/eval*"])
+        main(["run", f"train_data={data}/train*", f"eval_data={data}/eval*"])
     assert raised.value.code == 130
-    assert capsys.readouterr().err.startswith("\nInterrupted. The same command runs it anew")
+    assert capsys.readouterr().err.startswith("\nInterrupted. The same command starts over")

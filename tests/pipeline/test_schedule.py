@@ -3,7 +3,7 @@ from datetime import timedelta
 
 import pytest
 
-from pipeline import schedule
+from pipeline.__main__ import main
 
 PARAMETERS = ["train_data=gs://b/train*", "eval_data=gs://b/eval*", "output_dir=gs://b/out"]
 NIGHTLY = ["--cron=0 2 * * *", *PARAMETERS]
@@ -16,7 +16,10 @@ def run(server, compiled, capsys):
     def run(*words):
         flags = [f"--host={server.url}", f"--pipeline={compiled['kubeflow']}"]
         action = [word for word in words[:1] if "=" not in word]
-        schedule.main(["schedule", *action, *flags, *words[len(action) :]])
+        with pytest.raises(SystemExit) as exit:
+            main(["schedule", *action, *flags, *words[len(action) :]])
+        if exit.value.code:
+            raise exit.value
         return capsys.readouterr().out
 
     return run
@@ -81,7 +84,7 @@ def test_those_that_piled_up_under_the_name_are_cleaned_up(server, run):
     body = {name: made[name] for name in ("experiment_id", "mode", "trigger", "max_concurrency")}
     reference = {"pipeline_version_reference": made["pipeline_version_reference"]}
     for name in ("yt8m-nightly", "yt8m-nightly", "another", "yt8m-nightly-2"):
-        server._create("recurringruns", {**body, **reference, "display_name": name})
+        server.create("recurringruns", {**body, **reference, "display_name": name})
     run(*NIGHTLY)
     names = [item["display_name"] for item in server.items["recurringruns"].values()]
     assert sorted(names) == ["another", "yt8m-nightly", "yt8m-nightly-2"]
@@ -99,7 +102,7 @@ def test_it_is_not_made_twice_when_an_answer_is_lost(server, run, fault):
 def start_run(server, schedule: dict, state: str = "RUNNING") -> dict:
     """Start a run of a schedule, as the server does when it fires."""
     run = {"display_name": "run", "state": state}
-    return server._put("runs", {**run, "recurring_run_id": schedule["recurring_run_id"]})
+    return server.put("runs", {**run, "recurring_run_id": schedule["recurring_run_id"]})
 
 
 def test_a_schedule_with_a_run_in_progress_is_replaced_without_ending_it(server, run):
@@ -199,11 +202,11 @@ def test_list_and_delete(server, run):
         (PARAMETERS, "When. Give --cron="),
         (["--cron=0 2 * *", *PARAMETERS], "has 5 or 6 fields"),
         ([*NIGHTLY, "run_name=mine"], "leave run_name out"),
-        ([*NIGHTLY, "--max_concurrency=11"], "--max_concurrency must be 1 to 10; got 11"),
-        ([*NIGHTLY, "--target=mars"], "--target must be"),
+        ([*NIGHTLY, "--max_concurrency=11"], "--max-concurrency must be 1 to 10; got 11"),
+        ([*NIGHTLY, "--target=mars"], "'mars' is not one of 'kubeflow', 'vertex'"),
         (["pause", "--name=x"], "There is no schedule of the name 'x'"),
-        (["pause", "num_epochs=2"], "Parameters are for setting a schedule; got 'num_epochs=2'"),
-        (["stop"], "What to do is one of set, list, pause, resume, delete; got 'stop'"),
+        (["pause", "num_epochs=2"], "The action pause takes no parameters; got 1"),
+        (["stop"], "The action must be one of set, list, pause, resume, delete"),
     ],
 )
 def test_mistakes(server, run, words, message):

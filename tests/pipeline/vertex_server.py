@@ -1,10 +1,33 @@
-"""A stand-in for Vertex AI's API: runs of pipelines, and their schedules, as JSON over HTTP."""
+"""A stand-in for Vertex AI's API: runs of pipelines, and their schedules, as JSON over HTTP.
+
+What it is sent is parsed into the messages of google-cloud-aiplatform, whose unknown fields, wrong
+values and missing fields it refuses.
+"""
 
 import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
+
+from google.cloud.aiplatform_v1 import types
+from google.protobuf import json_format
+
+MESSAGES = {"pipelineJobs": types.PipelineJob, "schedules": types.Schedule}
+REQUIRED = {
+    "pipelineJobs": (
+        "displayName",
+        "pipelineSpec",
+        "runtimeConfig.gcsOutputDirectory",
+    ),
+    "schedules": (
+        "displayName",
+        "cron",
+        "maxConcurrentRunCount",
+        "createPipelineJobRequest.parent",
+        "createPipelineJobRequest.pipelineJob.runtimeConfig.gcsOutputDirectory",
+    ),
+}
 
 
 class VertexServer:
@@ -67,6 +90,10 @@ class VertexServer:
         return 200, self.items[name]
 
     def _create(self, parent: str, kind: str, query: dict, body: dict) -> tuple[int, dict]:
+        try:
+            body = parse(kind, body)
+        except (json_format.ParseError, KeyError) as error:
+            return 400, {"error": {"message": str(error), "status": "INVALID_ARGUMENT"}}
         item_id = query.get("pipelineJobId") or str(1000 + len(self.items))
         name = f"{parent}/{item_id}"
         if name in self.items:
@@ -74,6 +101,24 @@ class VertexServer:
         state = "PIPELINE_STATE_PENDING" if kind == "pipelineJobs" else "ACTIVE"
         self.items[name] = body | {"name": name, "state": state}
         return 200, self.items[name]
+
+
+def parse(kind: str, body: dict) -> dict:
+    """The body as a message of this kind, and back in JSON.
+
+    Raises:
+        ParseError: It has a field or a value that the message does not have.
+        KeyError: A required field is missing.
+    """
+    message = json_format.ParseDict(body, MESSAGES[kind].pb(MESSAGES[kind]()))
+    parsed = json_format.MessageToDict(message)
+    for path in REQUIRED[kind]:
+        value = parsed
+        for name in path.split("."):
+            if name not in value:
+                raise KeyError(f"{path} is required")
+            value = value[name]
+    return parsed
 
 
 _EMPTY = {"@type": "type.googleapis.com/google.protobuf.Empty"}

@@ -42,6 +42,10 @@ RECORDS_IN_TURN = 16  # of a file, before the next file's
 _RECORDS_PER_FILE = 1 << 32
 
 
+class OtherFormatError(UserError):
+    """A record is invalid in another than the first of several formats."""
+
+
 @dataclass(frozen=True)
 class Position:
     """Position of a run in the data: the first `videos` of `epoch` were read, in its order."""
@@ -137,11 +141,32 @@ def batches(
     files: list[str], record_format: RecordFormat, batch_size: int, num_readers: int = 1
 ) -> tf.data.Dataset:
     """Return batches of every video once; with one reader, in the order of files and records."""
-    shards = _Shards(files, record_format)
-    records = _interleave(tf.range(len(files)), num_readers, shards.read)
+    batches = batches_in_formats(files, [record_format], batch_size, num_readers)
+    return batches.map(lambda batch: batch)
+
+
+def batches_in_formats(
+    files: list[str], record_formats: list[RecordFormat], batch_size: int, num_readers: int = 1
+) -> tf.data.Dataset:
+    """Return batches of every video once, each read once and parsed in every format.
+
+    Elements are tuples with one batch per format. `explained` raises an OtherFormatError for a
+    record that is invalid in another format than the first.
+    """
+    first, *others = (
+        _Shards(files, record_format, error=OtherFormatError if number else UserError)
+        for number, record_format in enumerate(record_formats)
+    )
+
+    def parse_all(locations, records):
+        batch = first.parse(locations, records)
+        with tf.control_dependencies(tf.nest.flatten(batch)):
+            return batch, *[shards.parse(locations, records) for shards in others]
+
+    records = _interleave(tf.range(len(files)), num_readers, first.read)
     return (
         records.batch(batch_size)
-        .map(shards.parse, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .map(parse_all, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .prefetch(2)
     )
 
@@ -215,6 +240,7 @@ class _Shards:
         files: the shards.
         record_format: the expected format of their records.
         on_bad_record: see `training_batches`.
+        error: class of the error of an invalid record.
     """
 
     def __init__(
@@ -222,7 +248,9 @@ class _Shards:
         files: list[str],
         record_format: RecordFormat,
         on_bad_record: Callable[[str], None] | None = None,
+        error: type[UserError] = UserError,
     ):
+        self._error = error
         self._files = files
         self._record_format = record_format
         self._on_bad_record = on_bad_record
@@ -323,7 +351,7 @@ class _Shards:
         except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
             batch = None
         if batch is None or not np.all(batch["id"].numpy() != b""):
-            raise UserError(self._first_problem(locations.numpy(), records.numpy()))
+            raise self._error(self._first_problem(locations.numpy(), records.numpy()))
         return tf.nest.flatten(batch)
 
     def _first_problem(self, locations, records) -> str:
@@ -448,7 +476,7 @@ def _first_value(first: tf.RaggedTensor, second: tf.RaggedTensor) -> tf.Tensor:
 
 
 # The last line of a Python traceback in TensorFlow's message.
-_USER_ERROR = r"^[\w.]*(?:UserError|BadRecord): (.*?)\n\n"
+_USER_ERROR = r"^[\w.]*(UserError|OtherFormatError): (.*?)\n\n"
 
 
 @contextlib.contextmanager
@@ -467,7 +495,8 @@ def explained():
             raise
         # An error of Python's, at the end of its traceback.
         if named := re.findall(_USER_ERROR, e.message, re.MULTILINE | re.DOTALL):
-            raise UserError(named[-1]) from e
+            name, message = named[-1]
+            raise (OtherFormatError if name == "OtherFormatError" else UserError)(message) from e
         for path in sorted(_open_files):
             if damage := _damage(path):
                 raise UserError(damage) from e

@@ -25,7 +25,7 @@ import tensorflow as tf
 from trainer.common import storage
 from trainer.common.errors import UserError
 from trainer.config import TrainConfig
-from trainer.data import examples, input_pipeline, tfrecord
+from trainer.data import examples, input_pipeline, manifest, tfrecord
 from trainer.data.input_pipeline import Position
 from trainer.run_dir import checkpoints, working_dir
 from trainer.run_dir.checkpoints import State
@@ -36,7 +36,10 @@ from trainer.training.step import Trainer
 
 # Exceptions from a step if another machine stops responding.
 LOST_WORKER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
-NUM_SIZES = 8  # files on gs:// whose sizes are asked for to estimate the number of videos
+
+
+class WorkersMustRestart(UserError):
+    """All workers must be restarted; they resume from the newest checkpoint."""
 
 
 class Terminated(SystemExit):
@@ -57,8 +60,9 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
         The number of steps done since the model was created.
 
     Raises:
-        UserError: a flag, a file or a record is invalid, the loss is not finite, another worker was
-            lost, or another trainer uses --train_dir.
+        UserError: a flag, a file or a record is invalid, the loss is not finite, or another trainer
+            uses --train_dir.
+        WorkersMustRestart: another worker was lost, or the workers start at different steps.
         Terminated: the process received SIGTERM or SIGINT; its last step is in a checkpoint.
     """
     # Files and devices.
@@ -78,7 +82,7 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
         # Model and checkpoint.
         start = state = _restore_or_create(config, trainer, folder.local, order, is_chief)
         if num_workers > 1 and not trainer.started_together():
-            raise UserError("The workers start at different steps. Restart all of them.")
+            raise WorkersMustRestart("The workers start at different steps. Restart all of them.")
         if _reached_max_steps(config, state):
             logging.info("Nothing to train: --max_steps=%d was reached already.", config.max_steps)
             return state.step
@@ -165,7 +169,7 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
             if num_workers == 1:
                 raise
             saver.save(state)
-            raise UserError(
+            raise WorkersMustRestart(
                 f"Lost another worker after step {state.step}. Restart all workers; they resume "
                 "from the newest checkpoint."
             ) from error
@@ -200,7 +204,7 @@ def _training_files(config: TrainConfig) -> list[str]:
         raise UserError("--train_data_pattern must be given: a glob of the training shards.")
     if not config.train_dir:
         raise UserError("--train_dir must be given: the directory to save the model files in.")
-    return storage.glob(config.train_data_pattern)
+    return manifest.expand(config.train_data_pattern)
 
 
 def _video_order(config: TrainConfig, files: list[str], num_workers: int) -> str:
@@ -299,24 +303,33 @@ def _reached_max_steps(config: TrainConfig, state: State) -> bool:
 
 
 def _estimate_num_videos(config: TrainConfig, files: list[str]) -> int | None:
-    """Estimate the number of videos by the sizes of some records and, on gs://, of some files."""
+    """Return the number of videos; without a manifest, estimate it by the size of some records."""
+    if manifest.is_manifest(config.train_data_pattern):
+        return sum(_counts_of_manifest(config, files))
     records = islice(examples.good_records(files[0], config.record_format, lambda _: None), 100)
     sizes = [len(tfrecord.frame(record)) for _, record in records]
-    is_remote = any(file.startswith("gs://") for file in files)
-    sample = files[:: max(len(files) // NUM_SIZES, 1)] if is_remote else files
-    total = np.mean([storage.size(file) for file in sample]) * len(files)
+    total = sum(status.size for status in storage.statuses(files).values())
     return round(total / np.mean(sizes)) if sizes else None
 
 
 def _count_records(config: TrainConfig, state: State, files: list[str]) -> list[int] | None:
     """Number of records of each file, for a run that resumes within an epoch.
 
-    None if that is unknown: counting the records of a remote file means reading it.
+    None if that is unknown: without a manifest, counting the records of a remote file means reading
+    it.
     """
-    is_remote = any(file.startswith("gs://") for file in files)
-    if not state.position.videos or config.skip_bad_records or is_remote:
+    if not state.position.videos or config.skip_bad_records:
+        return None
+    if manifest.is_manifest(config.train_data_pattern):
+        return _counts_of_manifest(config, files)
+    if any(map(storage.is_remote, files)):
         return None
     return [tfrecord.num_records(file) for file in files]
+
+
+def _counts_of_manifest(config: TrainConfig, files: list[str]) -> list[int]:
+    counts = {f.path: f.num_records for f in manifest.read(config.train_data_pattern).files}
+    return [counts[file] for file in files]
 
 
 def _advance(state: State, epoch: int, videos: int, updated: bool) -> State:

@@ -7,7 +7,6 @@ from components.validate_data.beam_options import (
     MIN_BYTES_FOR_ALL_CORES,
     complete,
     python_path_for_workers,
-    split,
 )
 from components.validate_data.pipeline import Validate
 from components.validate_data.shard import Shard
@@ -21,15 +20,6 @@ DATAFLOW = [
     "--temp_location=gs://bucket/tmp",
     "--sdk_container_image=registry/yt8m-dataflow:1",
 ]
-
-
-def test_options_are_split_as_in_a_shell():
-    assert split("--runner=FlinkRunner '--job_name=a b'") == [
-        "--runner=FlinkRunner",
-        "--job_name=a b",
-    ]
-    with pytest.raises(UserError, match='beam_options: No closing quotation in "\'a"'):
-        split("'a")
 
 
 def test_without_options_this_process_does_the_work():

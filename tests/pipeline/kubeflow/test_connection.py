@@ -1,88 +1,94 @@
 import ipaddress
 import ssl
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import typer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from pipeline.command_line import add_command
 from pipeline.kubeflow import client as kubeflow
-from pipeline.kubeflow.connection import (
-    ENVIRONMENT,
-    SECRETS,
-    ConnectionConfig,
-    resolve,
-    secret_free,
-    without_secrets,
-)
+from pipeline.kubeflow.connection import ConnectionConfig, resolve, secret_free
 from trainer.common.errors import UserError
 
 
 @pytest.fixture(autouse=True)
 def nothing_set(monkeypatch, tmp_path):
-    for variable in ENVIRONMENT.values():
-        monkeypatch.delenv(variable, raising=False)
+    for field in fields(ConnectionConfig):
+        monkeypatch.delenv(str(field.metadata["envvar"]), raising=False)
     monkeypatch.chdir(tmp_path)
 
 
-def test_flags_come_before_the_environment_and_that_before_the_file(monkeypatch, tmp_path):
+def connect(*options) -> ConnectionConfig:
+    """Resolve the settings of a command line."""
+    app, resolved = typer.Typer(), []
+    add_command(app, "connect", ConnectionConfig, lambda config: resolved.append(resolve(config)))
+    app(list(options), standalone_mode=False)
+    return resolved[0]
+
+
+def test_options_come_before_the_environment_and_that_before_the_file(monkeypatch, tmp_path):
     (tmp_path / "kubeflow.toml").write_text(
         'host = "https://file/pipeline/"\nnamespace = "file"\ncookie = "file"\ninsecure = true'
     )
     monkeypatch.setenv("KF_PIPELINES_NAMESPACE", "environment")
     monkeypatch.setenv("KF_PIPELINES_COOKIE", "environment")
-    connection = resolve(ConnectionConfig(cookie="flag"))
+    connection = connect("--cookie=flag")
     assert connection.host == "https://file/pipeline"
     assert connection.namespace == "environment"
-    assert connection.cookie == "flag"
+    assert connection.cookie.get_secret_value() == "flag"
     assert connection.insecure is True
 
 
-def test_what_is_set_to_nothing_is_not_set(monkeypatch):
-    monkeypatch.setenv("KF_PIPELINES_TOKEN", "")  # as CI does with a secret that is not there
-    assert resolve(ConnectionConfig(host="http://h")).token == ""
+def test_empty_setting_is_not_set(monkeypatch):
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", "")  # as CI does with a secret that does not exist
+    assert not connect("--host=http://h").token
 
 
-def test_an_address_may_come_from_a_browser():
+def test_address_may_come_from_a_browser():
     assert resolve(ConnectionConfig(host="https://h/pipeline/#/runs")).host == "https://h/pipeline"
 
 
 def test_no_secret_is_shown():
-    connection = ConnectionConfig(host="http://h", **{name: f"the-{name}" for name in SECRETS})
-    shown = f"{connection!r} {connection} {secret_free(connection)}"
-    shown += without_secrets(connection, "No: the-token, the-cookie, the-iap_app_client_secret.")
-    assert "the-" not in shown
+    connection = connect(
+        "--host=http://h", "--token=the-1", "--cookie=the-2", "--iap-app-client-secret=the-3"
+    )
+    assert "the-" not in f"{connection!r} {connection} {secret_free(connection)} {vars(connection)}"
     assert secret_free(connection)["token"] == "(set)"
 
 
 @pytest.mark.parametrize(
     "text, message",
     [
-        ('hots = "x"', "there is no setting 'hots'. There are host, ui_host"),
-        ("host = 1", "host must be a text"),
-        ('insecure = "yes"', "insecure must be true"),
+        ('hots = "x"', r"kubeflow.toml: 'hots' is no setting. The settings are host, ui_host"),
+        ("host = 1", "kubeflow.toml: host must be a string"),
+        ("token = 1", "kubeflow.toml: token must be a string"),
+        ('insecure = "yes"', "kubeflow.toml: insecure must be true or false"),
         ("host = ", "cannot be read"),
-        ('host = "example.com"', "host must begin with http:// or https://; got 'example.com'"),
-        ("", "Where is Kubeflow Pipelines"),
+        ('host = "example.com"', "kubeflow.toml: host must begin with http:// or https://"),
+        ("", "The address of Kubeflow Pipelines is missing"),
     ],
 )
-def test_a_mistake_in_the_file_is_told(tmp_path, text, message):
+def test_mistake_in_the_file(tmp_path, text, message):
     (tmp_path / "kubeflow.toml").write_text(text)
     with pytest.raises(UserError, match=message):
         resolve(ConnectionConfig())
 
 
-def test_a_file_that_is_named_must_be_there():
+def test_file_that_is_named_must_exist():
     with pytest.raises(UserError, match=r"file other\.toml cannot be read"):
         resolve(ConnectionConfig(connection="other.toml"))
 
 
-def test_a_flag_in_the_environment_is_true_or_false(monkeypatch):
+def test_invalid_boolean_in_the_environment(monkeypatch):
     monkeypatch.setenv("KF_PIPELINES_INSECURE", "maybe")
-    with pytest.raises(UserError, match=r"\$KF_PIPELINES_INSECURE must be true or false"):
-        resolve(ConnectionConfig(host="http://h"))
+    with pytest.raises(typer.BadParameter, match="valid boolean") as error:
+        connect("--host=http://h")
+    assert "--insecure" in error.value.format_message()
 
 
 def health(**settings):
@@ -157,9 +163,3 @@ def test_line_break_in_a_secret_is_refused_without_showing_it(name, tmp_path):
     with pytest.raises(UserError, match=f"{name} must .*line break") as error:
         resolve(ConnectionConfig(host="https://h", **{name: value}))
     assert "planted" not in str(error.value)
-
-
-def test_token_of_a_file_is_crossed_out(tmp_path):
-    (tmp_path / "token").write_text("planted-secret\n")
-    config = ConnectionConfig(host="https://h", token_file=str(tmp_path / "token"))
-    assert without_secrets(config, "a planted-secret b") == "a *** b"

@@ -240,10 +240,3 @@ def test_in_a_rootless_engine_root_is_the_user(options, maps):
 )
 def test_lines_are_whole_however_they_come(chunks, expected):
     assert list(engine.lines(iter(chunks))) == expected
-
-
-def test_runner_on_the_command_line():
-    assert run._runner(["model=x"]) == ("subprocess", ["model=x"])
-    assert run._runner(["--runner=docker", "model=x"]) == ("docker", ["model=x"])
-    with pytest.raises(UserError, match="--runner must be subprocess or docker"):
-        run._runner(["--runner", "podman"])

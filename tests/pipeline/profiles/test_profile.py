@@ -9,6 +9,7 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from pipeline.compile import CompileConfig, compile_pipeline
+from pipeline.graphs import train as graph
 from pipeline.package import LOADER
 from pipeline.profiles import profile as profiles
 from trainer.common.errors import UserError
@@ -141,10 +142,10 @@ def test_a_run_can_ask_for_something_else(compiled, name):
     values = {
         "accelerator_type": "amd.com/gpu",
         "accelerator_count": "4",
-        "train_cpu": "30",
-        "train_memory": "200Gi",
+        "node_cpu": "30",
+        "node_memory": "200Gi",
         "node_selector": {"pool": "big"},
-        "tolerations": [{"key": "spot", "operator": "Exists"}],
+        "node_tolerations": [{"key": "spot", "operator": "Exists"}],
     }
     train = steps_of(compiled[name, "kubeflow"], GIVEN | values)["train"]
     assert train["resources"] == {
@@ -154,7 +155,7 @@ def test_a_run_can_ask_for_something_else(compiled, name):
         "resourceMemoryLimit": "200Gi",
     }
     assert train["kubernetes"]["nodeSelector"] == {"nodeSelectorJson": {"pool": "big"}}
-    assert train["kubernetes"]["tolerations"] == [{"tolerationJson": values["tolerations"]}]
+    assert train["kubernetes"]["tolerations"] == [{"tolerationJson": values["node_tolerations"]}]
 
 
 # Kubernetes setting -> types that Kubeflow's driver resolves in it.
@@ -243,7 +244,7 @@ def test_vertex_gets_its_own_names_and_no_kubernetes(compiled, name):
     assert train["resources"]["resourceCpuLimit"] == wanted.cpu
     assert train["resources"]["resourceMemoryLimit"] == wanted.memory
     parameters = spec["root"]["inputDefinitions"]["parameters"]
-    assert not {"train_cpu", "train_memory", "node_selector", "tolerations"} & set(parameters)
+    assert not set(graph.KUBEFLOW_ONLY) & set(parameters)
     assert "node_selector" not in spec["pipelineInfo"]["description"]
 
 
@@ -272,14 +273,20 @@ def test_a_profile_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (("[train]", "[training]"), r"there is no \[training\]; there are train, other_steps"),
-        (('memory = "2Gi"', ""), r"\[train\]: cpu and memory must be given"),
-        (('cpu = "1"', 'cpus = "1"'), r"\[train\]: there is no cpus; there are accelerator_"),
-        (('"1"', "1"), r"\[train\]: cpu must be of type str; got 1"),
-        (('"2Gi"', '"2 GB"'), r"\[train\]: memory must be like 512Mi or 8Gi; got '2 GB'"),
-        (("[train]", "[train]\naccelerator_count = 1"), r"accelerator_type.kubeflow is missing"),
+        (
+            ("[train]", "[training]"),
+            "training is no setting; expected name, other_steps",
+        ),
+        (('memory = "2Gi"', ""), "train.memory is missing"),
+        (('cpu = "1"', 'cpus = "1"'), "train.cpus is no setting; expected accelerator_count, "),
+        (('"1"', "1"), "train.cpu must be a valid string; got 1"),
+        (('"2Gi"', '"2 GB"'), r"train.memory must be like 512Mi or 8Gi; got '2 GB'"),
+        (
+            ("[train]", "[train]\naccelerator_count = 1"),
+            "train.accelerator_type.kubeflow is missing",
+        ),
         ((GOOD, "x = "), "cannot be read"),
-        ((GOOD, ""), r"\[train\] is missing"),
+        ((GOOD, ""), "train is missing"),
     ],
 )
 def test_a_mistake_in_a_profile_is_told(tmp_path, change, message):
@@ -290,5 +297,5 @@ def test_a_mistake_in_a_profile_is_told(tmp_path, change, message):
 
 
 def test_a_profile_that_is_not_there_is_told():
-    with pytest.raises(UserError, match=r"no profile 'gke'. There are cpu, gke-a100-spot, gke-l4"):
+    with pytest.raises(UserError, match=r"no profile 'gke'. Give one of cpu, gke-a100-spot"):
         profiles.read("gke")

@@ -4,7 +4,8 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.aiplatform.utils import gcs_utils
 
-from pipeline import schedule, submit
+from pipeline import schedule
+from pipeline.__main__ import main
 from pipeline.vertex import client as vertex
 from tests.pipeline.vertex_server import VertexServer
 
@@ -38,7 +39,7 @@ def flags(server, compiled, gcs_bucket):
 def run(flags, capsys):
     def run(*words):
         with pytest.raises(SystemExit) as exit:
-            submit.main(["submit", *flags, *PARAMETERS, *words])
+            main(["submit", *flags, *PARAMETERS, *words])
         said = capsys.readouterr()
         if isinstance(exit.value.code, str):
             return 1, said.out, exit.value.code
@@ -51,7 +52,10 @@ def run(flags, capsys):
 def plan(flags, capsys):
     def plan(*words):
         action = [word for word in words[:1] if word in schedule.ACTIONS]
-        schedule.main(["schedule", *action, *flags, *words[len(action) :]])
+        with pytest.raises(SystemExit) as exit:
+            main(["schedule", *action, *flags, *words[len(action) :]])
+        if exit.value.code:
+            raise exit.value
         return capsys.readouterr().out
 
     return plan
@@ -122,6 +126,26 @@ def test_a_refusal_is_told_without_a_traceback(server, run):
     assert run()[2].startswith("error: Vertex AI refused: ")
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda body: body | {"displayed": "x"}, 'has no field named "displayed"'),
+        (lambda body: body | {"runtimeConfig": {"failurePolicy": "NEVER"}}, "Invalid enum value"),
+        (lambda body: {n: v for n, v in body.items() if n != "runtimeConfig"}, "is required"),
+    ],
+)
+def test_the_stand_in_refuses_what_is_no_pipeline_job(server, run, change, message):
+    run()
+    (job,) = server.of_kind("pipelineJobs")
+    assert set(job) >= {"displayName", "pipelineSpec", "runtimeConfig", "labels", "state"}
+    body = {name: value for name, value in job.items() if name not in ("name", "state")}
+    path = "/v1/projects/p/locations/l/pipelineJobs"
+    assert server.answer("POST", path, {}, body)[0] == 200
+    status, answer = server.answer("POST", path, {}, change(body))
+    assert (status, answer["error"]["status"]) == (400, "INVALID_ARGUMENT")
+    assert message in answer["error"]["message"]
+
+
 def test_without_its_client_it_says_what_to_install(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "google.cloud.aiplatform", None)
     monkeypatch.delattr("google.cloud.aiplatform")
@@ -140,7 +164,7 @@ def test_a_schedule_is_created_left_alone_and_replaced(server, plan):
     (made,) = server.of_kind("schedules")
     assert made["cron"] == "0 2 * * *"
     assert made["maxConcurrentRunCount"] == "1"
-    assert not made.get("allowQueueing")
+    assert "allowQueueing" not in made
     assert "(left as it is)" in plan(*NIGHTLY)
     assert server.of_kind("schedules") == [made]
     assert "(updated)" in plan(*NIGHTLY, "num_epochs=2")
@@ -169,7 +193,7 @@ def test_a_schedule_is_paused_resumed_listed_and_deleted(server, plan):
     "words, message",
     [
         (["--cron=30 0 2 * * *"], "5 fields, without seconds"),
-        (["--latest"], "not --latest"),
+        (["--latest"], "--latest is an option for Kubeflow; got --target=vertex"),
         (["--catchup"], "`resume --catchup`"),
     ],
 )
