@@ -234,7 +234,11 @@ def open_exclusive(
     with lock(local.with_suffix(".lock"), train_dir) as trainer:
         remote = mirror.acquire(train_dir, trainer)
         try:
-            _prepare(local, remote, single_worker)
+            try:
+                _prepare(local, remote, single_worker)
+            except UserError:  # no snapshot is complete
+                if not start_new(str(local)):
+                    raise
             if start_new(str(local)):
                 _clear(local, remote)
             with RemoteFolder(local, remote, keep) as folder:
