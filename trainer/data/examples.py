@@ -256,7 +256,7 @@ def _check_lengths(features: dict[str, np.ndarray], problems: list[Problem]):
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{length} of {name!r}" for name, length in lengths.items())
         reason = f"all features must have the same number of frames, found {found}"
-        problems.append(Problem("wrong_size", reason))
+        problems.append(Problem("different_lengths", reason))
 
 
 def _missing(
