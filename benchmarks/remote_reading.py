@@ -47,8 +47,11 @@ def serve(folder: str, config: RemoteReadingBenchmark, faults, port) -> None:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self):
-            name = unquote(urlsplit(self.path).path.rsplit("/o/", 1)[1])
-            content = (Path(folder) / name.split("/")[-1]).read_bytes()
+            name = unquote(urlsplit(self.path).path.rpartition("/o/")[2])
+            if not (Path(folder) / name).is_file():
+                self.send_error(404)
+                return
+            content = (Path(folder) / name).read_bytes()
             start = int((self.headers["Range"] or "bytes=0-").split("=")[1].split("-")[0])
             time.sleep(config.latency)
             if faults.value and rng.random() < config.error_rate:
@@ -74,6 +77,7 @@ def serve(folder: str, config: RemoteReadingBenchmark, faults, port) -> None:
             pass
 
     server = ThreadingHTTPServer(("localhost", 0), Handler)
+    server.handle_error = lambda *_: None  # the client gives a stalled request up
     port.value = server.server_address[1]
     server.serve_forever()
 

@@ -280,13 +280,19 @@ class _Shards:
 
     def _records(self, number, wanted=True):
         """Records of a file, whose end is checked."""
-        path = tf.py_function(self._begin, [number, wanted], tf.string)
-        path = tf.ensure_shape(path, [None])
-        end = tf.data.Dataset.from_tensors((number, path)).map(
-            lambda *file: tf.ensure_shape(tf.py_function(self._end, file, tf.string), [])
-        )
-        records = tf.data.TFRecordDataset(path, buffer_size=READ_BUFFER_BYTES)
-        return records.concatenate(end.filter(lambda _: False))
+
+        def begin(number):
+            return tf.ensure_shape(tf.py_function(self._begin, [number, wanted], tf.string), [None])
+
+        def end(path):
+            return tf.ensure_shape(tf.py_function(self._end, [number, path], tf.string), [])
+
+        def records(path):
+            checked = tf.data.Dataset.from_tensors(path).map(end).filter(lambda _: False)
+            return tf.data.TFRecordDataset(path, buffer_size=READ_BUFFER_BYTES).concatenate(checked)
+
+        # Within the dataset: files are then downloaded in parallel.
+        return tf.data.Dataset.from_tensors(number).map(begin).flat_map(records)
 
     def _begin(self, number, wanted):
         """Return the local path of a file in a list, which is empty if it is not wanted."""
