@@ -130,7 +130,7 @@ def predict_segments(
         )
     files = manifest.expand(data_pattern)
     ranking, num_segments = SegmentRanking(classes, top_k), 0
-    with input_pipeline.explained(files, model.record_format):
+    with input_pipeline.explained():
         for batch in input_pipeline.batches(files, model.record_format, batch_size):
             names, segments = _segments(batch)
             for start in range(0, len(names), batch_size):
