@@ -531,8 +531,9 @@ def _labels(class_ids, record_format):
 
 def _first_value(first: tf.RaggedTensor, second: tf.RaggedTensor) -> tf.Tensor:
     """The only value of each row of `first`, else of `second`; "" if both are empty."""
-    values = tf.concat([first, second], axis=1)[:, :1].to_tensor("", shape=[None, 1])[:, 0]
-    num_values = tf.where(first.row_lengths() > 0, first.row_lengths(), second.row_lengths())
+    has_first = first.row_lengths() > 0
+    values = tf.where(has_first, *[v.to_tensor("", shape=[None, 1])[:, 0] for v in (first, second)])
+    num_values = tf.where(has_first, first.row_lengths(), second.row_lengths())
     with tf.control_dependencies([tf.debugging.assert_less(num_values, tf.constant(2, tf.int64))]):
         return tf.identity(values)
 
