@@ -220,7 +220,7 @@ ON_NODE = ("docker.io/library/yt8m-data:1", "docker.io/me/yt8m-trainer:1")
         (LOCAL, [holding(*ON_NODE)], "ok", "yt8m-data:1 is on the node"),
         (LOCAL, [holding(*ON_NODE)] * 2, "ok", "yt8m-data:1 is on all 2 nodes"),
         (LOCAL, [holding(*ON_NODE), holding()], "?", "is on 1 of 2 nodes; on others: yt8m-data:1"),
-        (LOCAL, [{"status": {"images": [{"sizeBytes": 1}]}}], "FAIL", "is on no registry"),
+        (LOCAL, [{"status": {"images": [{"sizeBytes": 1}]}}], "FAIL", "names no registry"),
         (
             {"data": "yt8m-data:latest", "trainer": "yt8m-trainer"},
             [
@@ -229,7 +229,7 @@ ON_NODE = ("docker.io/library/yt8m-data:1", "docker.io/me/yt8m-trainer:1")
                 )
             ],
             "FAIL",
-            "is on no registry",
+            "names no registry",
         ),
     ],
 )
