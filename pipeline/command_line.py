@@ -1,4 +1,8 @@
-"""Typer commands from dataclasses, and options that belong to one target."""
+"""Typer commands from dataclasses, and options that belong to one target.
+
+Typer takes options from a function's signature. Here they are the fields of a dataclass, because
+submit, schedule and doctor share two dozen, and other modules take them as one object.
+"""
 
 import inspect
 import re
@@ -18,7 +22,7 @@ from trainer.common.errors import UserError, without_traceback
 TARGET_GROUPS = {"kubeflow": "Kubeflow", "vertex": "Vertex AI"}
 HELP = ("--help", "-h")
 
-# How --help shows the arguments of a command -> what it says about them.
+# Arguments of a command, as --help shows them -> their help text.
 ARGUMENTS = {
     "NAME=VALUE": "Parameters of the pipeline. `run --list-parameters` lists them.",
     "ACTION|NAME=VALUE": "set (the default) with parameters, or list, pause, resume, delete.",

@@ -1,7 +1,8 @@
 """Redaction of secrets in all output of the command line.
 
 Inside `redacted_output`, `register` takes a secret where it is read or sent, and everything that
-reaches stdout or stderr, including log records and tracebacks, shows `***` in its place.
+reaches stdout or stderr shows `***` in its place. A logging filter, as libraries offer it, would
+not cover print, warnings and tracebacks.
 """
 
 import base64

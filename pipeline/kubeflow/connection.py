@@ -165,7 +165,7 @@ def resolve(config: ConnectionConfig, host_required: bool = True) -> ConnectionC
 
 
 def _validate(values: dict, where: str = "") -> ConnectionConfig:
-    """Return validated settings; `where` says where they are from."""
+    """Return validated settings; `where` is a prefix for errors."""
     try:
         return _ADAPTER.validate_python(values)
     except ValidationError as invalid:

@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,10 +8,10 @@ from hypothesis import strategies as st
 
 from components import gate
 from components.gate import decide
+from pipeline.paths import ROOT
 from trainer.common.errors import UserError
 from trainer.evaluation.metrics import METRICS
 
-ROOT = Path(__file__).resolve().parents[2]
 SCORES = {"gap": 0.55, "hit_at_1": 0.7, "perr": 0.6, "map": 0.1}
 
 

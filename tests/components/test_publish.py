@@ -3,15 +3,14 @@ import subprocess
 import sys
 import textwrap
 import threading
-from pathlib import Path
 
 import pytest
 
 from components.publish import publish, read_champion
+from pipeline.paths import ROOT
 from trainer.common import storage
 from trainer.common.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
 FIRST, SECOND, THIRD = "20260102030405", "20260102030406", "20260102030407"
 
 

@@ -1,12 +1,12 @@
 """Security settings of the Kubernetes manifests, the workflows and the Terraform configuration."""
 
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from pipeline.paths import ROOT
+
 MANIFESTS = [
     manifest
     for file in sorted((ROOT / "infra" / "kubernetes").glob("*.yaml"))

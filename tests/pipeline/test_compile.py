@@ -63,21 +63,21 @@ def test_steps_follow_each_other(tasks):
     assert upstream(tasks["publish"]) == {"export-model"}
 
 
-def test_what_was_validated_is_trained_and_evaluated_on(tasks):
+def test_training_and_evaluation_use_the_validated_files(tasks):
     # Its parameters may hold dates, which are filled in there, once.
     for step, name in (("train", "train_data"), ("evaluate", "eval_data")):
         taken = tasks[step]["inputs"]["parameters"][name]["taskOutputParameter"]
         assert taken == {"producerTask": "validate-data", "outputParameterKey": name}
 
 
-def test_only_an_accepted_model_is_exported_and_published(spec, tasks):
+def test_only_accepted_models_are_exported_and_published(spec, tasks):
     accepted = spec["components"]["comp-condition-2"]["dag"]["tasks"]
     assert set(accepted) == {"export-model", "publish"}
     condition = tasks["condition-2"]["triggerPolicy"]["condition"]
     assert condition == "inputs.parameter_values['pipelinechannel--gate-Output'] == true"
 
 
-def test_the_summary_runs_whatever_happens(spec):
+def test_summary_always_runs(spec):
     root = spec["root"]["dag"]["tasks"]
     assert set(root) == {"exit-handler-1", "summary"}
     assert root["summary"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
@@ -94,7 +94,7 @@ def test_only_training_is_cached_and_its_key_is_the_trainers_folder(tasks):
     assert not {"run_name", "job_name", "job_id"} & set(inputs)
 
 
-def test_every_step_is_tried_again_later(tasks):
+def test_every_step_is_retried_with_backoff(tasks):
     for step in [*STEPS, "summary"]:
         policy = tasks[step]["retryPolicy"]
         assert policy["maxRetryCount"] >= 1
@@ -102,7 +102,7 @@ def test_every_step_is_tried_again_later(tasks):
     assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 3
 
 
-def test_every_step_has_a_name_to_show(tasks):
+def test_every_step_has_a_display_name(tasks):
     shown = [tasks[step]["taskInfo"]["name"] for step in STEPS]
     assert shown == ["Validate data", "Train", "Evaluate", "Gate", "Export model", "Publish"]
 
@@ -114,7 +114,7 @@ def test_images(spec):
         assert container(spec, step)["image"] == f"{image}:{VERSION}"
 
 
-def test_registry_and_tag_are_put_around_the_images_names(tmp_path):
+def test_registry_and_tag_are_part_of_the_images_names(tmp_path):
     config = CompileConfig(output_dir=str(tmp_path), registry="host/project/", tag="v2")
     compiled = compile_pipeline(config)["vertex"].read_text()
     assert container(yaml.safe_load(compiled), "train")["image"] == "host/project/yt8m-trainer:v2"
@@ -138,7 +138,7 @@ def test_no_step_has_an_input_that_kfp_uses_for_its_resources(spec):
             assert not RESOURCES & set(inputs), name
 
 
-def test_what_a_task_takes_from_its_dag_the_dag_is_given(spec):
+def test_inputs_of_a_task_are_inputs_of_its_dag(spec):
     # kfp forgets parameters that only a resource of a nested task uses.
     for name, component in {"root": spec["root"], **spec["components"]}.items():
         given = component.get("inputDefinitions", {}).get("parameters", {})
@@ -195,7 +195,7 @@ def test_the_description_is_markdown_that_the_ui_shows_as_it_is_meant(spec):
     ]
 
 
-def test_kubernetes_settings_are_in_a_document_of_their_own(files):
+def test_kubernetes_settings_are_a_separate_document(files):
     _, platform = yaml.safe_load_all(files["kubeflow"].read_text())
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     (shm,) = executors["exec-train"]["emptyDirMounts"]
@@ -231,7 +231,7 @@ def test_the_spec_is_small(files):
     assert all(file.stat().st_size < 200_000 for file in files.values())
 
 
-def test_the_same_bytes_from_anywhere_and_neither_tensorflow_nor_beam_is_loaded(files, tmp_path):
+def test_compiling_is_deterministic_and_loads_neither_tensorflow_nor_beam(files, tmp_path):
     code = (
         "import sys; from pipeline import compile as c; c.compile_command(c.CompileConfig('out'));"
         "print([m for m in ('tensorflow', 'keras', 'apache_beam') if m in sys.modules])"
@@ -249,7 +249,7 @@ def test_the_same_bytes_from_anywhere_and_neither_tensorflow_nor_beam_is_loaded(
         assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"Cannot write the compiled pipeline to .*file/build"):
         compile_pipeline(CompileConfig(output_dir=str(tmp_path / "file" / "build")))

@@ -37,7 +37,7 @@ def commands(file: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_they_exist(file, compiled):
+def test_documented_commands_exist(file, compiled):
     parameters = package.read(str(compiled["kubeflow"])).parameters
     for target, rest in commands(file):
         assert target in TARGETS, target

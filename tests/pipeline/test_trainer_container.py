@@ -126,7 +126,7 @@ def newest_step(bucket: str) -> int:
 
 
 @pytest.mark.slow
-def test_a_killed_run_on_gs_goes_on_in_another_container(trainer, bucket):
+def test_killed_training_on_gs_resumes_in_another_container(trainer, bucket):
     with trainer() as first:
         said = []
         for line in first.stdout:

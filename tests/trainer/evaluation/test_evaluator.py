@@ -4,11 +4,11 @@ import json
 import subprocess
 import sys
 from glob import glob
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipeline.paths import ROOT
 from trainer.common.errors import UserError
 from trainer.data import input_pipeline
 from trainer.data.examples import encode_example
@@ -18,8 +18,6 @@ from trainer.evaluation.metrics import METRICS, HitAt1, Metric
 from trainer.serving import loading, saved_model
 from trainer.serving.submission import predict
 from trainer.training.loop import train
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def plain_average_precision(pairs, num_positives):

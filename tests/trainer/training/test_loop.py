@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline.paths import ROOT
 from trainer import train as command
 from trainer.common.errors import UserError
 from trainer.config import TrainConfig
@@ -24,7 +25,6 @@ from trainer.evaluation import evaluator
 from trainer.models import registry
 from trainer.training.loop import train
 
-ROOT = Path(__file__).resolve().parents[3]
 STEPS_OF_AN_EPOCH = 5  # 37 videos in batches of 8
 
 
