@@ -73,6 +73,7 @@ def validate_data(
     from components.validate_data.validation import validate
     from trainer.common import storage
     from trainer.common.errors import without_traceback
+    from trainer.data import manifest
 
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
     run = run_folder(output_dir, run_name, job_name, job_id)
@@ -87,7 +88,7 @@ def validate_data(
         check_num_workers(num_workers, train_data)
         folder = storage.join(run, "validation")
         thresholds, beam_args = parse(validation_flags)
-        fingerprint = validate(
+        validate(
             {"train": train_data, "eval": eval_data},
             folder,
             config.record_format,
@@ -105,10 +106,23 @@ def validate_data(
             (validation_report, "report.html"),
         ):
             storage.write_bytes(artifact.path, storage.read_bytes(storage.join(folder, name)))
+        listed = {
+            split: manifest.read(storage.join(folder, split + manifest.SUFFIX))
+            for split in ("train", "eval")
+        }
+        train_data, eval_data = (
+            manifest.store(files, storage.join(output_dir, "data")) for files in listed.values()
+        )
         run_id = "" if reuse_training else job_id
-        train_dir = train_folder(config, output_dir, fingerprint, run_id, num_workers)
+        data_key = listed["train"].content_key
+        train_dir = train_folder(config, output_dir, data_key, run_id, num_workers)
         argv = command_line(config)
-        plan = {"train_dir": train_dir, "trainer_argv": argv}
+        plan = {
+            "train_data": train_data,
+            "eval_data": eval_data,
+            "train_dir": train_dir,
+            "trainer_argv": argv,
+        }
         storage.write_text(storage.join(run, "plan.json"), json.dumps(plan, indent=1) + "\n")
         return train_data, eval_data, train_dir, argv
 

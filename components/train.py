@@ -11,6 +11,7 @@ from trainer.common import storage
 from trainer.common.command_line import parse
 from trainer.common.errors import UserError
 from trainer.config import TrainConfig
+from trainer.data import manifest
 
 FLAGS = {field.name: field for field in fields(TrainConfig)}
 PLACES = ("train_data_pattern", "train_dir")  # set by the pipeline
@@ -67,7 +68,7 @@ def check_num_workers(num_workers: int, train_data: str = ""):
         raise UserError(f"num_workers must be at least 1; got {num_workers}.")
     if num_workers == 1 or not train_data:
         return
-    num_files = len(storage.glob(train_data))
+    num_files = len(manifest.expand(train_data))
     if num_files < num_workers:
         raise UserError(
             f"num_workers must not exceed the number of training files; got {num_workers} workers "
@@ -78,7 +79,7 @@ def check_num_workers(num_workers: int, train_data: str = ""):
 def train_folder(
     config: TrainConfig,
     output_dir: str,
-    data_fingerprint: str,
+    data_key: str,
     run_id: str = "",
     num_workers: int = 1,
 ) -> str:
@@ -91,11 +92,11 @@ def train_folder(
     Args:
         config: The trainer's flags.
         output_dir: The folder that keeps what runs produce.
-        data_fingerprint: Identifies the content of the training data.
+        data_key: Identifies the content and order of the training data: `Manifest.content_key`.
         run_id: If given, the key is made of it too, so that the run trains a new model.
         num_workers: Number of workers, each with a batch of its own.
     """
-    parts = [asdict(config), data_fingerprint, run_id, num_workers]
+    parts = [asdict(config), data_key, run_id, num_workers]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for source in sorted(Path(trainer.__file__).parent.rglob("*.py")):
         digest.update(source.read_bytes())
@@ -125,7 +126,7 @@ def train(train_data: str, train_dir: str, argv: list[str]):
     """Train a model, or resume the training that the same inputs began.
 
     Args:
-        train_data: Glob(s) of the training shards.
+        train_data: Manifest or glob(s) of the training shards.
         train_dir: The trainer's folder.
         argv: The trainer's other flags, as returned by `command_line`.
 

@@ -63,7 +63,7 @@ def checks(config: DoctorConfig, words: list[str]) -> Iterator[tuple[str, Callab
     yield "Pipeline", lambda: f"version {compiled.version}; its parameters fit it"
     yield from _kubeflow(config) if config.target == "kubeflow" else _vertex(config)
     for image in compiled.images:
-        yield "Image", lambda image=image: _image(image)
+        yield "Image", lambda image=image: _image(config, image)
     for name in ("train_data", "eval_data", "vocabulary"):
         if values[name]:
             yield name, lambda name=name: _data(_from_here(config, values[name]))
@@ -143,7 +143,16 @@ def _must_be_remote(path: str):
         raise NotChecked(f"{path} is within the cluster; look there that it is on a volume")
 
 
-def _image(name: str) -> str:
+def _image(config: DoctorConfig, name: str) -> str:
+    try:
+        return _image_in_registry(name)
+    except (UserError, NotChecked) as error:
+        if config.target != "kubeflow":
+            raise
+        return _image_on_nodes(name, error)
+
+
+def _image_in_registry(name: str) -> str:
     from pipeline.local import engine
 
     engine.check_name(name)
@@ -153,6 +162,41 @@ def _image(name: str) -> str:
         raise NotChecked(f"{name}: no Docker engine, which asks the registry, answers") from None
     engine.check_pullable(client, name)
     return f"{name} can be pulled with this machine's credentials"
+
+
+def _image_on_nodes(name: str, error: Exception) -> str:
+    """Whether the nodes hold an image that cannot be pulled: Kubernetes then does not pull it.
+
+    Raises:
+        Exception: `error`, if no node is known to hold it, or if it is pulled all the same because
+            its tag is `latest`.
+    """
+    try:
+        with _kubernetes() as client:
+            nodes = client.CoreV1Api().list_node(_request_timeout=20).items
+    except NotChecked:
+        raise error from None
+    full = _full_name(name)
+    holders = [
+        node
+        for node in nodes
+        if any(full in (image.names or []) for image in node.status.images or [])
+    ]
+    if not holders or full.endswith(":latest"):
+        raise error
+    if len(holders) < len(nodes):
+        raise NotChecked(f"{name} is on {len(holders)} of {len(nodes)} nodes; on others: {error}")
+    return f"{name} is on {'the node' if len(nodes) == 1 else f'all {len(nodes)} nodes'}"
+
+
+def _full_name(image: str) -> str:
+    """The image's name as a node lists it, with a registry and a tag or digest."""
+    host, slash, _ = image.partition("/")
+    if not slash:
+        image = f"docker.io/library/{image}"
+    elif not re.search(r"[.:]|^localhost$", host):
+        image = f"docker.io/{image}"
+    return image if re.search(r"[:@][^/]*$", image) else f"{image}:latest"
 
 
 def nodes(values: dict) -> str:

@@ -76,17 +76,6 @@ def _parameter_of_spec(name: str, given: dict) -> Parameter:
     return Parameter(name, kind, default, " ".join(given.get("description", "").split()))
 
 
-def markdown_table(parameters: dict[str, Parameter]) -> str:
-    """Return the parameters as a Markdown table."""
-    rows = ["| parameter | type | default | meaning |", "| --- | --- | --- | --- |"]
-    for parameter in parameters.values():
-        default = "required" if parameter.default is None else f"`{_default(parameter)}`"
-        rows.append(
-            f"| `{parameter.name}` | {_type(parameter)} | {default} | {parameter.description} |"
-        )
-    return "\n".join(rows)
-
-
 def help_text(parameters: dict[str, Parameter]) -> str:
     """Return the parameters as text for a terminal."""
     lines = []

@@ -15,9 +15,11 @@ from components.validate_data.split_checks import check_splits, training_split
 from components.validate_data.statistics import FeatureStatistics, Result, SplitStatistics
 from components.validate_data.tfdv_export import to_proto
 from trainer.common import storage
+from trainer.data import manifest
 from trainer.data.records import MIN_VALUE, QUANTUM, RecordFormat
 
 STATISTICS, ANOMALIES, REPORT = "statistics.json", "anomalies.json", "report.html"
+MANIFEST = "{split}" + manifest.SUFFIX
 SCHEMA, TFDV_STATISTICS = "schema.pbtxt", "statistics.pb"
 
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
@@ -32,8 +34,19 @@ def write(
     record_format: RecordFormat,
     settings: Settings,
     references: References,
+    statuses: dict[str, storage.FileStatus],
 ) -> None:
-    """Write the output files. `patterns` maps each split to the file pattern given by the user."""
+    """Write the output files.
+
+    Args:
+        result: What was found in the records.
+        output_dir: Output folder.
+        patterns: Split -> the file pattern given by the user.
+        record_format: The expected format of the records.
+        settings: Severity that fails the run, and more.
+        references: What to compare the data with.
+        statuses: Path -> status of each file before it was read.
+    """
     split_statistics = {
         split: result.splits[split] for split in patterns
     }  # runners return any order
@@ -53,7 +66,14 @@ def write(
     anomalies = {"passed": not fails(findings, settings.fail_on), "anomalies": findings.as_rows()}
     context = report_context.context(statistics, anomalies, references)
     html = render("validate_data/report.html", **context)
+    manifests = {
+        MANIFEST.format(split=split): manifest.create(
+            statuses, [(path, records, checksum) for path, records, _, checksum in data.files]
+        )
+        for split, data in split_statistics.items()
+    }
     files = {
+        **{name: listed.to_json().encode() for name, listed in manifests.items()},
         STATISTICS: json.dumps(statistics).encode(),
         TFDV_STATISTICS: to_proto(split_statistics, record_format).SerializeToString(),
         SCHEMA: _infer(split_statistics, record_format).encode(),
@@ -131,7 +151,7 @@ def describe(statistics: SplitStatistics, record_format: RecordFormat) -> dict:
     return {
         "files": [
             {"path": path, "records": records, "bytes": num_bytes}
-            for path, records, num_bytes in sorted(statistics.files)
+            for path, records, num_bytes, _ in sorted(statistics.files)
         ],
         "bytes": statistics.num_bytes,
         "records": statistics.num_records,

@@ -1,7 +1,6 @@
 """Scan one file: collect its statistics, findings and video ids."""
 
 import hashlib
-import struct
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from components.validate_data.video_checks import check
 from trainer.common.errors import UserError
 from trainer.data.examples import Video, inspect
 from trainer.data.records import RecordFormat
-from trainer.data.tfrecord import BadRecord, masked_crc, scan_records
+from trainer.data.tfrecord import BadRecord, identity, scan_records
 
 # Enough for numpy to outweigh Python, but still within the CPU's caches.
 BATCH_BYTES = 2 << 20
@@ -68,8 +67,7 @@ class _Scanner:
     def add(self, number: int, record: bytes) -> None:
         self.num_records += 1
         self.num_bytes += len(record)
-        # The length and CRC identify the record, as they do in the file, and are cheap to hash.
-        self.digest.update(struct.pack("<QI", len(record), masked_crc(record)))
+        self.digest.update(identity(record))
         video, problems = inspect(record, self.record_format)
         if video.id:
             self.ids.append((number, video.id))
@@ -87,7 +85,7 @@ class _Scanner:
     def add_bad_record(self, bad: BadRecord) -> None:
         self.num_records += 1
         self.statistics.num_records += 1
-        self.digest.update(bad.kind.encode())
+        self.digest.update(identity(bad))
         self.add_finding(bad.kind, bad.record, "", bad.reason)
 
     def add_finding(self, kind: str, number: int, video_id: str, reason: str) -> None:
@@ -100,9 +98,9 @@ class _Scanner:
         if not self.num_records and not self.num_findings:
             self.add_finding("empty_file", 0, "", "the file has no records")
         self.statistics.num_bytes += self.num_bytes
-        self.statistics.files.append((self.shard.path, self.num_records, self.num_bytes))
-        digest = int.from_bytes(self.digest.digest(), "big")
-        self.statistics.digest = (self.statistics.digest + digest) % 2**256
+        checksum = self.digest.hexdigest()
+        self.statistics.files.append((self.shard.path, self.num_records, self.num_bytes, checksum))
+        self.statistics.digest = (self.statistics.digest + int(checksum, 16)) % 2**256
         numbers, ids = zip(*self.ids, strict=True) if self.ids else ((), ())
         return pack(self.shard.split, self.shard.path, ids, numbers)
 

@@ -69,8 +69,8 @@ def _check_dimensions(
 
 def _check_files(findings: Findings, split: str, statistics: SplitStatistics) -> None:
     readable = [file for file in statistics.files if file[2]]  # others have findings already
-    median = float(np.median([records for _, records, _ in readable])) if readable else 0
-    for path, records, _ in readable:
+    median = float(np.median([records for _, records, *_ in readable])) if readable else 0
+    for path, records, *_ in readable:
         if records * MAX_SIZE_RATIO < median or records > median * MAX_SIZE_RATIO:
             reason = f"{records} record{'s' if records > 1 else ''}; the median file has {median:g}"
             findings.add("file_size", split, Example(path, 0, "", reason))

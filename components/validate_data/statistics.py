@@ -73,7 +73,7 @@ class SplitStatistics:
         num_videos: Number of valid records, on which all other statistics are based.
         labels_per_video: `labels_per_video[i]` videos have i labels.
         extra: (name, type) of a feature that is not used -> number of videos.
-        files: (path, number of records, bytes) of each file.
+        files: (path, number of records, bytes of records, checksum) of each file.
         findings: Findings of all files.
         digest: Sum modulo 2 ** 256 of the files' digests; independent of their order.
     """
@@ -85,7 +85,7 @@ class SplitStatistics:
     num_videos: int = 0
     labels_per_video: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     extra: Counter = field(default_factory=Counter)
-    files: list[tuple[str, int, int]] = field(default_factory=list)
+    files: list[tuple[str, int, int, str]] = field(default_factory=list)
     findings: Findings = field(default_factory=Findings)
     digest: int = 0
 

@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from components.validate_data.beam_options import (
@@ -13,12 +12,13 @@ from components.validate_data.beam_options import (
     python_path_for_workers,
 )
 from components.validate_data.findings import Example
-from components.validate_data.output import ANOMALIES, REPORT, STATISTICS, write
+from components.validate_data.output import ANOMALIES, MANIFEST, REPORT, STATISTICS, write
 from components.validate_data.references import Settings, read
 from components.validate_data.shard import Shard
 from components.validate_data.statistics import Result
 from trainer.common import storage
 from trainer.common.errors import UserError
+from trainer.data import manifest
 from trainer.data.records import RecordFormat
 
 # The ids of one bucket must fit in a worker's memory: about 15 bytes per video.
@@ -57,7 +57,8 @@ def validate(
     shards = [
         Shard(split, path) for split, pattern in inputs.items() for path in storage.glob(pattern)
     ]
-    total_bytes = _total_bytes(shards)
+    statuses = storage.statuses(shard.path for shard in shards)
+    total_bytes = sum(status.size for status in statuses.values())
     pipeline = _pipeline(beam_args, total_bytes)
     references = read(settings, record_format.num_classes)
     _clear(output_dir)
@@ -68,6 +69,7 @@ def validate(
         record_format=record_format,
         settings=settings,
         references=references,
+        statuses=statuses,
     )
     num_buckets = min(MAX_BUCKETS, 1 + total_bytes // BYTES_PER_BUCKET)
     _run(pipeline, shards, record_format, num_buckets, write_result)
@@ -75,19 +77,10 @@ def validate(
     if not anomalies["passed"]:
         report = storage.join(output_dir, REPORT)
         raise UserError(_message(anomalies["anomalies"], settings.fail_on, report))
+    for split in inputs:
+        path = storage.join(output_dir, MANIFEST.format(split=split))
+        manifest.verify(manifest.read(path), path)  # nothing changed meanwhile
     return json.loads(storage.read_text(storage.join(output_dir, STATISTICS)))["fingerprint"]
-
-
-def _total_bytes(shards: list[Shard]) -> int:
-    # On gs:// each size is one request, so the threads mostly wait.
-    with ThreadPoolExecutor(32) as threads:
-        return sum(threads.map(_size, [shard.path for shard in shards]))
-
-
-def _size(path: str) -> int:
-    with contextlib.suppress(UserError):  # reported as a finding later
-        return storage.size(path)
-    return 0
 
 
 def _clear(output_dir: str) -> None:

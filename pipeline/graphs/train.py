@@ -9,7 +9,7 @@ from kfp import dsl, kubernetes
 
 from components import ops
 from components.train import FLAGS
-from pipeline.parameters import Parameter, markdown_table, parameters_of
+from pipeline.parameters import Parameter, parameters_of
 from pipeline.profiles import profile as profiles
 from pipeline.profiles.profile import Profile
 
@@ -69,7 +69,7 @@ TARGETS = {
 
 
 def build(images: Images, target: Target, profile: Profile | None = None):
-    """The pipeline, described by its docstring and a table of its parameters.
+    """The pipeline, described by its docstring and a list of its parameters.
 
     Args:
         profile: What the steps ask of a cluster. None: what is in profiles/cpu.toml.
@@ -80,24 +80,36 @@ def build(images: Images, target: Target, profile: Profile | None = None):
     function = _pipeline(images, target, profile)
     function = _with_flags(function, () if target.has_kubernetes else KUBEFLOW_ONLY)
     plain = dsl.pipeline(function, name=name)
-    description = f"{_as_markdown(plain.description)}\n\n{_tables(parameters_of(plain))}"
+    description = _description(plain.description, parameters_of(plain))
     return dsl.pipeline(function, name=name, description=description)
 
 
-def _as_markdown(text: str) -> str:
-    """The first line and the rest, each in one line, because Kubeflow's UI keeps line breaks."""
-    first, _, rest = text.partition("\n")
-    return f"{first}\n\n{' '.join(rest.split())}"
+def _description(text: str, parameters: dict[str, Parameter]) -> str:
+    """The pipeline's description, in Markdown.
 
+    Kubeflow's UI shows it in a narrow card that does not scroll, and keeps line breaks. So each
+    paragraph is one line, and only the required parameters are explained.
 
-def _tables(parameters: dict[str, Parameter]) -> str:
-    """A Markdown table for each group of parameters."""
-    tables = {title: {} for title in GROUPS}
-    for name, parameter in parameters.items():
-        tables[_group(name)][name] = parameter
-    return "\n\n".join(
-        f"**{title}**\n\n{markdown_table(group)}" for title, group in tables.items() if group
-    )
+    Args:
+        text: A line of summary, and the lines of a paragraph.
+    """
+    summary, _, paragraph = text.partition("\n")
+    groups = {title: [] for title in GROUPS}
+    for name in parameters:
+        groups[_group(name)].append(name)
+    lines = [f"- `{name}`: {parameters[name].description}" for name in groups.pop("Required")]
+    lines += [
+        f"- **{title}**: {', '.join(f'`{name}`' for name in names)}"
+        for title, names in groups.items()
+    ]
+    parts = [
+        summary,
+        " ".join(paragraph.split()),
+        "**Parameters**, of which the first three are required "
+        "(`make run ARGS=--help` explains all):",
+        "\n".join(lines),
+    ]
+    return "\n\n".join(parts)
 
 
 def _group(name: str) -> str:

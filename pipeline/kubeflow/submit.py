@@ -1,14 +1,15 @@
 """Submit the compiled pipeline to Kubeflow Pipelines."""
 
 import sys
-import time
 import uuid
+from datetime import UTC, datetime
 
 import kfp_server_api as api
 
 from pipeline.kubeflow import client as kubeflow
 from pipeline.kubeflow import follow, upload
 from pipeline.kubeflow.connection import resolve, secret_free
+from pipeline.naming import run_name
 from pipeline.prepare import complete, show
 from trainer.common.errors import UserError
 
@@ -16,7 +17,7 @@ from trainer.common.errors import UserError
 def submit(config, compiled, values: dict) -> int:
     """Create a run of the package; return the exit code, with --wait that of the run's end."""
     connection = resolve(config, host_required=not config.dry_run)
-    name = config.run_name or f"{compiled.version}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+    name = config.run_name or run_name(complete(compiled, values), datetime.now(UTC))
     if config.dry_run:
         what = {"version": compiled.version, "run": name, "experiment": config.experiment}
         show(secret_free(connection) | what, compiled, values)

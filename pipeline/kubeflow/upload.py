@@ -50,8 +50,8 @@ def upload(client: Client, connection: ConnectionConfig, package: Package) -> tu
                 str(file),
                 name=package.version,
                 pipelineid=pipeline.pipeline_id,
-                # It is part of the URL, which proxies limit. The pipeline has all of it.
-                description=package.description.split("\n")[0],
+                # The UI shows it below the pipeline's own description.
+                description=f"Images: {', '.join(package.images)}",
             )
 
     version, is_new = kubeflow.ensure(find_version, create_version)

@@ -2,7 +2,10 @@
 
 import sys
 import time
+from datetime import UTC, datetime
 
+from pipeline.naming import run_name
+from pipeline.prepare import complete
 from pipeline.vertex import client as vertex
 
 POLL_SECONDS = 10
@@ -16,7 +19,7 @@ STILL_RUNNING = 124
 
 def submit(config, compiled, values: dict) -> int:
     """Create a run of the package; return the exit code, with --wait that of the run's end."""
-    name = config.run_name or f"{compiled.version}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+    name = config.run_name or run_name(complete(compiled, values), datetime.now(UTC))
     if config.dry_run:
         return vertex.show(config, compiled, values, {"run": name})
     with vertex.explained(), vertex.client(config) as aiplatform:

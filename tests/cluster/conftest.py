@@ -19,9 +19,11 @@ from kubernetes.stream import stream
 from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.kubeflow import client as kubeflow
 from pipeline.kubeflow.connection import ConnectionConfig
-from pipeline.paths import ROOT
+from pipeline.paths import ROOT, VERSION
 
 NAMESPACE = os.environ.get("YT8M_CLUSTER_NAMESPACE", "kubeflow")
+TAG = os.environ.get("YT8M_IMAGE_TAG", VERSION)
+IMAGES = {"data": f"yt8m-data:{TAG}", "trainer": f"yt8m-trainer:{TAG}"}
 PROFILE = "laptop"
 SMALL = ["num_classes=10", "batch_size=64", "base_learning_rate=0.05", "num_epochs=2"]
 
@@ -150,8 +152,8 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
         pytest.skip("no Kubeflow cluster: KF_PIPELINES_ENDPOINT names none")
     kubernetes.config.load_kube_config()
     config = CompileConfig(str(tmp_path_factory.mktemp("build")), profile=PROFILE)
-    pipeline = compile_pipeline(config)["kubeflow"]
-    cluster = Cluster(pipeline, os.environ.get("YT8M_DATA_IMAGE", "yt8m-data:0.1.0"))
+    pipeline = compile_pipeline(config, IMAGES)["kubeflow"]
+    cluster = Cluster(pipeline, IMAGES["data"])
     yield cluster
     cluster.remove()
 

@@ -206,6 +206,45 @@ def test_nodes_and_quotas(run, parameters, cloud, gpus, hard, limit, marks):
     assert "labelSelector=cloud.google.com/gke-accelerator=nvidia-tesla-a100,cloud" in nodes
 
 
+def holding(*names: str) -> dict:
+    return {"status": {"allocatable": {}, "images": [{"names": [name]} for name in names]}}
+
+
+LOCAL = {"data": "yt8m-data:1", "trainer": "me/yt8m-trainer:1"}
+ON_NODE = ("docker.io/library/yt8m-data:1", "docker.io/me/yt8m-trainer:1")
+
+
+@pytest.mark.parametrize(
+    "images, nodes, mark, said",
+    [
+        (LOCAL, [holding(*ON_NODE)], "ok", "yt8m-data:1 is on the node"),
+        (LOCAL, [holding(*ON_NODE)] * 2, "ok", "yt8m-data:1 is on all 2 nodes"),
+        (LOCAL, [holding(*ON_NODE), holding()], "?", "is on 1 of 2 nodes; on others: yt8m-data:1"),
+        (LOCAL, [{"status": {"images": [{"sizeBytes": 1}]}}], "FAIL", "names no registry"),
+        (
+            {"data": "yt8m-data:latest", "trainer": "yt8m-trainer"},
+            [
+                holding(
+                    "docker.io/library/yt8m-data:latest", "docker.io/library/yt8m-trainer:latest"
+                )
+            ],
+            "FAIL",
+            "names no registry",
+        ),
+    ],
+)
+def test_images_that_were_loaded_onto_the_nodes(
+    server, cloud, parameters, tmp_path, capsys, images, nodes, mark, said
+):
+    cloud.answers = {"/api/v1/nodes": {"items": nodes}}
+    compiled = compile_pipeline(CompileConfig(output_dir=str(tmp_path / "build")), images)
+    with pytest.raises(SystemExit):
+        main(["doctor", f"--host={server.url}", f"--pipeline={compiled['kubeflow']}", *parameters])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line[6:11] == "Image"]
+    assert [line[:5].strip() for line in lines] == [mark, mark]
+    assert any(said in line for line in lines)
+
+
 def test_cluster_without_permission_is_not_a_failure(run, parameters, cloud):
     code, lines = run(*parameters, "--project=p")
     assert code == 0

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -34,12 +35,12 @@ def test_first_submission_creates_pipeline_version_experiment_and_run(server, ru
     assert (code, err) == (0, "")
     pipeline, version = server.only("pipelines"), server.only("versions")
     assert pipeline["display_name"] == "yt8m-pipeline"
-    assert "| `train_data` |" in pipeline["description"]
+    assert "- `train_data`: " in pipeline["description"]
     assert version["text"] == compiled["kubeflow"].read_text()
-    assert version["description"].startswith("Train a video classifier")
-    assert len(version["description"]) < 500
+    assert version["description"] == "Images: yt8m-data:0.1.0, yt8m-trainer:0.1.0"
     assert server.only("experiments")["display_name"] == "yt8m-pipeline"
     sent = server.only("runs")
+    assert re.fullmatch(r"LogisticModel-b-\d{8}-\d{6}", sent["display_name"])
     assert sent["pipeline_version_reference"] == {
         "pipeline_id": pipeline["pipeline_id"],
         "pipeline_version_id": version["pipeline_version_id"],

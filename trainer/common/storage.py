@@ -10,6 +10,7 @@ fsspec with gcsfs is not used: it has no common interface for compare-and-swap (
 for atomic writes that survive a power failure.
 """
 
+import collections
 import contextlib
 import fcntl
 import fnmatch
@@ -23,7 +24,8 @@ import re
 import shutil
 import sys
 import uuid
-from typing import BinaryIO
+from collections.abc import Iterable
+from typing import BinaryIO, NamedTuple
 
 from trainer.common.errors import UserError
 
@@ -58,7 +60,7 @@ def glob(patterns: str) -> list[str]:
 def exists(path: str) -> bool:
     """Whether a file or folder exists at `path`. On gs://, an empty folder does not exist."""
     with _explained("look for", path):
-        if not _is_remote(path):
+        if not is_remote(path):
             return os.path.exists(_local(path))
         bucket, key = _bucket_and_key(path)
         if key and bucket.blob(key).exists():
@@ -69,13 +71,46 @@ def exists(path: str) -> bool:
 def size(path: str) -> int:
     """Return the size of a file in bytes."""
     with _explained("read", path):
-        return _blob(path).size if _is_remote(path) else os.path.getsize(_local(path))
+        return _blob(path).size if is_remote(path) else os.path.getsize(_local(path))
+
+
+class FileStatus(NamedTuple):
+    """Status of a file.
+
+    Attributes:
+        size: in bytes.
+        version: generation of an object on gs://; time of modification of a local file, in ns.
+    """
+
+    size: int
+    version: int
+
+
+def statuses(paths: Iterable[str]) -> dict[str, FileStatus]:
+    """Return the status of each file that exists.
+
+    On gs://, the files of a bucket take one listing of their common prefix, not a request each.
+    """
+    local, remote = [], collections.defaultdict(list)
+    for path in paths:
+        if is_remote(path):
+            remote[path.split("/")[2]].append(path)
+        else:
+            local.append(path)
+    found = {path: _local_status(path) for path in local if os.path.isfile(_local(path))}
+    for bucket, names in remote.items():
+        prefix = os.path.commonprefix(names)  # noqa: RUF071 (a prefix need not end at a slash)
+        with _explained("look for", prefix):
+            blobs = _bucket_and_key(prefix)[0].list_blobs(prefix=_bucket_and_key(prefix)[1])
+            listed = {f"gs://{bucket}/{b.name}": FileStatus(b.size, b.generation) for b in blobs}
+        found |= {name: listed[name] for name in names if name in listed}
+    return found
 
 
 def open_read(path: str) -> BinaryIO:
     """Open a file for reading: binary, buffered and seekable. The caller closes it."""
     with _explained("read", path):
-        if _is_remote(path):
+        if is_remote(path):
             return _blob(path).open("rb", chunk_size=_CHUNK)
         return open(_local(path), "rb")
 
@@ -83,7 +118,7 @@ def open_read(path: str) -> BinaryIO:
 def read_bytes(path: str) -> bytes:
     """Return the content of a file."""
     with _explained("read", path):
-        if _is_remote(path):
+        if is_remote(path):
             return _download(path)[0]
         with open(_local(path), "rb") as file:
             return file.read()
@@ -124,7 +159,7 @@ def write_file(path: str, source: BinaryIO) -> None:
     """Like `write_bytes`, with the content of the seekable file `source`."""
     with _explained("write", path):
         source.seek(0)
-        if _is_remote(path):
+        if is_remote(path):
             bucket, key = _bucket_and_object(path)
             _upload(bucket.blob(key, chunk_size=_CHUNK), source)
         else:
@@ -161,14 +196,14 @@ def replace_if(path: str, data: bytes, expected: bytes | None) -> bool:
         Whether the file's content is `data` now. If not, the file is unchanged.
     """
     with _explained("write", path):
-        swap = _swap_remote if _is_remote(path) else _swap_local
+        swap = _swap_remote if is_remote(path) else _swap_local
         return swap(path, data, expected)
 
 
 def files_below(folder: str) -> list[str]:
     """Return the paths of all files below `folder`, relative to it and sorted."""
     with _explained("list", folder):
-        if not _is_remote(folder):
+        if not is_remote(folder):
             return _local_files_below(_local(folder))
         bucket, key = _bucket_and_key(folder)
         prefix = _folder(key)
@@ -194,7 +229,7 @@ def copy_tree(source: str, destination: str) -> None:
 def delete_tree(folder: str) -> None:
     """Delete a folder and its content, if it exists."""
     with _explained("delete", folder):
-        if _is_remote(folder):
+        if is_remote(folder):
             bucket, key = _bucket_and_key(folder)
             bucket.delete_blobs(list(bucket.list_blobs(prefix=_folder(key))), on_error=_ignore)
         elif os.path.exists(_local(folder)):
@@ -228,6 +263,11 @@ def _reason(error: Exception) -> str:
     return (body[1] if body else re.sub(r"^[A-Z]+ https?://\S+ ", "", text)).rstrip(".")
 
 
+def is_remote(path: str) -> bool:
+    """Whether a path is on gs://."""
+    return path.startswith("gs://")
+
+
 # --- local files -----------------------------------------------------------------------------
 
 
@@ -237,6 +277,11 @@ def _local(path: str) -> str:
     if not path:
         raise UserError("Expected a path; got an empty one.")
     return path
+
+
+def _local_status(path: str) -> FileStatus:
+    status = os.stat(path)
+    return FileStatus(status.st_size, status.st_mtime_ns)
 
 
 def _local_files_below(folder: str) -> list[str]:
@@ -292,10 +337,6 @@ def _swap_local(path: str, data: bytes, expected: bytes | None) -> bool:
 # --- Google Cloud Storage -------------------------------------------------------------------
 
 
-def _is_remote(path: str) -> bool:
-    return path.startswith("gs://")
-
-
 def _bucket_and_key(path: str):
     bucket, _, key = path.removeprefix("gs://").partition("/")
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]+[a-z0-9]", bucket):
@@ -344,7 +385,7 @@ def _folder(key: str) -> str:
 
 def _glob_one(pattern: str) -> list[str]:
     with _explained("look for", pattern):
-        if not _is_remote(pattern):
+        if not is_remote(pattern):
             return [p for p in local_glob.glob(_local(pattern)) if os.path.isfile(p)]
         bucket, key = _bucket_and_key(pattern)
         fixed_part = re.split(r"[*?[]", key, maxsplit=1)[0]

@@ -95,11 +95,22 @@ def batches(
     files: list[str], record_format: RecordFormat, batch_size: int, num_readers: int = 1
 ) -> tf.data.Dataset:
     """Return batches of every video once; with one reader, in the order of files and records."""
+    batches = batches_in_formats(files, [record_format], batch_size, num_readers)
+    return batches.map(lambda batch: batch)
+
+
+def batches_in_formats(
+    files: list[str], record_formats: list[RecordFormat], batch_size: int, num_readers: int = 1
+) -> tf.data.Dataset:
+    """Return batches of every video once, each read once and parsed in every format.
+
+    Elements are tuples with one batch per format.
+    """
     records = _records(tf.data.Dataset.from_tensor_slices(files), num_readers)
     return (
         records.batch(batch_size)
         .map(
-            lambda batch: parse(batch, record_format),
+            lambda batch: tuple(parse(batch, record_format) for record_format in record_formats),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )

@@ -134,6 +134,13 @@ def frame(data: bytes) -> bytes:
     return b"".join((length, _CRC.pack(masked_crc(length)), data, _CRC.pack(masked_crc(data))))
 
 
+def identity(record: bytes | BadRecord) -> bytes:
+    """Return a few bytes that identify a record: its length and CRC, or the kind of its damage."""
+    if isinstance(record, BadRecord):
+        return record.kind.encode()
+    return _HEADER.pack(len(record), masked_crc(record))
+
+
 def masked_crc(data: bytes) -> int:
     """Return the masked CRC32C of `data`: rotated right by 15 bits, plus a constant."""
     crc = google_crc32c.value(data)

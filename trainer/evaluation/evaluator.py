@@ -1,5 +1,8 @@
-"""The evaluation loop: metrics of a trained model on labelled videos."""
+"""The evaluation loop: metrics of trained models on labelled videos."""
 
+from __future__ import annotations
+
+import contextlib
 import logging
 import time
 from dataclasses import dataclass
@@ -7,17 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from trainer.common import storage
 from trainer.common.errors import UserError
-from trainer.data import input_pipeline
+from trainer.data import input_pipeline, manifest
 from trainer.evaluation.experts import ExpertAnalysis, ExpertMetrics
 from trainer.evaluation.metrics import (
     TOP_K,
     AveragePrecision,
     MetricCollection,
+    TopPredictions,
     VideoCounts,
-    top_predictions,
 )
+from trainer.evaluation.predictions import Predictions, Videos
 from trainer.serving import loading
 from trainer.training import losses
 
@@ -37,6 +40,8 @@ class Evaluation:
         model_flags: flags that define the model.
         step: number of steps that the model was trained for.
         class_names: by class id.
+        videos: the videos.
+        predictions: the model's predictions for them.
         experts: how the classes use their experts; None if the model is no mixture of experts.
     """
 
@@ -46,6 +51,8 @@ class Evaluation:
     model_flags: dict
     step: int
     class_names: list[str]
+    videos: Videos
+    predictions: Predictions
     experts: ExpertAnalysis | None = None
 
 
@@ -71,62 +78,166 @@ def evaluate(
         UserError: there is no model, no file matches, a record cannot be read, or no video has a
             label.
     """
-    model = loading.load(model_dir, vocabulary_file)
-    num_classes = model.flags["num_classes"]
-    metrics, counts = MetricCollection(num_classes), VideoCounts(num_classes)
-    average_precision = AveragePrecision(num_classes)
-    experts = _expert_metrics(model)
-    total_loss, progress = 0.0, _Progress()
-    files = storage.glob(data_pattern)
-    with input_pipeline.explained(files, model.record_format):
-        for batch in input_pipeline.batches(files, model.record_format, batch_size, num_readers):
-            if experts:
-                predictions, gate_probabilities = model.predict_with_gates(batch)
-                experts.add(gate_probabilities, batch["labels"])
-            else:
-                predictions = model.predict(batch)
-            total_loss += _sum_of_losses(predictions, batch["labels"])
-            top = top_predictions(predictions, batch["labels"], top_k)
-            for metric in (metrics, counts, average_precision):
-                metric.add(top)
-            progress.log(counts.num_videos)
-    if not counts.num_positives.any():
+    evaluation, _ = evaluate_pair(
+        model_dir, None, data_pattern, batch_size, top_k, num_readers, vocabulary_file
+    )
+    return evaluation
+
+
+def evaluate_pair(
+    model_dir: str,
+    champion_dir: str | None,
+    data_pattern: str,
+    batch_size: int = 1024,
+    top_k: int = TOP_K,
+    num_readers: int = 8,
+    vocabulary_file: str = "",
+) -> tuple[Evaluation, Evaluation | None]:
+    """Evaluate a model and the published one in one pass: every batch is read once, for both.
+
+    Args:
+        model_dir: as in `evaluate`, like the other arguments.
+        champion_dir: folder of the published model; None if there is none.
+        data_pattern: see `evaluate`.
+        batch_size: see `evaluate`.
+        top_k: see `evaluate`.
+        num_readers: see `evaluate`.
+        vocabulary_file: see `evaluate`.
+
+    Returns:
+        The evaluations of both models, with the same `videos`.
+
+    Raises:
+        UserError: as in `evaluate`.
+    """
+    models = [loading.load(model_dir, vocabulary_file)]
+    if champion_dir:
+        models.append(_load_champion(champion_dir))
+    formats = list(dict.fromkeys(model.record_format for model in models))
+    files = manifest.expand(data_pattern)
+    videos: list[Videos] = []
+    totals = [_ModelTotals(model, top_k) for model in models]
+    progress = _Progress()
+    with (
+        _champion_explained(champion_dir, files, models[-1]),
+        input_pipeline.explained(files, models[0].record_format),
+    ):
+        for batches in input_pipeline.batches_in_formats(files, formats, batch_size, num_readers):
+            videos.append(Videos.of_batch(batches[0]))
+            for total in totals:
+                total.add(batches[formats.index(total.model.record_format)])
+            progress.add(len(videos[-1]))
+    if not any(part.num_labels.any() for part in videos):
         raise UserError(
-            f"None of the {counts.num_videos} videos in {data_pattern!r} has a label; metrics need "
-            "labelled videos."
+            f"None of the {sum(map(len, videos))} videos in {data_pattern!r} has a label; metrics "
+            "need labelled videos."
         )
-    return Evaluation(
-        metrics.result() | counts.result() | {"loss": total_loss / counts.num_videos},
-        average_precision.result(),
-        counts.num_positives,
-        model.flags,
-        model.step,
-        model.class_names,
-        experts.result() if experts else None,
+    all_videos = Videos.concatenate(videos)
+    evaluations = [total.result(all_videos) for total in totals]
+    return evaluations[0], evaluations[1] if champion_dir else None
+
+
+def _load_champion(champion_dir: str) -> loading.TrainedModel:
+    try:
+        return loading.load(champion_dir)
+    except UserError as error:
+        raise _champion_error(champion_dir, error) from error
+
+
+@contextlib.contextmanager
+def _champion_explained(champion_dir: str | None, files: list[str], model: loading.TrainedModel):
+    """Explain a failure to read `files` that is one for the published model alone."""
+    try:
+        yield
+    except (tf.errors.OpError, UnicodeDecodeError) as error:
+        if not champion_dir:
+            raise
+        try:
+            with input_pipeline.explained(files, model.record_format):
+                raise
+        except UserError as explained:
+            raise _champion_error(champion_dir, explained) from error
+
+
+def _champion_error(champion_dir: str, error: UserError) -> UserError:
+    return UserError(
+        f"The published model {champion_dir!r} cannot be evaluated on this data, and the new model "
+        f"cannot be compared with it: {error} Publish models of other data to another directory."
     )
 
 
-def _expert_metrics(model: loading.TrainedModel) -> ExpertMetrics | None:
-    if model.predict_with_gates:
-        return ExpertMetrics(model.flags["num_classes"], model.flags["moe_num_mixtures"] + 1)
-    return None
+class _ModelTotals:
+    """Accumulates the Evaluation of one model."""
+
+    def __init__(self, model: loading.TrainedModel, top_k: int):
+        num_classes = model.flags["num_classes"]
+        self.model = model
+        self._top_k = top_k
+        self._metrics = MetricCollection(num_classes)
+        self._counts = VideoCounts(num_classes)
+        self._average_precision = AveragePrecision(num_classes)
+        self._predictions: list[Predictions] = []
+        self._total_loss = 0.0
+        self._experts = None
+        if model.predict_with_gates:
+            self._experts = ExpertMetrics(num_classes, model.flags["moe_num_mixtures"] + 1)
+
+    def add(self, batch: dict):
+        """Add the videos of a batch of `input_pipeline`."""
+        if self._experts:
+            predictions, gate_probabilities = self.model.predict_with_gates(batch)
+            self._experts.add(gate_probabilities, batch["labels"])
+        else:
+            predictions = self.model.predict(batch)
+        labels = batch["labels"]
+        k = min(max(self._top_k, labels.shape[1]), predictions.shape[1])
+        scores, classes, video_losses = (
+            tensor.numpy() for tensor in _top_and_losses(predictions, labels, k)
+        )
+        top = TopPredictions(
+            scores, classes, labels.numpy(), int(predictions.shape[1]), self._top_k
+        )
+        for metric in (self._metrics, self._counts, self._average_precision):
+            metric.add(top)
+        self._predictions.append(Predictions.of_batch(top, video_losses))
+        self._total_loss += float(video_losses.sum(dtype=np.float64))
+
+    def result(self, videos: Videos) -> Evaluation:
+        """The evaluation on all videos that were added."""
+        return Evaluation(
+            self._metrics.result()
+            | self._counts.result()
+            | {"loss": self._total_loss / self._counts.num_videos},
+            self._average_precision.result(),
+            self._counts.num_positives,
+            self.model.flags,
+            self.model.step,
+            self.model.class_names,
+            videos,
+            Predictions.concatenate(self._predictions),
+            self._experts.result() if self._experts else None,
+        )
 
 
-def _sum_of_losses(predictions: tf.Tensor, labels: tf.Tensor) -> float:
-    """Sum of the videos' CrossEntropyLoss."""
+@tf.function(reduce_retracing=True)
+def _top_and_losses(predictions, labels, k):
+    """The k top scores and classes, [batch, k], and the CrossEntropyLoss of each video, [batch]."""
+    scores, classes = tf.math.top_k(predictions, k)  # of equal scores, the lower class comes first
     multi_hot = losses.multi_hot(labels, predictions.shape[1])
-    return float(tf.reduce_sum(losses.cross_entropy(multi_hot, predictions)))
+    return scores, classes, losses.cross_entropy(multi_hot, predictions)
 
 
 class _Progress:
     """Logs the number of videos every LOG_SECONDS."""
 
     def __init__(self):
-        self.start = self.last_line = time.monotonic()
+        self._num_videos = 0
+        self._start = self._last_line = time.monotonic()
 
-    def log(self, num_videos: int):
+    def add(self, num_videos: int):
+        self._num_videos += num_videos
         now = time.monotonic()
-        if now - self.last_line > LOG_SECONDS:
-            self.last_line = now
-            rate = num_videos / (now - self.start)
-            logging.info("examples_processed: %d | Examples/sec: %.0f", num_videos, rate)
+        if now - self._last_line > LOG_SECONDS:
+            self._last_line = now
+            rate = self._num_videos / (now - self._start)
+            logging.info("examples_processed: %d | Examples/sec: %.0f", self._num_videos, rate)

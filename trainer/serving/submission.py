@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.common import storage
-from trainer.data import input_pipeline
+from trainer.data import input_pipeline, manifest
 from trainer.serving import loading
 
 HEADER = "VideoId,LabelConfidencePairs"
@@ -37,7 +37,7 @@ def predict(
             be written.
     """
     model = loading.load(model_dir)
-    files = storage.glob(data_pattern)
+    files = manifest.expand(data_pattern)
     num_videos, started, last_logged = 0, time.monotonic(), time.monotonic()
     with tempfile.TemporaryFile() as csv, input_pipeline.explained(files, model.record_format):
         csv.write(HEADER.encode() + b"\n")

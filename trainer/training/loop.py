@@ -24,7 +24,7 @@ import tensorflow as tf
 from trainer.common import storage
 from trainer.common.errors import UserError
 from trainer.config import TrainConfig
-from trainer.data import examples, input_pipeline, tfrecord
+from trainer.data import examples, input_pipeline, manifest, tfrecord
 from trainer.data.input_pipeline import Position
 from trainer.run_dir import checkpoints, working_dir
 from trainer.run_dir.checkpoints import State
@@ -168,7 +168,7 @@ def _training_files(config: TrainConfig) -> list[str]:
         raise UserError("--train_data_pattern must be given: a glob of the training shards.")
     if not config.train_dir:
         raise UserError("--train_dir must be given: the directory to save the model files in.")
-    return storage.glob(config.train_data_pattern)
+    return manifest.expand(config.train_data_pattern)
 
 
 def _video_order(config: TrainConfig, files: list[str], num_workers: int) -> str:

@@ -43,7 +43,7 @@ def test_good_records(scan_bytes):
     assert kinds(statistics) == {}
     assert (statistics.num_records, statistics.num_videos) == (2, 2)
     assert statistics.num_bytes == sum(map(len, data))
-    ((_, records, num_bytes),) = statistics.files
+    ((_, records, num_bytes, _),) = statistics.files
     assert (records, num_bytes) == (2, statistics.num_bytes)
     assert statistics.label_counts.tolist() == [0, 1, 1, 1, 0, 0, 0, 0, 0, 0]
     assert (ids.ids.tolist(), ids.numbers.tolist()) == ([b"a", b"bcd"], [1, 2])

@@ -6,11 +6,14 @@ import sys
 import numpy as np
 import pytest
 
+from components.validate_data import pipeline
 from components.validate_data.__main__ import main
 from components.validate_data.references import Settings
+from components.validate_data.shard import scan
 from components.validate_data.validation import DEFAULT, validate
 from trainer.common import storage
 from trainer.common.errors import UserError
+from trainer.data import manifest
 from trainer.data.examples import encode_example
 from trainer.data.records import Feature, RecordFormat
 from trainer.data.tfrecord import write_records
@@ -60,6 +63,26 @@ def test_good_data_passes(data):
     assert read(data, "anomalies.json")["passed"]
     assert found(data) == [("empty_class", "train", 7)]
     assert "No problems in" in (data / "out" / "report.html").read_text()
+
+
+def test_a_manifest_lists_the_files_of_each_split(data):
+    run(data)
+    path = str(data / "out" / "train.manifest.json")
+    (data / "train9").write_bytes((data / "train0").read_bytes())  # a later file is not read
+    assert manifest.expand(path) == [str(data / "train0"), str(data / "train1")]
+    assert [file.num_records for file in manifest.read(path).files] == [2, 1]
+    assert manifest.read(path).files[0].checksum == manifest.checksum(str(data / "train0"))
+
+
+def test_a_file_that_changes_during_the_validation_fails_it(data, monkeypatch):
+    def scan_and_change(shard, *arguments):
+        ids = scan(shard, *arguments)
+        write_records(str(data / "train1"), [video("other")])
+        return ids
+
+    monkeypatch.setattr(pipeline, "scan", scan_and_change)
+    with pytest.raises(UserError, match=r"1 of the 2 files in .* changed .*train1"):
+        run(data)
 
 
 def test_the_fingerprint_is_of_the_records_not_of_their_files(data):

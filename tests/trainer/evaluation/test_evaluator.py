@@ -13,7 +13,7 @@ from trainer.common.errors import UserError
 from trainer.data import input_pipeline
 from trainer.data.examples import encode_example
 from trainer.data.tfrecord import read_records, write_records
-from trainer.evaluation.evaluator import evaluate
+from trainer.evaluation.evaluator import evaluate, evaluate_pair
 from trainer.evaluation.metrics import METRICS, HitAt1, Metric
 from trainer.serving import loading, saved_model
 from trainer.serving.submission import predict
@@ -197,3 +197,32 @@ def test_command_prints_a_line_and_writes_a_file(trained, video_shards, tmp_path
     )
     assert done.stderr == ""  # none of TensorFlow's chatter
     assert json.loads((tmp_path / "metrics.json").read_text()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_pair_is_evaluated_in_one_pass(trained, save_logistic_model, video_shards, monkeypatch):
+    other = save_logistic_model([0.9, 0.8, 0.7, 0.6, 0.5])
+    expected = [evaluate(model, video_shards, batch_size=7) for model in (trained, other)]
+    parsed = []
+    parse = input_pipeline.parse
+    monkeypatch.setattr(
+        input_pipeline, "parse", lambda *args: parsed.append(args[1]) or parse(*args)
+    )
+    pair = evaluate_pair(trained, other, video_shards, batch_size=7)
+    assert len(parsed) == 1  # traced once, for both models
+    for got, alone in zip(pair, expected, strict=True):
+        assert got.metrics == pytest.approx(alone.metrics, rel=1e-6)
+        assert np.array_equal(got.average_precision, alone.average_precision, equal_nan=True)
+    assert pair[0].videos is pair[1].videos
+    assert sorted(pair[0].videos.ids)[:2] == [b"v0-0", b"v0-1"]
+
+
+def test_predictions_of_videos_give_the_metrics(trained, video_shards):
+    got = evaluate(trained, video_shards, batch_size=7)
+    assert got.predictions.hits[:, 0].mean() == pytest.approx(got.metrics["hit_at_1"])
+    assert got.predictions.precision.mean() == pytest.approx(got.metrics["perr"])
+    assert got.predictions.losses.mean() == pytest.approx(got.metrics["loss"], rel=1e-5)
+    assert len(got.videos) == 37
+    assert got.videos.num_labels.sum() == len(got.videos.label_classes) == 72
+    for video, label in zip(got.videos.label_videos, got.videos.label_classes, strict=True):
+        found = got.predictions.hits[video][got.predictions.classes[video] == label]
+        assert found.tolist() == [True]
