@@ -15,7 +15,7 @@ import typer
 from pydantic import SecretStr
 from typer.core import TyperCommand
 
-from pipeline.redaction import register_cookie
+from pipeline.redaction import register_credentials
 from trainer.common.errors import UserError, without_traceback
 
 # Value of --target -> the group of the options that only this target has.
@@ -67,7 +67,7 @@ def add_command(
         given = [*values.pop("arguments", []), *values.pop("param", [])]
         for value in values.values():
             if isinstance(value, SecretStr):
-                register_cookie(value.get_secret_value())
+                register_credentials(value.get_secret_value())
         with without_traceback():
             _check_target(context)
             config = config_class(**values)

@@ -40,7 +40,7 @@ def register(secret: str):
         _secrets[part] = re.compile("|".join(sorted(patterns, key=len, reverse=True)))
 
 
-def register_cookie(credentials: str):
+def register_credentials(credentials: str):
     """Redact a token, or a Cookie header and each of its values."""
     register(credentials)
     for pair in credentials.split(";"):

@@ -22,7 +22,7 @@ from kfp_server_api import ApiException
 from kfp_server_api.rest import RESTClientObject
 
 from pipeline.kubeflow.connection import ConnectionConfig
-from pipeline.redaction import register_cookie, shorten
+from pipeline.redaction import register_credentials, shorten
 from trainer.common.errors import UserError
 
 CONNECT_SECONDS = 10
@@ -49,7 +49,7 @@ class _Transport(RESTClientObject):
     def request(self, method, url, **how):
         for name, value in (how.get("headers") or {}).items():
             if name.lower() in ("authorization", "cookie"):  # the server may echo it
-                register_cookie(value.removeprefix("Bearer "))
+                register_credentials(value.removeprefix("Bearer "))
         how["_request_timeout"] = how.get("_request_timeout") or (CONNECT_SECONDS, ANSWER_SECONDS)
         try:
             response = super().request(method, url, **how)
