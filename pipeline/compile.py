@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.command_line import option
-from pipeline.paths import BUILD, ROOT, VERSION
+from pipeline.paths import BUILD, COMPILED, ROOT, VERSION
 from pipeline.profiles import profile as profiles
 from trainer.common.errors import UserError
 
@@ -53,7 +53,7 @@ def compile_pipeline(
     profile = profiles.read(config.profile)
     images = graph.Images(**(images or _images(config)))
     folder = Path(config.output_dir).absolute()
-    files = {"kubeflow": folder / "pipeline.yaml", "vertex": folder / "pipeline.vertex.client.yaml"}
+    files = {target: folder / name for target, name in COMPILED.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".compile-", dir=folder) as temporary:

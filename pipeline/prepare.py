@@ -6,10 +6,9 @@ from typing import Literal
 from pipeline import parameters
 from pipeline.command_line import TARGET_GROUPS, option
 from pipeline.kubeflow.connection import ConnectionConfig
-from pipeline.paths import BUILD
+from pipeline.paths import BUILD, COMPILED
 from trainer.common.errors import UserError
 
-FILES = {"kubeflow": BUILD / "pipeline.yaml", "vertex": BUILD / "pipeline.vertex.yaml"}
 EXPERIMENT = "yt8m-pipeline"
 KUBEFLOW, VERTEX = TARGET_GROUPS["kubeflow"], TARGET_GROUPS["vertex"]
 
@@ -45,7 +44,7 @@ def prepare(config: PackageConfig, arguments: list[str]):
     from pipeline import package
     from pipeline.checks import check  # loads NumPy
 
-    compiled = package.read(config.pipeline or str(FILES[config.target]))
+    compiled = package.read(config.pipeline or str(BUILD / COMPILED[config.target]))
     values = parameters.read(config.params, compiled.parameters) if config.params else {}
     values |= parameters.parse(arguments, compiled.parameters)
     if config.no_cache:

@@ -10,6 +10,7 @@ from google.auth.credentials import AnonymousCredentials
 from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.graphs.train import FLAG_DEFAULTS, GROUPS, _group
 from pipeline.paths import ROOT, VERSION
+from pipeline.prepare import PackageConfig, prepare
 from trainer.common.errors import UserError
 from trainer.config import TrainConfig
 
@@ -17,6 +18,7 @@ from trainer.config import TrainConfig
 RESOURCES = {"accelerator_type", "accelerator_count", "base_image"} | {
     f"{what}_{kind}" for what in ("cpu", "memory") for kind in ("request", "limit")
 }
+DATA = ["train_data=t", "eval_data=e"]
 STEPS = ["validate-data", "train", "evaluate", "gate", "export-model", "publish"]
 
 
@@ -37,6 +39,14 @@ def tasks(spec):
     return {
         name: task for dag in dags for name, task in dag.get("dag", {}).get("tasks", {}).items()
     }
+
+
+def test_submit_finds_the_files_of_compile(monkeypatch, tmp_path):
+    monkeypatch.setattr("pipeline.prepare.BUILD", tmp_path)
+    compile_pipeline(CompileConfig(output_dir=str(tmp_path)))
+    for target in ("kubeflow", "vertex"):
+        compiled, _ = prepare(PackageConfig(target=target), ["output_dir=o", *DATA])
+        assert compiled.name == "yt8m-pipeline"
 
 
 def container(spec, step):
