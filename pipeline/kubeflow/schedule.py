@@ -121,7 +121,7 @@ def _retire(client, connection: ConnectionConfig, schedules: list):
 
 
 def _in_progress(client, connection: ConnectionConfig, schedule) -> list:
-    """The schedule's runs that have not ended."""
+    """Return the schedule's runs that have not ended."""
     predicates = [
         {
             "operation": "EQUALS",

@@ -73,7 +73,7 @@ def test_steps_follow_each_other(tasks):
 
 
 def test_training_and_evaluation_use_the_validated_files(tasks):
-    # Its parameters may hold dates, which are filled in there, once.
+    # Their parameters may contain dates, which validate_data replaces once.
     for step, name in (("train", "train_data"), ("evaluate", "eval_data")):
         taken = tasks[step]["inputs"]["parameters"][name]["taskOutputParameter"]
         assert taken == {"producerTask": "validate-data", "outputParameterKey": name}
@@ -99,7 +99,7 @@ def test_only_training_is_cached_and_its_key_is_the_trainers_folder(tasks):
     assert cached == {"train"}
     inputs = tasks["train"]["inputs"]["parameters"]
     assert inputs["train_dir"]["taskOutputParameter"]["outputParameterKey"] == "train_dir"
-    # A run's own name would make the key another one in each run.
+    # The run's name would change the cache key of each run.
     assert not {"run_name", "job_name", "job_id"} & set(inputs)
 
 
@@ -235,7 +235,7 @@ def test_the_vertex_file_loads_in_its_client_without_a_network(files):
 
 
 def test_the_spec_is_small(files):
-    # Kubernetes holds it in an object of at most 1.5 MiB, three times over.
+    # Kubernetes stores it three times in an object of at most 1.5 MiB.
     assert all(file.stat().st_size < 200_000 for file in files.values())
 
 

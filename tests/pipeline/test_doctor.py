@@ -27,7 +27,7 @@ def images_at(monkeypatch):
 
 @pytest.fixture
 def run(server, images_at, tmp_path, capsys):
-    """Runs the command on images of the registry; returns exit code and lines."""
+    """Run the command on images of the registry; return exit code and lines."""
     folder = str(tmp_path / "build")
     compiled = compile_pipeline(
         CompileConfig(output_dir=folder, profile="gke-a100-spot"),
@@ -260,12 +260,12 @@ def test_multi_user_server_requires_a_namespace(run, parameters, server):
     assert any(line.startswith("ok    Host") for line in lines)
 
 
-# On Vertex AI
+# Vertex AI.
 
 
 @pytest.fixture
 def run_on_vertex(images_at, gcs_bucket, cloud, monkeypatch, tmp_path, capsys):
-    """Runs the command with Vertex AI as the target; returns exit code and lines."""
+    """Run the command with Vertex AI as the target; return exit code and lines."""
     compiled = compile_pipeline(
         CompileConfig(output_dir=str(tmp_path / "build"), profile="gke-l4"),
         {"data": f"{images_at}/p/yt8m-data:1", "trainer": f"{images_at}/p/yt8m-trainer@sha256:0"},

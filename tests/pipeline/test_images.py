@@ -102,12 +102,12 @@ def test_failed_build_shows_its_output(docker_engine, tmp_path, capsys):
     assert "Step 2/2 : COPY nothing /" in capsys.readouterr().out
 
 
-# In the images
+# Contents of the images.
 
 
 @pytest.fixture
 def any_user(run_in):
-    """Runs a command as a user without a name, on a read-only file system."""
+    """Run a command as a user without a name, on a read-only file system."""
 
     def run(image, command, **settings):
         settings = {"user": "12345:0", "read_only": True, "tmpfs": {"/tmp": ""}} | settings
@@ -228,7 +228,7 @@ for part in ("16GetNcclDsoHandle", "22TryDlopenCUDALibraries", "22GetCudaDriverD
     )
 
 
-# Pushing
+# Push.
 
 
 @pytest.fixture(scope="module")

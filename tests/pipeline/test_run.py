@@ -129,8 +129,8 @@ def test_training_fails_without_the_requested_gpu(data, tmp_path, monkeypatch):
 
 
 def test_accepted_but_unpublished_model_is_an_error(data, tmp_path, monkeypatch):
-    # kfp's local runner leaves out a condition's steps where it cannot work the condition out, and
-    # calls that a success.
+    # kfp's local runner skips the steps of a condition that it cannot evaluate, and still reports
+    # a success.
     def without_publishing(pipeline, arguments, scratch):
         folder = tmp_path / "runs" / "test"
         (folder / "evaluation").mkdir(parents=True)

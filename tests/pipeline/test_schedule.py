@@ -11,7 +11,7 @@ NIGHTLY = ["--cron=0 2 * * *", *PARAMETERS]
 
 @pytest.fixture
 def run(server, compiled, capsys):
-    """Runs the command; returns its output."""
+    """Run the command; return its output."""
 
     def run(*words):
         flags = [f"--host={server.url}", f"--pipeline={compiled['kubeflow']}"]

@@ -16,7 +16,7 @@ PARAMETERS = ["train_data=gs://b/train*", "eval_data=gs://b/eval*", "output_dir=
 
 @pytest.fixture
 def run(server, compiled, capsys):
-    """Runs the command; returns its exit code, output and errors."""
+    """Run the command; return its exit code, output and errors."""
 
     def run(*words, parameters=PARAMETERS):
         argv = ["submit", f"--host={server.url}", f"--pipeline={compiled['kubeflow']}"]
@@ -174,7 +174,7 @@ def test_help_does_not_load_kfp():
     assert " kfp\n" not in ran.stderr
 
 
-# Faults of the server and of the way to it.
+# Errors of the server and the network.
 
 
 @pytest.mark.parametrize("kind", ["pipelines$", "upload_version$", "experiments$", "runs$"])
@@ -303,7 +303,7 @@ def test_namespace_is_part_of_the_requests(server, run):
     ],
 )
 def test_exit_code_of_each_final_state(server, run, state, code, words):
-    # A cancelled run ends as FAILED; that it was cancelled is in its history alone.
+    # A cancelled run ends as FAILED; only its history contains CANCELING.
     states = ["PENDING", "RUNNING", "PAUSED"]
     states += ["CANCELING", "FAILED"] if state == "CANCELED" else [state]
     server.script = [{"state": now} for now in states]

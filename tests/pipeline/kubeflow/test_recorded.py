@@ -36,7 +36,7 @@ LAST_LINE = {
 
 @pytest.fixture
 def run(server, compiled, capsys):
-    """Runs a command; returns its exit code, output and errors."""
+    """Run a command; return its exit code, output and errors."""
 
     def run(command, *words):
         flags = [f"--host={server.url}", f"--pipeline={compiled['kubeflow']}"]

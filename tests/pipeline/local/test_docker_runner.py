@@ -48,7 +48,7 @@ def test_immediate_failure_is_reported_fifty_times_of_fifty(built, tmp_path):
     file = compiled(fail, built["data"], tmp_path)
     spec = yaml.safe_load(file.read_text())
     container = spec["deploymentSpec"]["executors"]["exec-fail"]["container"]
-    # Nothing fails sooner. The rest is where kfp's command has it too: the name of the step.
+    # The fastest failure. The other arguments contain the step's name, as in kfp's commands.
     container["command"] = ["sh", "-c", "exit 3"]
     file.write_text(yaml.safe_dump(spec))
     arguments = {"file": "none", "output_dir": str(tmp_path / "out")}
@@ -113,7 +113,7 @@ def test_the_whole_pipeline_runs_in_the_images_and_its_files_are_the_users(
     assert model.stat().st_uid == 12345
     assert "WARNING" not in capfd.readouterr().out
 
-    # A shard that breaks the check ends the run with its name.
+    # A corrupt shard fails the run and is named.
     shard = next((tmp_path / "data").glob("train*.tfrecord"))
     shard.write_bytes(shard.read_bytes()[:-10])
     with pytest.raises(UserError, match=f"(?s)validate_data failed: .*{shard.name}"):
@@ -146,7 +146,7 @@ time.sleep(60)
 
 
 def test_stopped_step_has_time_to_save(docker_engine, built, tmp_path):
-    # A shell is between the two, as in kfp's commands.
+    # The step is a child of a shell, as in kfp's commands.
     command = ["sh", "-c", '"$@"; true', "sh", "python3", "-c", SAVES_WHEN_STOPPED, "/out/saved"]
     mounts = [engine.mount(str(tmp_path), "/out")]
     with (

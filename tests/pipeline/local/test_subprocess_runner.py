@@ -58,7 +58,7 @@ time.sleep(60)
 
 
 def test_stopped_step_has_time_to_save(tmp_path):
-    # A shell is between the two, as in kfp's commands.
+    # The step is a child of a shell, as in kfp's commands.
     command = ["sh", "-c", '"$@"; true', "sh", sys.executable, "-c", SAVES_WHEN_STOPPED]
     saved = tmp_path / "saved"
     with pytest.raises(KeyboardInterrupt), local.process([*command, str(saved)], {}) as step:

@@ -111,7 +111,7 @@ def test_the_documents_are_what_a_server_parses(compiled, name, target):
 
 @pytest.mark.parametrize("name, target", EVERY)
 def test_each_profile_has_its_own_pipeline(compiled, name, target):
-    # The newest version of it is what `schedule --latest` runs.
+    # `schedule --latest` runs its newest version.
     expected = "yt8m-pipeline" if name == "cpu" else f"yt8m-pipeline-{name}"
     assert compiled[name, target][0]["pipelineInfo"]["name"] == expected
 
@@ -167,7 +167,7 @@ DRIVER_TYPES = {
 
 
 def parameters_in(value, path: tuple = ()):
-    """Yields (path, parameter) of each parameter that a setting refers to."""
+    """Yield (path, parameter) of each parameter that a setting refers to."""
     if isinstance(value, dict):
         if set(value) == {"componentInputParameter"}:
             yield path, value["componentInputParameter"].removeprefix("pipelinechannel--")
@@ -257,7 +257,7 @@ def test_killed_training_is_retried_in_its_folder(compiled, name, target):
         "backoffFactor": 2.0,
         "backoffMaxDuration": "2592000s",  # of all tries together
     }
-    # Its folder is made of what stays the same from try to try and from run to run.
+    # Its folder does not depend on the attempt or the run.
     assert not {"run_name", "job_name", "job_id"} & set(train["inputs"]["parameters"])
 
 

@@ -17,7 +17,7 @@ NIGHTLY = ["--cron=0 2 * * *", *PARAMETERS]
 def server(monkeypatch):
     monkeypatch.setattr("pipeline.vertex.submit.POLL_SECONDS", 0.001)
     monkeypatch.setattr("pipeline.vertex.submit.BACKOFF_SECONDS", 0.001)
-    # It asks another service of Google's whose bucket it is.
+    # This sends a request to another Google service.
     monkeypatch.setattr(gcs_utils, "_verify_bucket_ownership", lambda *_, **__: True)
     with VertexServer() as server:
         how = {"project": "p", "credentials": AnonymousCredentials(), "api_transport": "rest"}
