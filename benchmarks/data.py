@@ -1,11 +1,11 @@
 """Generated datasets for the benchmarks."""
 
 import os
-from pathlib import Path
 
 from components.generate_data import generate
+from pipeline.paths import ROOT
 
-FOLDER = Path(__file__).resolve().parents[1] / ".cache"
+FOLDER = ROOT / ".cache"
 
 # Large enough that filling the shuffle buffer takes a small part of the time.
 # A fifth is not read.

@@ -19,13 +19,13 @@ import numpy as np
 
 from components.validate_data.shard import Shard, keep_freed_memory, scan
 from components.validate_data.statistics import SplitStatistics
+from pipeline.paths import ROOT
 from trainer.data.examples import encode_example, encode_sequence_example
 from trainer.data.records import Feature, RecordFormat
 from trainer.data.tfrecord import read_records, write_records
 
 FRAME = RecordFormat((Feature("rgb", 1024), Feature("audio", 128)), frame_features=True)
 VIDEO = RecordFormat()
-ROOT = Path(__file__).resolve().parents[1]
 
 # https://research.google.com/youtube8m/download.html: frame-level features.
 FULL_VIDEOS, FULL_BYTES = 6.1e6, 1.53e12

@@ -1,4 +1,4 @@
-"""Finds what a later step of the pipeline would refuse, before the first one starts."""
+"""Validation of a run's parameters before the first step starts."""
 
 from components.gate import GateConfig
 from components.train import check_num_workers, parse_accelerator_count, trainer_config

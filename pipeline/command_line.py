@@ -1,4 +1,8 @@
-"""Typer commands from dataclasses, and options that belong to one target."""
+"""Typer commands from dataclasses, and options that belong to one target.
+
+Typer takes options from a function's signature. Here they are the fields of a dataclass, because
+submit, schedule and doctor share two dozen, and other modules take them as one object.
+"""
 
 import inspect
 import re
@@ -11,14 +15,14 @@ import typer
 from pydantic import SecretStr
 from typer.core import TyperCommand
 
-from pipeline.redaction import register_cookie
+from pipeline.redaction import register_credentials
 from trainer.common.errors import UserError, without_traceback
 
 # Value of --target -> the group of the options that only this target has.
 TARGET_GROUPS = {"kubeflow": "Kubeflow", "vertex": "Vertex AI"}
 HELP = ("--help", "-h")
 
-# How --help shows the arguments of a command -> what it says about them.
+# Arguments of a command, as --help shows them -> their help text.
 ARGUMENTS = {
     "NAME=VALUE": "Parameters of the pipeline. `run --list-parameters` lists them.",
     "ACTION|NAME=VALUE": "set (the default) with parameters, or list, pause, resume, delete.",
@@ -63,7 +67,7 @@ def add_command(
         given = [*values.pop("arguments", []), *values.pop("param", [])]
         for value in values.values():
             if isinstance(value, SecretStr):
-                register_cookie(value.get_secret_value())
+                register_credentials(value.get_secret_value())
         with without_traceback():
             _check_target(context)
             config = config_class(**values)

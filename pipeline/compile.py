@@ -37,19 +37,19 @@ class CompileConfig:
 def compile_pipeline(
     config: CompileConfig, images: dict[str, str] | None = None, pipeline: str = "train"
 ) -> dict[str, Path]:
-    """Writes the compiled pipelines; the same config and images give the same bytes.
+    """Write the compiled pipelines. The same config and images give the same bytes.
 
     Args:
-        config: Where to, and where the images are.
-        images: Image ("data", "trainer") -> name, in place of what config says.
+        config: Options of `compile`.
+        images: Image ("data", "trainer") -> name. Default: the names that `config` gives.
 
     Returns:
         Target ("kubeflow", "vertex") -> file.
 
     Raises:
-        UserError: the folder cannot be written to, or the profile is none.
+        UserError: The folder is not writable, or the profile is invalid.
     """
-    # Here, so that --help and mistakes answer at once.
+    # kfp is loaded here, so that --help is fast.
     from kfp.compiler import Compiler
 
     from pipeline import graphs
@@ -84,7 +84,7 @@ def _images(config: CompileConfig) -> dict[str, str]:
         images = {image: record["images"][image] for image in NAMES}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"Expected what `python -m pipeline push` writes in {pushed}; it cannot be read: "
+            f"{pushed} must be a file written by `python -m pipeline push`; it cannot be read: "
             f"{error!r}."
         ) from None
     warn_if_outdated(record.get("sources"), f"The images in {pushed}", "push")

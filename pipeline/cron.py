@@ -1,4 +1,4 @@
-"""When a schedule fires: cron expressions as Kubeflow reads them, checked and explained."""
+"""Cron expressions: validation against Kubeflow's dialect, and the times they describe."""
 
 import re
 from datetime import UTC, datetime
@@ -11,22 +11,25 @@ EXAMPLE = "e.g. '0 2 * * *' (each night at 2)"
 
 
 def read(text: str) -> str:
-    """The expression with 6 fields, of which the first is the second.
+    """Validate a cron expression; return it with six fields, seconds first.
 
     Args:
-        text: 5 fields (minute, hour, day of month, month, day of week), or 6 with the second first.
+        text: Five fields (minute, hour, day of month, month, day of week), or six with seconds
+            first.
 
     Raises:
-        UserError: Kubeflow's scheduler would not take it, or it would never fire.
+        UserError: Kubeflow's scheduler would reject the expression, or it never fires.
     """
     fields = text.split()
     if len(fields) not in (5, 6):
-        raise UserError(f"A schedule has 5 or 6 fields, {EXAMPLE}; got {len(fields)}: {text!r}.")
+        raise UserError(
+            f"A cron expression has 5 or 6 fields, {EXAMPLE}; got {len(fields)}: {text!r}."
+        )
     fields = ["0", *fields] if len(fields) == 5 else fields
     names = re.sub(r"[A-Z]{3}", "", " ".join(fields).upper())
     if unknown := sorted(set(re.findall(r"[^0-9*?,/ -]", names))):
         raise UserError(
-            f"Kubeflow's scheduler knows digits, names such as MON and JAN, and * ? , - /; "
+            "A cron expression consists of digits, names such as MON and JAN, and * ? , - /; "
             f"got {unknown[0]!r} in {text!r}."
         )
     if "7" in re.findall(r"\d+", fields[5].split("/")[0]):
@@ -35,14 +38,14 @@ def read(text: str) -> str:
     try:
         next(_firings(cron, datetime.now(UTC)))
     except (CronSimError, StopIteration) as error:
-        raise UserError(f"The schedule {text!r} is not one: {error or 'it never fires'}.") from None
+        raise UserError(f"Invalid cron expression {text!r}: {error or 'it never fires'}.") from None
     return cron
 
 
 def announce(text: str) -> str:
-    """Print in words when a schedule fires; return its cron expression, with 6 fields."""
+    """Print a cron expression in words and its next times; return it with six fields."""
     if not text:
-        raise UserError("When? Give --cron='0 2 * * *' (each night at 2), with your own times.")
+        raise UserError("A schedule needs --cron, e.g. --cron='0 2 * * *' (each night at 2).")
     expression = read(text)
     firings = next_firings(expression, datetime.now(UTC), 3)
     print(f"{words(expression)} (UTC), next:")
@@ -52,12 +55,12 @@ def announce(text: str) -> str:
 
 
 def words(cron: str) -> str:
-    """What an expression that `read` returned means, e.g. "At 02:00 every day"."""
+    """Describe an expression that `read` returned, e.g. "At 02:00 every day"."""
     return _firings(cron, datetime.now(UTC)).explain()
 
 
 def next_firings(cron: str, after: datetime, count: int) -> list[datetime]:
-    """The first moments at which it fires, later than `after`, which is in UTC as they are."""
+    """Return the first `count` times after `after` at which a schedule fires, in UTC."""
     firings = _firings(cron, after)
     return [next(firings) for _ in range(count)]
 

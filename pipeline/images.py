@@ -12,9 +12,9 @@ from pipeline.command_line import option
 from pipeline.paths import ROOT, VERSION
 from trainer.common.errors import UserError
 
-# Image -> its name; its recipe is docker/IMAGE.Dockerfile.
+# Image, as in docker/IMAGE.Dockerfile -> its name.
 NAMES = {"data": "yt8m-data", "trainer": "yt8m-trainer"}
-SOURCES = "yt8m.sources"  # the label that tells what an image was made from
+SOURCES = "yt8m.sources"  # label with the digest of the code in an image
 
 
 @dataclass(frozen=True)
@@ -31,40 +31,46 @@ class ImagesConfig:
 
 
 def local_names(variant: str = "cpu", tag: str = "") -> dict[str, str]:
-    """Image -> name with tag."""
+    """Return image -> name with tag."""
     tag = tag or (VERSION if variant == "cpu" else f"{VERSION}-{variant}")
     return {image: f"{name}:{tag}" for image, name in NAMES.items()}
 
 
 def sources() -> str:
-    """A digest of all that is put into the images, and of their recipes."""
+    """Return a digest of all files in the images, and of their Dockerfiles."""
     from pipeline.local import engine
 
     digest = hashlib.sha256()
-    recipes = [f"docker/{image}.Dockerfile" for image in NAMES]
-    for path in [*recipes, *engine.context_files(ROOT)]:
+    dockerfiles = [f"docker/{image}.Dockerfile" for image in NAMES]
+    for path in [*dockerfiles, *engine.context_files(ROOT)]:
         content = hashlib.sha256((ROOT / path).read_bytes()).hexdigest()
         digest.update(f"{path} {content}\n".encode())
     return digest.hexdigest()
 
 
 def warn_if_outdated(made_from: str | None, images: str, remedy: str):
-    """Warns if `images`, with that digest of `sources`, are not of the code that is here."""
+    """Warn if images are not built from the current code.
+
+    Args:
+        made_from: Digest of the code in the images, as `sources` returns it.
+        images: Names to show.
+        remedy: Make target that updates them.
+    """
     if made_from != sources():
         print(
-            f"warning: {images}: made from other code than is here; `make {remedy}` helps.",
+            f"warning: {images}: built from other code than the current; run `make {remedy}`.",
             file=sys.stderr,
         )
 
 
 def build(config: ImagesConfig) -> dict[str, str]:
-    """Builds the images, telling of it as it goes.
+    """Build the images and print the progress.
 
     Returns:
         Image -> name.
 
     Raises:
-        UserError: no engine answers, or an image cannot be built.
+        UserError: No Docker engine answers, or a build fails.
     """
     from pipeline.local import engine
 
@@ -85,20 +91,20 @@ def build(config: ImagesConfig) -> dict[str, str]:
 
 @contextlib.contextmanager
 def progress(name: str) -> Iterator:
-    """A function that shows what the engine tells of the image `name`, as it goes.
+    """Context manager of a function that shows the engine's events about an image.
 
-    Steps and warnings are printed; what else it says is seen on a terminal, for a moment. All of
-    it is printed if there is an error.
+    Build steps are printed. On a terminal, a status line shows the rest. If the body raises, the
+    last 50 lines are printed.
     """
     from rich.console import Console
     from rich.text import Text
 
     console = Console(highlight=False)
-    said, transfers = [], {}
+    lines, transfers = [], {}
 
     def show(event: dict):
         for line in event.get("stream", "").splitlines():
-            said.append(line)
+            lines.append(line)
             if line.startswith("Step "):
                 console.print(
                     Text(f"{name}  {' '.join(line.split())}"), overflow="ellipsis", no_wrap=True
@@ -115,5 +121,5 @@ def progress(name: str) -> Iterator:
         try:
             yield show
         except UserError:
-            console.print(Text("\n".join(said[-50:])))
+            console.print(Text("\n".join(lines[-50:])))
             raise

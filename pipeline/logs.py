@@ -1,14 +1,14 @@
-"""The log of a step: what the step itself says, and why it failed."""
+"""A step's log: its own lines without kfp's, and the reason of a failure."""
 
 import re
 import signal
 from collections.abc import Iterable, Iterator
 
-# The lines of kfp's launcher, which wraps a step on a cluster.
+# Lines of kfp's launcher, which wraps a step on a cluster.
 _LAUNCHER_LINE = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \w+\.go:\d+\]")
-# The lines of Argo's executor, which wraps the launcher.
+# Lines of Argo's executor, which wraps the launcher.
 _ARGO_LINE = re.compile(r"time=\S+ level=\w+ msg=.* argo=true( .*)?|Error: exit status \d+")
-# The lines of kfp's executor, which also formats every line that a step logs.
+# Lines of kfp's executor, which also reformats the lines that a step logs.
 _KFP_LINE = re.compile(r"\[KFP Executor [-0-9]+ [0-9:,]+ (?P<level>[A-Z]+)\]: (?P<text>.*)")
 _KFP_TEXTS = (
     "Looking for component ",
@@ -39,19 +39,19 @@ def without_kfp(lines: Iterable[str]) -> Iterator[str]:
 
 
 def reason(lines: list[str], return_code: int) -> str:
-    """Return why a step failed, from its output and its exit code.
+    """Return why a step failed.
 
-    If it ended with `error: ...`, that is the text from there on; else its last line, which is the
-    exception's unless a signal killed the process.
+    That is the text after the last `error: `, or else the last line, which is the exception's
+    message unless a signal killed the process.
 
     Args:
-        lines: Its output, of `without_kfp`.
-        return_code: Negative, or over 128, if a signal ended it.
+        lines: Output of the step, from `without_kfp`.
+        return_code: Exit code; negative, or over 128, if a signal killed the process.
     """
     signal_number = -return_code if return_code < 0 else return_code - 128
     if signal_number > 0:
         name = signal.Signals(signal_number).name
-        hint = "; is there too little memory?" if name == "SIGKILL" else ""
+        hint = "; it may have run out of memory" if name == "SIGKILL" else ""
         return f"it was killed by {name}{hint}"
     errors = [index for index, line in enumerate(lines) if line.startswith("error: ")]
     if errors:

@@ -1,4 +1,4 @@
-"""A compiled pipeline as it is sent to a server: its bytes, its version, its parameters."""
+"""A compiled pipeline as it is sent to a server: content, version and parameters."""
 
 import hashlib
 import re
@@ -12,22 +12,22 @@ from pipeline.parameters import Parameter, parameters_of_spec
 from pipeline.paths import ROOT
 from trainer.common.errors import UserError
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where there is C
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast
 
 
 @dataclass(frozen=True)
 class Package:
-    """What is sent.
+    """A compiled pipeline.
 
     Attributes:
-        name: The pipeline's name.
-        description: What it does, in Markdown.
-        version: Names the code and the content: COMMIT-HASH, or COMMIT-dirty-HASH where files
-            were changed since.
-        text: The compiled YAML.
+        name: Name of the pipeline.
+        description: Description in Markdown.
+        version: COMMIT-HASH, where HASH is that of the text; COMMIT-dirty-HASH if files differ
+            from the commit.
+        text: Compiled YAML.
         parameters: Name -> parameter.
-        images: Names of the images that the steps run in.
-        steps: Name of a step's task -> the name to show.
+        images: Names of the steps' images.
+        steps: Name of a step's task -> display name.
     """
 
     name: str
@@ -40,13 +40,10 @@ class Package:
 
 
 def read(path: str) -> Package:
-    """The compiled pipeline in a file.
-
-    Args:
-        path: File that `compile` wrote.
+    """Read a compiled pipeline from a file that `compile` wrote.
 
     Raises:
-        UserError: it cannot be read, or is no compiled pipeline.
+        UserError: The file cannot be read, or is not a compiled pipeline.
     """
     try:
         text = Path(path).read_text()
@@ -58,7 +55,7 @@ def read(path: str) -> Package:
         spec = documents[0]
         info, components = spec["pipelineInfo"], spec["components"]
     except (yaml.YAMLError, IndexError, TypeError, KeyError):
-        raise UserError(f"{path} is no compiled pipeline. `make compile` writes one.") from None
+        raise UserError(f"{path} is not a compiled pipeline. `make compile` writes one.") from None
     return Package(
         name=info["name"],
         description=info.get("description", ""),
@@ -81,13 +78,13 @@ def read(path: str) -> Package:
 
 
 def _dags(spec: dict) -> list[dict]:
-    """The graph, and the graphs in it, such as a condition's."""
+    """Return the graph and its nested graphs, such as those of conditions."""
     return [part["dag"] for part in (spec["root"], *spec["components"].values()) if "dag" in part]
 
 
 def commit() -> str:
-    """The commit's short name, with -dirty where files differ from it; "nogit" outside of git."""
-    # In CI's containers the files may be of another user, which git would not have.
+    """Return the abbreviated commit, with -dirty if files differ from it; "nogit" without git."""
+    # In CI's containers another user may own the files, which git refuses by default.
     git = ["git", "-c", f"safe.directory={ROOT}"]
     command = [*git, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:

@@ -1,4 +1,4 @@
-"""The pipeline's parameters: read from it, shown, and taken from name=value or a file."""
+"""The pipeline's parameters: their definitions, and values from name=value or a file."""
 
 import difflib
 import json
@@ -14,7 +14,7 @@ import yaml
 from components.train import FLAGS
 from trainer.common.errors import UserError
 
-# kfp's names of the types that our parameters have, in Python and in a compiled pipeline.
+# kfp's names of the parameters' types, in Python and in a compiled pipeline.
 TYPES = {
     "String": str,
     "Integer": int,
@@ -32,8 +32,8 @@ TYPES_IN_SPEC = {
     "STRUCT": dict,
 }
 EXPECTED = {
-    str: "a text",
-    int: "a whole number",
+    str: "a string",
+    int: "an integer",
     float: "a number",
     bool: "true or false",
     list: "a list in JSON",
@@ -43,16 +43,16 @@ EXPECTED = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of the pipeline."""
+    """A parameter of the pipeline. Without a default (None), it is required."""
 
     name: str
     type: type
-    default: str | int | float | bool | list | dict | None  # None: it must be given
+    default: str | int | float | bool | list | dict | None
     description: str
 
 
 def parameters_of(pipeline) -> dict[str, Parameter]:
-    """Name -> parameter of a kfp pipeline, in the order of its function's signature."""
+    """Return name -> parameter of a kfp pipeline, in the order of its function's signature."""
     return {
         name: Parameter(
             name=name,
@@ -65,7 +65,7 @@ def parameters_of(pipeline) -> dict[str, Parameter]:
 
 
 def parameters_of_spec(spec: dict) -> dict[str, Parameter]:
-    """Name -> parameter of a compiled pipeline, by name."""
+    """Return name -> parameter of a compiled pipeline, sorted by name."""
     given = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     return {name: _parameter_of_spec(name, given[name]) for name in sorted(given)}
 
@@ -77,7 +77,7 @@ def _parameter_of_spec(name: str, given: dict) -> Parameter:
 
 
 def help_text(parameters: dict[str, Parameter]) -> str:
-    """The parameters as text for a terminal."""
+    """Return the parameters as text for a terminal."""
     lines = []
     for parameter in parameters.values():
         default = "" if parameter.default is None else f" (default: {_default(parameter)})"
@@ -93,26 +93,29 @@ def _type(parameter: Parameter) -> str:
 
 
 def _default(parameter: Parameter) -> str:
-    """The default as a user would type it."""
+    """Return the default as a user would type it."""
     default = parameter.default
     if isinstance(default, list | dict):
         return json.dumps(default)
     return str(default).lower() if isinstance(default, bool) else str(default) or '""'
 
 
-def parse(words: list[str], parameters: dict[str, Parameter]) -> dict:
-    """Name -> typed value, from words of the form name=value; of several with one name the last.
+def parse(arguments: list[str], parameters: dict[str, Parameter]) -> dict:
+    """Parse arguments name=value; of several with one name, the last counts.
+
+    Returns:
+        Name -> typed value.
 
     Raises:
-        UserError: a word of another form, an unknown name, or a value of the wrong type.
+        UserError: An argument has another form, an unknown name, or a value of the wrong type.
     """
     values = {}
-    for word in words:
-        name, equals, value = word.partition("=")
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
         if not equals or name.startswith("-"):
             near = _did_you_mean(name.lstrip("-"), parameters)
             # Without a similar name, it may be a misplaced secret.
-            given = repr(word) if near else "an argument without a name"
+            given = repr(argument) if near else "an argument without a name"
             raise UserError(f"Parameters are given as name=value; got {given}.{near}")
         _check_known(name, parameters)
         values[name] = _typed(value, parameters[name])
@@ -120,18 +123,21 @@ def parse(words: list[str], parameters: dict[str, Parameter]) -> dict:
 
 
 def read(path: str, parameters: dict[str, Parameter]) -> dict:
-    """Name -> typed value, from a TOML file, or a YAML file (JSON is YAML too).
+    """Read parameters from a TOML or YAML file (JSON is YAML too).
+
+    Returns:
+        Name -> typed value.
 
     Raises:
-        UserError: the file cannot be read, an unknown name, or a value of the wrong type.
+        UserError: The file cannot be read, or has an unknown name or a value of the wrong type.
     """
     try:
         text = Path(path).read_text()
         values = tomllib.loads(text) if path.endswith(".toml") else yaml.safe_load(text) or {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"The parameters' file {path} cannot be read: {error}") from None
+        raise UserError(f"The parameter file {path} cannot be read: {error}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path} must hold lines of the form name: value.")
+        raise UserError(f"{path} must consist of lines name: value.")
     for name, value in values.items():
         _check_known(str(name), parameters)
         kind = parameters[name].type
@@ -145,11 +151,12 @@ def read(path: str, parameters: dict[str, Parameter]) -> dict:
 
 
 def require(values: dict, parameters: dict[str, Parameter]):
-    """Raises UserError if a parameter without a default has no value."""
+    """Raise UserError if a required parameter has no value."""
     missing = [name for name, p in parameters.items() if p.default is None and name not in values]
     if missing:
         raise UserError(
-            f"{' and '.join(missing)} must be given, as name=value or in a file of parameters."
+            f"Required parameters are missing: {', '.join(missing)}. Give them as name=value or "
+            "in a parameter file (--params)."
         )
 
 

@@ -1,4 +1,4 @@
-"""Where things are in this repository, and its version."""
+"""Paths in this repository, and its version."""
 
 import tomllib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is sent to a server: the compiled pipeline, and the values of its parameters."""
+"""The compiled pipeline and its parameters, as they are sent to a server."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -41,8 +41,7 @@ def prepare(config: PackageConfig, arguments: list[str]):
     """Return the compiled pipeline and the values of its parameters.
 
     Raises:
-        UserError: there is no compiled pipeline; a parameter is unknown, missing, of the wrong
-            type, or one that a step would refuse.
+        UserError: There is no compiled pipeline, or a parameter is unknown, missing or invalid.
     """
     from pipeline import package
     from pipeline.checks import check  # loads NumPy
@@ -64,14 +63,14 @@ def _compiled_file(config: PackageConfig) -> str:
 
 
 def complete(compiled, values: dict) -> dict:
-    """The values of all parameters."""
+    """Return the values of all parameters, with defaults for those that are not given."""
     defaults = {name: p.default for name, p in compiled.parameters.items() if p.default is not None}
     return defaults | values
 
 
 def show(where: dict, compiled, values: dict):
-    """Says what would be sent, and where to."""
-    print("Nothing is sent (--dry-run). It would be:")
+    """Print what would be sent, and where to."""
+    print("Dry run, nothing is sent:")
     for name, value in where.items():
         print(f"  {name + ':':<17}{value}")
     for name, parameter in compiled.parameters.items():
@@ -79,7 +78,7 @@ def show(where: dict, compiled, values: dict):
         print(f"    {name} = {values.get(name, parameter.default)!r}{mark}")
 
 
-def check_values(values: dict):
-    """Raises UserError for parameters that runs cannot share."""
+def check_repeatable(values: dict):
+    """Raise UserError for parameters that the runs of a schedule cannot share."""
     if values.get("run_name"):
-        raise UserError("Each run of a schedule needs a name of its own; leave run_name out.")
+        raise UserError("The runs of a schedule need different names; leave run_name out.")

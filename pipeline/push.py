@@ -11,7 +11,7 @@ from pipeline.paths import ROOT, VERSION
 from trainer.common import storage
 from trainer.common.errors import UserError
 
-# HOST[:PORT]/PATH, in small letters, as Docker has it.
+# HOST[:PORT]/PATH, in lower case, as Docker requires.
 REGISTRY = re.compile(r"[a-zA-Z0-9.-]+(:\d+)?(/[a-z0-9._-]+)*")
 
 
@@ -27,19 +27,19 @@ class PushConfig:
     def __post_init__(self):
         if not REGISTRY.fullmatch(self.registry.rstrip("/")):
             raise UserError(
-                "--registry must be given as HOST/PROJECT/REPOSITORY, without https://; got "
+                "--registry must be HOST/PROJECT/REPOSITORY, without https://; got "
                 f"{self.registry!r}."
             )
 
 
 def push(config: PushConfig) -> dict[str, str]:
-    """Sends the images, telling of it as it goes, and notes their digests.
+    """Push the images, print the progress and write their digests to a file.
 
     Returns:
         Image -> name by digest, e.g. "HOST/PROJECT/yt8m-data@sha256:...".
 
     Raises:
-        UserError: no engine answers, an image was not built, or it cannot be sent.
+        UserError: No Docker engine answers, an image is not built, or a push fails.
     """
     from pipeline.local import engine
 
@@ -48,10 +48,10 @@ def push(config: PushConfig) -> dict[str, str]:
     found = {image: engine.find(client, name) for image, name in names.items()}
     for image, name in names.items():
         if found[image] is None:
-            raise UserError(f"There is no image {name}: `make images` builds it.")
+            raise UserError(f"There is no image {name}. Build it with `make images`.")
     made_from = {image.labels.get(SOURCES) for image in found.values()}
     if len(made_from) > 1:
-        raise UserError("The images were made from different code: `make images` renews them.")
+        raise UserError("The images are built from different code. Run `make images`.")
 
     pushed = {}
     for image, name in names.items():

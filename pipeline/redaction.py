@@ -1,7 +1,8 @@
 """Redaction of secrets in all output of the command line.
 
 Inside `redacted_output`, `register` takes a secret where it is read or sent, and everything that
-reaches stdout or stderr, including log records and tracebacks, shows `***` in its place.
+reaches stdout or stderr shows `***` in its place. A logging filter, as libraries offer it, would
+not cover print, warnings and tracebacks.
 """
 
 import base64
@@ -39,7 +40,7 @@ def register(secret: str):
         _secrets[part] = re.compile("|".join(sorted(patterns, key=len, reverse=True)))
 
 
-def register_cookie(credentials: str):
+def register_credentials(credentials: str):
     """Redact a token, or a Cookie header and each of its values."""
     register(credentials)
     for pair in credentials.split(";"):

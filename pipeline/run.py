@@ -23,25 +23,25 @@ from trainer.evaluation.metrics import METRICS
 
 DATA = ("train_data", "eval_data")
 
-# The generated data sets, and the settings that suit them: they are small.
+# Generated data set -> parameters that suit its small size.
 GENERATED = {
     "video": {"batch_size": 256, "base_learning_rate": 0.05},
     "frame": {"batch_size": 32, "feature_names": "rgb,audio"},
 }
 
 
-def run_command(config, words: list[str]):
+def run_command(config, given: list[str]):
     """Run the pipeline with parameters name=value, or list the parameters."""
     if config.pipeline == "predict":
         from pipeline import run_predict
 
-        run_predict.run_command(config, words)
+        run_predict.run_command(config, given)
         return
     known = known_parameters()
     if config.list_parameters:
         print(parameters.help_text(known))
         return
-    arguments = _complete(parameters.parse(words, known), known)
+    arguments = _complete(parameters.parse(given, known), known)
     try:
         run(arguments, config.runner)
     except KeyboardInterrupt:
@@ -62,10 +62,10 @@ def known_parameters(pipeline: str = "train") -> dict[str, parameters.Parameter]
 
 
 def _complete(given: dict, known: dict[str, parameters.Parameter]) -> dict:
-    """The arguments of a run on this machine, checked as far as can be before it starts."""
+    """Return the arguments of a local run, validated as far as possible before it starts."""
     missing = [name for name in DATA if name not in given]
     if len(missing) == 1:
-        raise UserError(f"{missing[0]} must be given too: train_data and eval_data go together.")
+        raise UserError(f"{missing[0]} is missing. Give both train_data and eval_data, or neither.")
     defaults = {name: p.default for name, p in known.items() if p.default is not None}
     check(defaults | given)
     if given.get("num_workers", 1) > 1:
@@ -96,16 +96,16 @@ def _complete(given: dict, known: dict[str, parameters.Parameter]) -> dict:
 
 
 def generated_data(kind: str) -> dict:
-    """The arguments for a data set that is made when it is not there yet."""
+    """Generate a data set if it does not exist; return the arguments for a run on it."""
     folder = ROOT / ".cache" / f"generated-{kind}"
     if not folder.exists():
-        print(f"Making data to run on, once, in {shown(folder)}:", flush=True)
+        print(f"Generating data in {short(folder)}:", flush=True)
     generate_data.generate(str(folder), frame_features=kind == "frame")
     return {
         "train_data": f"{folder}/train*.tfrecord",
         "eval_data": f"{folder}/eval*.tfrecord",
         "vocabulary": f"{folder}/vocabulary.csv",
-        # Of its own: a model of other data can not be measured on this one.
+        # A folder of its own: a model of other data cannot be evaluated on this data.
         "output_dir": str(BUILD / f"output-generated-{kind}"),
         **GENERATED[kind],
     }
@@ -116,14 +116,14 @@ def absolute(path: str) -> str:
     return path if not path or "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
-def shown(value) -> str:
-    """A value, and a path as short as can be."""
+def short(value) -> str:
+    """Return a value as text; a path below the current folder relative to it."""
     return str(value).removeprefix(os.getcwd() + os.sep)
 
 
 @contextlib.contextmanager
 def naming(parameter: str):
-    """Puts the parameter's name before a mistake in its value."""
+    """Prefix the message of a UserError with a parameter's name."""
     try:
         yield
     except UserError as error:
@@ -131,10 +131,10 @@ def naming(parameter: str):
 
 
 def run(arguments: dict, runner: str = "subprocess"):
-    """Compiles the pipeline, runs it with `arguments`, and tells what came of it.
+    """Compile the pipeline, run it with `arguments`, and print the result.
 
     Raises:
-        UserError: a step failed; or there is no engine, or an image is missing, to run it in.
+        UserError: A step failed, or there is no Docker engine or image to run it in.
     """
     from pipeline.local import subprocess_runner as local  # loads kfp
 
@@ -146,10 +146,10 @@ def run(arguments: dict, runner: str = "subprocess"):
 
     for name, value in arguments.items():
         files = f"  (files: {len(storage.glob(value))})" if name in DATA else ""
-        print(f"{name + ':':<20}{shown(value)}{files}")
+        print(f"{name + ':':<20}{short(value)}{files}")
     sys.stdout.flush()
 
-    # Beside what is compiled for a cluster, which names images in a registry.
+    # In a folder of its own: what is compiled for a cluster names images in a registry.
     num_gpus = parse_accelerator_count(arguments.get("accelerator_count", "0"))
     names = local_names("gpu" if num_gpus else "cpu")
     pipeline = compile_pipeline(CompileConfig(str(BUILD / "local")), names)["kubeflow"]
@@ -174,9 +174,9 @@ def run(arguments: dict, runner: str = "subprocess"):
 
 
 def _table(summary: dict) -> str:
-    """The metrics of the new model, and of the one that was published, if any was."""
+    """Return a table of the metrics of the new model and of the published one, if any."""
     rows = [("", *(metric.title for metric in METRICS.values()))]
-    models = {"new model": summary["metrics"], "published before": summary["champion"]}
+    models = {"new model": summary["metrics"], "published": summary["champion"]}
     for name, metrics in models.items():
         if metrics:
             rows.append((name, *(f"{metrics[metric]:.4f}" for metric in METRICS)))
@@ -188,8 +188,8 @@ def _verdict(summary: dict) -> str:
 
 
 def _links(folder: str, summary: dict) -> str:
-    """Where the reports and the model are."""
+    """Return the paths of the reports and the model."""
     places = {"Summary": storage.join(folder, "summary.html"), **summary["reports"]}
     if summary["model"]:
         places["Model"] = summary["model"]
-    return "\n".join(f"{title + ':':<12}{shown(path)}" for title, path in places.items())
+    return "\n".join(f"{title + ':':<12}{short(path)}" for title, path in places.items())

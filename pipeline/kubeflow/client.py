@@ -1,4 +1,7 @@
-"""kfp's client of Kubeflow Pipelines, which waits no longer than a while and explains errors."""
+"""kfp's client of Kubeflow Pipelines, with timeouts, retries and clear errors.
+
+kfp's client has no timeout, retries no request, and shows tracebacks for errors of the server.
+"""
 
 import contextlib
 import html
@@ -19,7 +22,7 @@ from kfp_server_api import ApiException
 from kfp_server_api.rest import RESTClientObject
 
 from pipeline.kubeflow.connection import ConnectionConfig
-from pipeline.redaction import register_cookie, shorten
+from pipeline.redaction import register_credentials, shorten
 from trainer.common.errors import UserError
 
 CONNECT_SECONDS = 10
@@ -30,30 +33,30 @@ TRANSIENT = (429, 500, 502, 503, 504)
 PAGE_SIZE = 100
 
 WEB_PAGE = (
-    "answers with a web page where data was expected{}. Either one must be signed in to reach it: "
-    "give a token, a cookie or an IAP client (--help lists them), or a newer one if you did. Or "
-    "the address lacks a path: within Kubeflow's dashboard it ends with /pipeline."
+    "answers with a web page instead of data{}. Either it requires authentication: give a token, a "
+    "cookie or an IAP client (see --help), or a newer one if it has expired. Or the path is "
+    "missing from the address: behind Kubeflow's dashboard it ends with /pipeline."
 )
 
 
 class WebPage(Exception):
-    """A web page, such as that of a login, came for an answer."""
+    """The server answered with a web page, e.g. a login page."""
 
 
 class _Transport(RESTClientObject):
-    """Requests that have a time limit, and that take no web page for an answer."""
+    """Transport with a timeout, which raises WebPage for an HTML answer."""
 
     def request(self, method, url, **how):
         for name, value in (how.get("headers") or {}).items():
             if name.lower() in ("authorization", "cookie"):  # the server may echo it
-                register_cookie(value.removeprefix("Bearer "))
+                register_credentials(value.removeprefix("Bearer "))
         how["_request_timeout"] = how.get("_request_timeout") or (CONNECT_SECONDS, ANSWER_SECONDS)
         try:
             response = super().request(method, url, **how)
         except ApiException as error:
             if _is_page(error.headers or {}) and error.status < 500:
                 raise WebPage(_title(error.body)) from None
-            error.body = error.body or b""  # its client decodes it, whatever it is
+            error.body = error.body or b""  # kfp_server_api decodes it
             raise
         if _is_page(response.getheaders()):
             raise WebPage(_title(response.data))
@@ -65,25 +68,25 @@ def _is_page(headers) -> bool:
 
 
 def _title(page: bytes) -> str:
-    """What the page says it is."""
+    """Return the title of a page, in words for an error message."""
     match = re.search(r"<title[^>]*>(.*?)</title>", page.decode(errors="replace"), re.S | re.I)
     title = shorten(" ".join(html.unescape(match[1]).split()), 80) if match else ""
-    return f', of the title "{title}"' if title else ""
+    return f', titled "{title}"' if title else ""
 
 
 def connect(connection: ConnectionConfig) -> kfp.client.Client:
-    """The client. Nothing is sent yet, but where a token must be fetched."""
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of each new try
+    """Return a client. No request is sent, except to fetch a token for IAP."""
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # It warns about each retry.
     if connection.insecure:
-        print("warning: the host's certificate is not checked.", file=sys.stderr)
+        print("warning: the host's certificate is not verified.", file=sys.stderr)
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     token_file = connection.token_file
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is not for the first version of Kubeflow
+        warnings.simplefilter("ignore")  # that it does not support Kubeflow 1.0
         client = kfp.client.Client(
             host=connection.host,
-            # Any name keeps it from asking the server, without end, and from writing to the home
-            # folder. The one that counts is given with each request.
+            # With a name, it neither asks the server, without a timeout, nor writes to the home
+            # folder. Each request gives the real namespace.
             namespace=connection.namespace or "unset",
             existing_token=connection.token.get_secret_value() or None,
             credentials=ServiceAccountTokenVolumeCredentials(token_file) if token_file else None,
@@ -94,12 +97,12 @@ def connect(connection: ConnectionConfig) -> kfp.client.Client:
             ssl_ca_cert=connection.ca_file or None,
             verify_ssl=not connection.insecure,
         )
-    api_client = client._run_api.api_client  # the one that all its parts share
+    api_client = client._run_api.api_client  # shared by all APIs
     api_client.configuration.retries = urllib3.Retry(
         total=TRIES - 1,
         backoff_factor=BACKOFF_SECONDS,
         status_forcelist=TRANSIENT,
-        allowed_methods=("GET", "DELETE"),  # of others only when there was no connection
+        allowed_methods=("GET", "DELETE"),  # others only if there was no connection
         raise_on_status=False,
     )
     api_client.rest_client = _Transport(api_client.configuration)
@@ -107,14 +110,14 @@ def connect(connection: ConnectionConfig) -> kfp.client.Client:
 
 
 def renew(client: kfp.client.Client, connection: ConnectionConfig):
-    """Lets the client go on with a new token, where tokens are fetched."""
+    """Fetch a new token for a client that authenticates to IAP."""
     fresh = connect(connection)._run_api.api_client.configuration
     client._run_api.api_client.configuration.api_key = fresh.api_key
 
 
 @contextlib.contextmanager
 def explained(connection: ConnectionConfig) -> Iterator[None]:
-    """Raise what may go wrong between us and the server as a UserError."""
+    """Raise the errors of requests to the server as UserError."""
     try:
         yield
     except (ApiException, urllib3.exceptions.HTTPError, GoogleAuthError, WebPage) as error:
@@ -122,43 +125,43 @@ def explained(connection: ConnectionConfig) -> Iterator[None]:
 
 
 def reason(connection: ConnectionConfig, error: Exception) -> str:
-    """What went wrong, and what to do about it."""
+    """Return what went wrong, and what to do about it."""
     host = connection.host
     if isinstance(error, WebPage):
         return f"{host} {WEB_PAGE.format(error)}"
     if isinstance(error, GoogleAuthError):
-        return f"No token could be had from Google to be let in to {host}: {error}"
+        return f"Google issued no token for {host}: {error}"
     if isinstance(error, ApiException):
         return _reason_of_status(connection, error)
-    cause = getattr(error, "reason", None) or error  # what ended the last try
+    cause = getattr(error, "reason", None) or error  # the error of the last attempt
     if isinstance(cause, urllib3.exceptions.SSLError):
         return (
-            f"The certificate of {host} cannot be trusted: {cause}. Give --ca_file=FILE, the "
+            f"The certificate of {host} cannot be verified: {cause}. Give --ca-file=FILE, the "
             "certificate of its authority."
         )
-    new_connection = urllib3.exceptions.NewConnectionError  # a TimeoutError too, for the past
+    new_connection = urllib3.exceptions.NewConnectionError  # a subclass of TimeoutError
     if isinstance(cause, urllib3.exceptions.TimeoutError) and not isinstance(cause, new_connection):
         return f"{host} did not answer in time: {_plain(cause)}."
     return f"{host} cannot be reached: {_plain(cause)}."
 
 
 def _reason_of_status(connection: ConnectionConfig, error: ApiException) -> str:
-    host, said = connection.host, _message(error)
+    host, message = connection.host, _message(error)
     if error.status == 401:
         given = connection.token or connection.token_file or connection.cookie
-        hint = "has what you gave expired?" if given else "give a token, a cookie or an IAP client."
-        return f"{host} lets nobody in without signing in (401); {hint}{said}"
+        hint = "they may have expired." if given else "give a token, a cookie or an IAP client."
+        return f"{host} requires valid credentials (401); {hint}{message}"
     if error.status == 403:
-        return f"You may not do that at {host} (403). Is it your namespace?{said}"
+        return f"{host} denies permission (403). Check --namespace.{message}"
     if error.status in TRANSIENT:
-        return f"{host} has a fault ({error.status}), for {TRIES} tries by now.{said}"
-    return f"{host} refused ({error.status} {error.reason}).{said}"
+        return f"{host} failed {TRIES} times ({error.status}).{message}"
+    return f"{host} refused the request ({error.status} {error.reason}).{message}"
 
 
 def _message(error: ApiException) -> str:
-    """What the server said beside the status: its first words, of an error that may be long."""
+    """Return the start of the server's message."""
     body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body
-    # A proxy's answer may be no JSON, or no object: it is shown as it is.
+    # The answer of a proxy may not be a JSON object. It is shown as it is.
     with contextlib.suppress(ValueError, AttributeError):
         answer = json.loads(body or "{}")
         body = answer.get("message") or answer.get("error") or answer.get("error_message") or ""
@@ -167,20 +170,20 @@ def _message(error: ApiException) -> str:
 
 
 def _plain(error: Exception) -> str:
-    """urllib3's message, without the object that it begins with."""
+    """Return a message of urllib3 without the object at its start."""
     return re.sub(r"^.*?(HTTPS?Connection(Pool)?\(.*?\)|object at \w+>):\s*", "", str(error))
 
 
 def ensure(find: Callable, create: Callable, look_first: bool = True) -> tuple:
-    """What is there already, else what `create` makes, and whether it was made.
+    """Find a resource, or create it; return it and whether it was created.
 
-    When an answer to `create` gets lost, or somebody else was quicker, it looks again before it
-    tries again: nothing is made twice.
+    If the answer to `create` is lost, or another client creates the resource at the same time, it
+    is looked for again before the next attempt, so that it is never created twice.
 
     Args:
-        find: Returns the thing, or None.
-        create: Makes it and returns it.
-        look_first: False: of a thing that is new for sure.
+        find: Returns the resource, or None.
+        create: Creates and returns the resource.
+        look_first: Whether the resource may exist before the first attempt.
     """
     for attempt in range(TRIES):
         found = find() if look_first or attempt else None
@@ -196,12 +199,12 @@ def ensure(find: Callable, create: Callable, look_first: bool = True) -> tuple:
 
 
 def every(list_page: Callable, items: str, **query) -> Iterator:
-    """The items of all pages.
+    """Yield the items of all pages.
 
     Args:
-        list_page: A method of the client that lists things.
-        items: The name of the things in its answer.
-        query: What else to ask it for.
+        list_page: Method of the client that lists resources.
+        items: Name of the resources in its answer.
+        query: Further arguments of the method.
     """
     token = ""
     while True:
@@ -213,26 +216,26 @@ def every(list_page: Callable, items: str, **query) -> Iterator:
 
 
 def named(list_page: Callable, items: str, name: str, **query):
-    """The oldest item of this name, or None."""
+    """Return the oldest item of this name, or None."""
     equals = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
     found = every(list_page, items, filter=json.dumps({"predicates": [equals]}), **query)
-    # The server's word on names is not relied on.
+    # The server's filter is not relied on.
     matching = [item for item in found if item.display_name == name]
     return min(matching, key=lambda item: str(item.created_at), default=None)
 
 
 def in_namespace(connection: ConnectionConfig) -> dict[str, str]:
-    """The namespace as an argument of a request, where there is one."""
+    """Return the namespace as an argument of a request, if there is one."""
     return {"namespace": connection.namespace} if connection.namespace else {}
 
 
 def run_link(connection: ConnectionConfig, run_id: str) -> str:
-    """Address of a run's page."""
+    """Return the address of a run's page."""
     return f"{_ui(connection)}/#/runs/details/{quote(run_id)}"
 
 
 def version_link(connection: ConnectionConfig, pipeline_id: str, version_id: str) -> str:
-    """Address of a pipeline's graph."""
+    """Return the address of a pipeline version's page."""
     return f"{_ui(connection)}/#/pipelines/details/{quote(pipeline_id)}/version/{quote(version_id)}"
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import AfterValidator, ConfigDict, SecretStr, StrictBool, TypeAdapter, ValidationError
 
 from pipeline.command_line import TARGET_GROUPS, option
-from pipeline.redaction import register, register_cookie, register_url
+from pipeline.redaction import register, register_credentials, register_url
 from trainer.common.errors import UserError
 
 FILE = "kubeflow.toml"
@@ -25,7 +25,7 @@ EXPECTED = {
 
 def _secret(secret: SecretStr) -> SecretStr:
     value = secret.get_secret_value().strip()
-    register_cookie(value)
+    register_credentials(value)
     if len(value.splitlines()) > 1:
         raise ValueError("must be one line; it holds a line break")
     return SecretStr(value)
@@ -165,7 +165,7 @@ def resolve(config: ConnectionConfig, host_required: bool = True) -> ConnectionC
 
 
 def _validate(values: dict, where: str = "") -> ConnectionConfig:
-    """Return validated settings; `where` says where they are from."""
+    """Return validated settings; `where` is a prefix for errors."""
     try:
         return _ADAPTER.validate_python(values)
     except ValidationError as invalid:

@@ -13,17 +13,17 @@ from pipeline import cron
 from pipeline.kubeflow import client as kubeflow
 from pipeline.kubeflow import upload
 from pipeline.kubeflow.connection import ConnectionConfig, resolve, secret_free
-from pipeline.prepare import check_values, prepare, show
+from pipeline.prepare import check_repeatable, prepare, show
 from trainer.common.errors import UserError
 
 UNFINISHED = ("RUNTIME_STATE_UNSPECIFIED", "PENDING", "RUNNING", "CANCELING", "PAUSED")
-MARGIN_SECONDS = 5  # before and after a firing, in which a schedule is not replaced
+MARGIN_SECONDS = 5  # A schedule is not replaced so close to a time at which it fires.
 
 
 def set_schedule(config, words: list[str]):
-    """Creates the schedule, replaces it, or leaves it alone when it is as it should be."""
+    """Create the schedule, or replace it if it differs."""
     compiled, values = prepare(config, words)
-    check_values(values)
+    check_repeatable(values)
     connection = resolve(config, host_required=not config.dry_run)
     expression = cron.announce(config.cron)
     if config.dry_run:
@@ -36,14 +36,12 @@ def set_schedule(config, words: list[str]):
         experiment_id = upload.experiment(client, connection, config.experiment)
         wanted = _wanted(config, expression, values, experiment_id, pipeline_id, version_id)
         done = _put(client, connection, config, wanted)
-    print(
-        f"Schedule: {config.name} ({done}), of {'the newest' if config.latest else 'this'} version"
-    )
-    print(f"Version:  {compiled.version}")
+    version = "the newest at the time" if config.latest else compiled.version
+    print(f"Schedule: {config.name} ({done})\nVersion:  {version}")
 
 
 def _wanted(config, expression, values, experiment_id, pipeline_id, version_id):
-    """The schedule as it is sent; its description holds a digest of it all."""
+    """Return the schedule to create. Its description contains a digest of its settings."""
     wanted = api.V2beta1RecurringRun(
         display_name=config.name,
         experiment_id=experiment_id,
@@ -64,15 +62,15 @@ def _wanted(config, expression, values, experiment_id, pipeline_id, version_id):
 
 
 def _put(client, connection: ConnectionConfig, config, wanted) -> str:
-    """Make the wanted schedule the only one of its name that fires; return what was done.
+    """Make a schedule the only enabled one of its name; return what was done.
 
-    The server cannot change a schedule, only create and delete one, and deleting one ends its runs
-    in progress. So the new schedule is created, the old one disabled, and deleted when none of its
-    runs is in progress any more: at once, or by a later command.
+    The server can only create and delete schedules, and deleting one ends its runs in progress.
+    So the new schedule is created and the old one disabled. The old one is deleted once none of
+    its runs is in progress, now or by a later command.
     """
 
     def same(schedule) -> bool:
-        # By the digest, because the server fills in what was left open.
+        # By the digest, because the server fills in defaults.
         return _digest(schedule) == _digest(wanted)
 
     def find():
@@ -82,9 +80,9 @@ def _put(client, connection: ConnectionConfig, config, wanted) -> str:
         create_one = client.recurring_runs.recurring_run_service_create_recurring_run
         return create_one(recurring_run=wanted)
 
-    there = _of_name(client, connection, config.name)
-    keep = next(filter(same, there), None)
-    others = [schedule for schedule in there if schedule is not keep]
+    existing = _of_name(client, connection, config.name)
+    keep = next(filter(same, existing), None)
+    others = [schedule for schedule in existing if schedule is not keep]
     if keep is None:
         if others and all(schedule.status == "DISABLED" for schedule in others):
             wanted.mode = "DISABLE"
@@ -92,17 +90,17 @@ def _put(client, connection: ConnectionConfig, config, wanted) -> str:
         kubeflow.ensure(find, create, look_first=False)
     _retire(client, connection, others)
     paused = ", paused as before" if (keep or wanted).mode == "DISABLE" else ""
-    return ("left as it is" if keep else "updated" if others else "created") + paused
+    return ("unchanged" if keep else "updated" if others else "created") + paused
 
 
 def _pass_firing(schedules: list):
-    """Wait if a schedule fires within seconds, lest the old and the new one both fire, or none."""
+    """Wait if a schedule is about to fire, so that exactly one of the old and the new one does."""
     crons = [s.trigger.cron_schedule for s in schedules if s.trigger and s.status != "DISABLED"]
     for schedule in filter(None, crons):
         now = datetime.now(UTC)
         try:
             (firing,) = cron.next_firings(schedule.cron, now, 1)
-        except ValueError:  # somebody else's expression, which only the server understands
+        except ValueError:  # another client's expression, which only the server understands
             continue
         if (seconds := (firing - now).total_seconds()) < MARGIN_SECONDS:
             time.sleep(seconds + MARGIN_SECONDS)
@@ -116,15 +114,14 @@ def _retire(client, connection: ConnectionConfig, schedules: list):
         if runs := _in_progress(client, connection, schedule):
             print(
                 f"Replaced: the schedule of {schedule.created_at:%d %b %Y %H:%M} is disabled. It "
-                f"has {_count(runs)} in progress, and the next `schedule` command after that "
-                "deletes it."
+                f"has {_count(runs)} in progress; a later `schedule` command deletes it."
             )
         else:
             _delete(client, schedule)
 
 
 def _in_progress(client, connection: ConnectionConfig, schedule) -> list:
-    """The schedule's runs that have not ended."""
+    """Return the schedule's runs that have not ended."""
     predicates = [
         {
             "operation": "EQUALS",
@@ -178,7 +175,7 @@ def _delete(client, schedule):
     try:
         client.recurring_runs.recurring_run_service_delete_recurring_run(schedule.recurring_run_id)
     except ApiException as error:
-        if error.status != 404:  # gone already, maybe by an earlier try of ours
+        if error.status != 404:  # deleted already, perhaps by an earlier attempt
             raise
 
 
@@ -191,11 +188,11 @@ def change(config, action: str):
             return _list(_all(client, connection))
         schedules = _of_name(client, connection, config.name)
         if not schedules:
-            raise UserError(f"There is no schedule of the name {config.name!r}; `list` lists them.")
+            raise UserError(f"There is no schedule {config.name!r}. List schedules with `list`.")
         if action == "delete":
             _delete_all(client, connection, config, schedules)
         else:
-            # The newest is the one that counts; older ones were replaced.
+            # Older ones have been replaced.
             *replaced, current = sorted(schedules, key=lambda schedule: schedule.created_at)
             _set_enabled(client, current, action == "resume")
             _retire(client, connection, replaced)
@@ -203,13 +200,13 @@ def change(config, action: str):
 
 
 def _delete_all(client, connection: ConnectionConfig, config, schedules: list):
-    """Delete schedules, unless that ends a run."""
+    """Delete schedules, unless this ends a run."""
     runs = [run for s in schedules for run in _in_progress(client, connection, s)]
     if runs and not config.force:
         links = "\n".join(f"  {kubeflow.run_link(connection, run.run_id)}" for run in runs)
         raise UserError(
-            f"The schedule {config.name!r} has {_count(runs)} in progress, which deleting it would "
-            f"end without a summary or a retry:\n{links}\nPause it and delete it when they have "
+            f"The schedule {config.name!r} has {_count(runs)} in progress. Deleting it would end "
+            f"them without a summary or a retry:\n{links}\nPause it and delete it when they have "
             "ended, or use --force."
         )
     for schedule in schedules:

@@ -1,4 +1,4 @@
-"""Runs the compiled pipeline on Kubeflow."""
+"""Submit the compiled pipeline to Kubeflow Pipelines."""
 
 import sys
 import uuid
@@ -15,11 +15,7 @@ from trainer.common.errors import UserError
 
 
 def submit(config, compiled, values: dict) -> int:
-    """Runs the package on Kubeflow.
-
-    Returns:
-        The exit code: 0; or, of a run that was followed, that of its end.
-    """
+    """Create a run of the package; return the exit code, with --wait that of the run's end."""
     connection = resolve(config, host_required=not config.dry_run)
     name = config.run_name or run_name(complete(compiled, values), datetime.now(UTC))
     if config.dry_run:
@@ -30,7 +26,7 @@ def submit(config, compiled, values: dict) -> int:
     with kubeflow.explained(connection):
         client = kubeflow.connect(connection)
         pipeline_id, version_id, is_new = upload.upload(client, connection, compiled)
-        state = "uploaded" if is_new else "there already"
+        state = "uploaded" if is_new else "exists"
         print(f"Version:  {compiled.version} ({state})")
         print(f"          {kubeflow.version_link(connection, pipeline_id, version_id)}")
         experiment_id = upload.experiment(client, connection, config.experiment)
@@ -50,14 +46,14 @@ def submit(config, compiled, values: dict) -> int:
                 lambda: _explain_nodes(compiled, values),
             )
         except KeyboardInterrupt:
-            print("\nNo longer followed; the run goes on.", file=sys.stderr)
+            print("\nThe run continues, but is no longer followed.", file=sys.stderr)
             return 130
         namespace = connection.namespace or "kubeflow"
         return _tell(client, run, compiled.steps, link, namespace)
 
 
 def _needs(compiled, values: dict) -> dict[str, str]:
-    """What the nodes of the steps must have: name of a step's task -> "1 x nvidia.com/gpu"."""
+    """Return what a step's node must have: name of its task -> e.g. "1 x nvidia.com/gpu"."""
     values = complete(compiled, values)
     if values.get("accelerator_count", "0") == "0":
         return {}
@@ -65,7 +61,7 @@ def _needs(compiled, values: dict) -> dict[str, str]:
 
 
 def _explain_nodes(compiled, values: dict) -> str:
-    """What `doctor` says about the nodes."""
+    """Return the result of doctor's check of the nodes."""
     from pipeline import doctor
 
     try:
@@ -76,7 +72,7 @@ def _explain_nodes(compiled, values: dict) -> str:
 
 
 def _create(client, config, experiment_id, version: tuple[str, str], name, values):
-    """The run, made once."""
+    """Create the run exactly once."""
     mark = f"Submission {uuid.uuid4()}"
 
     def find():
@@ -102,11 +98,11 @@ def _create(client, config, experiment_id, version: tuple[str, str], name, value
 
 
 def _tell(client, run, steps: dict[str, str], link: str, namespace: str) -> int:
-    """Say how the run ended; return the exit code."""
+    """Print how the run ended; return the exit code."""
     state = follow.state(run)
     if state not in follow.EXIT_CODES:
         print(
-            f"error: The run goes on, but is followed no longer (--timeout): {link}",
+            f"error: The run continues, but is no longer followed (--timeout): {link}",
             file=sys.stderr,
         )
         return follow.STILL_RUNNING

@@ -1,4 +1,4 @@
-"""What a run needs on the server: the pipeline, its version, an experiment; made when missing."""
+"""The pipeline, its version and the experiment on the server, created if they are missing."""
 
 import tempfile
 from pathlib import Path
@@ -12,10 +12,10 @@ from pipeline.package import Package
 
 
 def upload(client: Client, connection: ConnectionConfig, package: Package) -> tuple[str, str, bool]:
-    """Puts the package on the server, unless its version is there.
+    """Upload the package, unless its version exists.
 
     Returns:
-        The pipeline's id, the version's id, and whether the version is new.
+        Pipeline ID, version ID, and whether the version is new.
     """
     pipelines = client.pipelines
     namespace = kubeflow.in_namespace(connection)
@@ -25,7 +25,7 @@ def upload(client: Client, connection: ConnectionConfig, package: Package) -> tu
         return kubeflow.named(listed, "pipelines", package.name, **namespace)
 
     def create_pipeline():
-        # Not by uploading, which names the first version like the pipeline.
+        # Not with upload_pipeline, which names the first version like the pipeline.
         return pipelines.pipeline_service_create_pipeline(
             pipeline=V2beta1Pipeline(
                 name=package.name,
@@ -59,7 +59,7 @@ def upload(client: Client, connection: ConnectionConfig, package: Package) -> tu
 
 
 def experiment(client: Client, connection: ConnectionConfig, name: str) -> str:
-    """The id of the experiment of this name."""
+    """Return the ID of the experiment of this name."""
     experiments = client.experiments
     namespace = kubeflow.in_namespace(connection)
 

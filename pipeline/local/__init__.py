@@ -1,1 +1,1 @@
-"""Running a compiled pipeline on this machine, in subprocesses or in containers."""
+"""Running a compiled pipeline on this machine, in subprocesses or containers."""

@@ -1,8 +1,7 @@
-"""Runs a compiled pipeline on this machine through kfp's local runner, a step a container.
+"""Run a compiled pipeline on this machine with kfp's local runner, each step in a container.
 
-kfp's own way of it calls a step a success whose container is gone before its exit code is read, as
-one that fails at once may be; runs it as root, so that what it makes belongs to root; and gives it
-no files but those that steps hand to each other.
+kfp's function that runs a container is replaced, because it reports success if the container is
+removed before its exit code is read, runs steps as root, and mounts only the steps' artifacts.
 """
 
 import os
@@ -20,11 +19,11 @@ from trainer.common import storage
 from trainer.common.errors import UserError
 
 SHARED_MEMORY = "2g"  # as on a cluster
-TEMPORARY = "/yt8m-tmp"  # not /tmp, for data may lie there
-# What an image cannot do without: no data may be seen in its place.
-OF_THE_IMAGE = ("/bin", "/dev", "/etc", "/lib", "/lib64", "/opt/venv", "/opt/yt8m", "/proc", "/sys")
-OF_THE_IMAGE += ("/usr/bin", "/usr/lib", "/usr/local/bin", "/usr/local/lib")
-# Settings of the user that the steps are to have too.
+TEMPORARY = "/yt8m-tmp"  # not /tmp, which may hold data
+# Folders that an image needs: no data may be mounted there.
+RESERVED = ("/bin", "/dev", "/etc", "/lib", "/lib64", "/opt/venv", "/opt/yt8m", "/proc", "/sys")
+RESERVED += ("/usr/bin", "/usr/lib", "/usr/local/bin", "/usr/local/lib")
+# The user's environment variables that the steps get too.
 PASSED_ON = (
     "GOOGLE_CLOUD_PROJECT",
     "HTTPS_PROXY",
@@ -36,44 +35,44 @@ CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
 
 
 def run(pipeline: Path, arguments: dict, scratch: Path, job_id: str):
-    """Runs the compiled pipeline in its images, showing the output of its steps as they go.
+    """Run a compiled pipeline in its images and print the steps' output.
 
-    A step sees the files that `arguments` name, where they are, read-only; output_dir; and nothing
-    else of this machine. It runs as the user who runs this, on a read-only file system.
+    A step runs as the current user on a read-only file system. The files in `arguments` are
+    mounted read-only at their own paths, output_dir is mounted writable.
 
     Args:
-        pipeline: File that was compiled for Kubeflow.
+        pipeline: File that is compiled for Kubeflow.
         arguments: Parameter -> value; paths are absolute.
-        scratch: Folder for what the steps hand to each other. It is removed at the end.
+        scratch: Folder for a temporary folder with the steps' artifacts.
         job_id: The unique id of the run.
 
     Raises:
-        StepFailed: after the rest of the pipeline, of which the summary still runs.
-        UserError: there is no engine, an image is missing, or a folder cannot be mounted.
+        StepFailed: A step failed. The summary step has run nevertheless.
+        UserError: There is no Docker engine, an image is missing, or a folder cannot be mounted.
     """
-    ours = engine.connect()
-    _check_images(ours, pipeline)
+    docker_client = engine.connect()
+    _check_images(docker_client, pipeline)
     files = _mounts(arguments)
     base_environment = _environment()
     requested_gpus = parse_accelerator_count(arguments.get("accelerator_count", "0"))
     settings = {
-        "user": "0:0" if engine.maps_users(ours) else f"{os.getuid()}:{os.getgid()}",
+        "user": "0:0" if engine.maps_users(docker_client) else f"{os.getuid()}:{os.getgid()}",
         "read_only": True,
         "tmpfs": {TEMPORARY: "mode=1777"},
         "shm_size": SHARED_MEMORY,
-        "security_opt": ["label=disable"],  # or SELinux hides what is mounted
+        "security_opt": ["label=disable"],  # SELinux would deny access to the mounts
     }
 
-    # kfp's client gives up on an engine that is busy for a minute.
+    # Not with kfp's client, which times out if the engine is busy for a minute.
     def start(client, image, command, volumes, environment=None):
         name = local_runs.step_name(command)
-        handed = [engine.mount(source, to["bind"]) for source, to in volumes.items()]
+        artifacts = [engine.mount(source, to["bind"]) for source, to in volumes.items()]
         num_gpus = requested_gpus if name == "train" else 0
         return name, engine.container(
-            ours,
+            docker_client,
             image,
             command,
-            mounts=[*handed, *files],
+            mounts=[*artifacts, *files],
             environment=base_environment | (environment or {}),
             device_requests=engine.gpus(num_gpus),
             **settings,
@@ -81,25 +80,25 @@ def run(pipeline: Path, arguments: dict, scratch: Path, job_id: str):
 
     with local_runs.scratch_folder(scratch) as folder:
         for name in ("root", "workspace"):
-            (folder / name).mkdir()  # by us: the engine's would be root's
+            (folder / name).mkdir()  # The engine would create it as root.
         replaced = (docker_task_handler, "run_docker_container")
         runner = local.DockerRunner()
         local_runs.run_steps(pipeline, arguments, folder, runner, replaced, start, job_id)
 
 
 def _check_images(client, pipeline: Path):
-    """Raises UserError where an image is missing; warns if one was made from other code."""
+    """Raise UserError if an image is missing; warn if one is built from other code."""
     spec = next(yaml.safe_load_all(pipeline.read_text()))
     executors = spec["deploymentSpec"]["executors"].values()
     for name in sorted({executor["container"]["image"] for executor in executors}):
         image = engine.find(client, name)
         if image is None:
-            raise UserError(f"There is no image {name}: `make images` builds it.")
+            raise UserError(f"There is no image {name}. Build it with `make images`.")
         warn_if_outdated(image.labels.get(SOURCES), name, "images")
 
 
 def _mounts(arguments: dict) -> list:
-    """The files that the arguments name, read-only, and output_dir."""
+    """Return the mounts of the files in the arguments, read-only, and of output_dir."""
     read_only = {}
     for value in arguments.values():
         for pattern in str(value).split(","):
@@ -112,7 +111,7 @@ def _mounts(arguments: dict) -> list:
     mounts = [engine.mount(source, target, True) for target, source in read_only.items()]
     output = arguments["output_dir"]
     if output.startswith("/"):
-        Path(output).mkdir(parents=True, exist_ok=True)  # by us: the engine's would be root's
+        Path(output).mkdir(parents=True, exist_ok=True)  # The engine would create it as root.
         mounts = [mount for mount in mounts if mount["Target"] != output]
         mounts.append(engine.mount(os.path.realpath(output), output))
     for mount in mounts:
@@ -121,10 +120,10 @@ def _mounts(arguments: dict) -> list:
 
 
 def _folders(pattern: str) -> dict[str, str]:
-    """Where the files of a pattern are to be seen -> where they are.
+    """Return path in the container -> path on this machine of the folders of a pattern's files.
 
-    Folders, for a pattern may name thousands of files; and, where a file is a link, that of the
-    file which it leads to.
+    Folders, because a pattern may match thousands of files. Those of symbolic links' targets are
+    included.
     """
     folders = {}
     for file in storage.glob(pattern):
@@ -135,11 +134,11 @@ def _folders(pattern: str) -> dict[str, str]:
 
 
 def _check_target(folder: str):
-    for needed in OF_THE_IMAGE:
+    for needed in RESERVED:
         if os.path.commonpath([folder, needed]) == folder:
             raise UserError(
-                f"Files in {folder} cannot be given to a container, which has its own there: move "
-                "them to a folder of theirs."
+                f"Files in {folder} cannot be mounted in a container, which has its own files "
+                "there. Move them to another folder."
             )
 
 

@@ -1,4 +1,4 @@
-"""The Docker engine: what is asked of it. No other module imports docker."""
+"""Requests to the Docker engine. No other module imports docker."""
 
 import codecs
 import contextlib
@@ -17,17 +17,17 @@ from docker.utils.build import exclude_paths
 
 from trainer.common.errors import UserError
 
-REQUEST_SECONDS = 600  # the engine may be busy with another image
-GRACE_SECONDS = 30  # for what runs in a container to save its work
+REQUEST_SECONDS = 600  # The engine may be busy with another image.
+GRACE_SECONDS = 30  # for a container's processes to save their work
 
 Show = Callable[[dict], None]
 
 
 def connect() -> docker.DockerClient:
-    """The engine that DOCKER_HOST names, or this machine's.
+    """Connect to the engine at DOCKER_HOST, or the one of this machine.
 
     Raises:
-        UserError: none answers.
+        UserError: No engine answers.
     """
     try:
         client = docker.from_env(timeout=REQUEST_SECONDS)
@@ -35,14 +35,14 @@ def connect() -> docker.DockerClient:
     except DockerException as error:
         address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
         raise UserError(
-            f"No Docker engine answers at {address}: {error}\n  Start one, or name another in "
-            "DOCKER_HOST (the contexts of the docker command are not read)."
+            f"No Docker engine answers at {address}: {error}\n  Start one, or set DOCKER_HOST (the "
+            "contexts of the docker command are not read)."
         ) from None
     return client
 
 
 def context_files(root: Path) -> list[str]:
-    """What `root`'s .dockerignore leaves of it: paths below it, sorted."""
+    """Return the sorted relative paths of the files that root/.dockerignore does not exclude."""
     patterns = (root / ".dockerignore").read_text().splitlines()
     patterns = [line for line in patterns if line.strip() and not line.startswith("#")]
     paths = exclude_paths(str(root), patterns)
@@ -58,18 +58,18 @@ def build(
     labels: dict[str, str],
     show: Show,
 ):
-    """Builds an image.
+    """Build an image.
 
     Args:
-        root: The folder whose files the recipe may take.
-        dockerfile: The recipe, below root.
-        tag: What to call the image.
-        arguments: Name -> value of the recipe's ARGs.
+        root: Build context.
+        dockerfile: Path of the Dockerfile in the build context.
+        tag: Name of the image.
+        arguments: Name -> value of build arguments.
         labels: Name -> value of the image's labels.
-        show: Gets what the engine tells as it goes, e.g. {"stream": "Step 1/9 : ..."}.
+        show: Called with each event of the engine, e.g. {"stream": "Step 1/9 : ..."}.
 
     Raises:
-        UserError: it cannot be built.
+        UserError: The build failed.
     """
     try:
         events = client.api.build(
@@ -88,10 +88,10 @@ def build(
 
 
 def push(client: docker.DockerClient, tag: str, name: str, show: Show) -> str:
-    """Sends the image `tag` to a registry, where it is called `name`; returns its digest there.
+    """Push the image `tag` to a registry as `name`; return its digest there.
 
     Raises:
-        UserError: it cannot be sent.
+        UserError: The push failed.
     """
     repository, _, version = name.rpartition(":")
     digest = ""
@@ -107,12 +107,12 @@ def push(client: docker.DockerClient, tag: str, name: str, show: Show) -> str:
     except APIError as error:
         raise UserError(f"{name} cannot be pushed: {error}") from None
     if not digest:
-        raise UserError(f"The registry did not tell the digest of {name}.")
+        raise UserError(f"The registry did not report the digest of {name}.")
     return digest
 
 
 def _follow(events: Iterator[dict], show: Show):
-    """Shows what the engine tells. It tells of an error in the midst of it."""
+    """Show the engine's events. Errors are among them."""
     for event in events:
         if "error" in event:
             raise APIError(event["error"].strip())
@@ -121,7 +121,7 @@ def _follow(events: Iterator[dict], show: Show):
 
 @dataclass(frozen=True)
 class Image:
-    """An image that the engine has."""
+    """An image of the engine."""
 
     id: str
     size: int  # bytes
@@ -129,7 +129,7 @@ class Image:
 
 
 def find(client: docker.DockerClient, name: str) -> Image | None:
-    """An image by its name; None: the engine does not have it."""
+    """Return the image of this name, or None."""
     try:
         attributes = client.images.get(name).attrs
     except ImageNotFound:
@@ -166,29 +166,29 @@ def check_pullable(client: docker.DockerClient, image: str):
 
 
 def maps_users(client: docker.DockerClient) -> bool:
-    """Whether root in a container is, outside, the user that the engine runs for."""
+    """Whether root in a container is the current user outside of it, as in a rootless engine."""
     return any(
         option.split(",")[0] == "name=rootless" for option in client.info()["SecurityOptions"] or []
     )
 
 
 def mount(source: str, target: str, read_only: bool = False) -> Mount:
-    """A file or folder of the engine's machine, seen at `target` in a container."""
+    """Return a bind mount of `source`, a path on the engine's machine, at `target`."""
     return Mount(target, source, type="bind", read_only=read_only)
 
 
 def gpus(count: int) -> list[DeviceRequest]:
-    """A request for so many GPUs."""
+    """Return the request for a number of GPUs."""
     return [DeviceRequest(count=count, capabilities=[["gpu"]])] if count else []
 
 
 @dataclass
 class Running:
-    """A container at work.
+    """A running container.
 
     Attributes:
-        stdout: Lines that it prints, stderr's among them.
-        returncode: Its exit code, once it has ended.
+        stdout: Lines of its stdout and stderr.
+        returncode: Its exit code, after it has ended.
     """
 
     container: Container
@@ -200,32 +200,32 @@ class Running:
 def container(
     client: docker.DockerClient, image: str, command: list[str], **settings
 ) -> Iterator[Running]:
-    """A running container; ended and removed if the body does not see its end.
+    """Context manager of a running container, which is stopped if the body raises.
 
-    The container is kept until its exit code has been read, and what it printed. One that the
-    engine removes by itself may be gone by then, and its exit code with it.
+    The container is removed after its output and exit code are read. With auto-removal, the
+    engine may remove it before.
 
     Args:
-        settings: What docker's containers.create takes.
+        settings: Arguments of docker's `containers.create`.
 
     Raises:
-        UserError: the engine cannot start it.
+        UserError: The engine cannot start it.
     """
     try:
         created = client.containers.create(
             image,
             command,
-            # Whatever the engine's own setting is: not all of its kinds of logs can be read.
+            # Not all of the engine's log drivers support reading.
             log_config=LogConfig(type=LogConfig.types.JSON),
             **settings,
         )
     except DockerException as error:
-        raise UserError(f"No container of {image} can be made: {error}") from None
+        raise UserError(f"Cannot create a container of {image}: {error}") from None
     try:
         try:
             created.start()
         except APIError as error:
-            raise UserError(f"A container of {image} cannot be started: {error}") from None
+            raise UserError(f"Cannot start a container of {image}: {error}") from None
         running = Running(created, lines(created.logs(stream=True, follow=True)))
         try:
             yield running
@@ -234,16 +234,16 @@ def container(
             _stop(created)
             raise
     finally:
-        # It may be gone already, and what ended the command counts more than what it leaves.
+        # It may be removed already, and the error of the body is more important.
         with contextlib.suppress(APIError):
             created.remove(force=True, v=True)
 
 
 def _stop(container: Container):
-    """Asks all that runs in a container to end, and gives it time for that."""
-    # What cannot be asked has ended meanwhile; whatever else it is, it is removed by force next.
+    """Send SIGTERM to all processes of a container and wait until they have ended."""
+    # If this fails, the container has ended, or is removed by force next.
     with contextlib.suppress(APIError):
-        # The first process, which may be a shell that does not pass it on; and all others.
+        # The first process may be a shell, which does not pass the signal on.
         container.kill("TERM")
         container.exec_run(["sh", "-c", "kill -TERM -1"], user="0")
         end = time.monotonic() + GRACE_SECONDS
@@ -255,7 +255,7 @@ def _stop(container: Container):
 
 
 def lines(chunks: Iterator[bytes]) -> Iterator[str]:
-    """Lines of text, from bytes that are cut anywhere."""
+    """Yield lines of text from chunks of bytes."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     text = ""
     for chunk in chunks:

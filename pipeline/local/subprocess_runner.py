@@ -1,8 +1,8 @@
-"""Runs a compiled pipeline on this machine through kfp's local runner, a step a subprocess.
+"""Run a compiled pipeline on this machine with kfp's local runner, each step in a subprocess.
 
-kfp decides what runs when, with which inputs. How a step is run and shown is ours, here and in
-pipeline/docker_runner: kfp's own way of it has no name for the step that failed, prints each
-step's inputs and outputs in full, and breaks where the path to Python holds a blank.
+kfp.local decides which step runs when and with which inputs. Its function that runs a step is
+replaced, here and in docker_runner.py, because it does not report which step failed, prints all
+inputs and outputs, and fails if the path of Python contains a space.
 """
 
 import contextlib
@@ -27,16 +27,16 @@ from pipeline.paths import ROOT
 
 GRACE_SECONDS = 30  # for a step to save its work when it is told to stop
 
-# Unless the user says otherwise: no talk of C++ libraries below an error, and no line kept back.
+# Defaults for the steps: no log messages of C++ libraries, and unbuffered output.
 ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "GRPC_VERBOSITY": "ERROR", "PYTHONUNBUFFERED": "1"}
 
 
 class StepFailed(Exception):
-    """A step of the pipeline ended with an error.
+    """A step of the pipeline failed.
 
     Attributes:
-        step: Its name.
-        reason: Why, in its own words if it left any.
+        step: Name of the step.
+        reason: Its error message, or how it ended.
     """
 
     def __init__(self, step: str, reason: str):
@@ -45,16 +45,16 @@ class StepFailed(Exception):
 
 
 def run(pipeline: Path, arguments: dict, scratch: Path, job_id: str):
-    """Runs the compiled pipeline, showing the output of its steps as they go.
+    """Run a compiled pipeline and print the steps' output.
 
     Args:
-        pipeline: File that was compiled for Kubeflow.
+        pipeline: File that is compiled for Kubeflow.
         arguments: Parameter -> value.
-        scratch: Folder for what the steps hand to each other. It is removed at the end.
+        scratch: Folder for a temporary folder with the steps' artifacts.
         job_id: The unique id of the run.
 
     Raises:
-        StepFailed: after the rest of the pipeline, of which the summary still runs.
+        StepFailed: A step failed. The summary step has run nevertheless.
     """
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
 
@@ -76,7 +76,7 @@ def run(pipeline: Path, arguments: dict, scratch: Path, job_id: str):
 
 @contextlib.contextmanager
 def scratch_folder(scratch: Path) -> Iterator[Path]:
-    """A new folder in `scratch`, removed afterwards."""
+    """Context manager of a temporary folder in `scratch`."""
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         yield Path(folder)
@@ -85,20 +85,20 @@ def scratch_folder(scratch: Path) -> Iterator[Path]:
 def run_steps(
     pipeline: Path, arguments: dict, folder: Path, runner, replaced: tuple, start, job_id: str
 ):
-    """Has kfp run the compiled pipeline, each step by `start`.
+    """Run a compiled pipeline with one of kfp's local runners, each step by `start`.
 
     Args:
-        pipeline: File that was compiled for Kubeflow.
+        pipeline: File that is compiled for Kubeflow.
         arguments: Parameter -> value.
-        folder: For what the steps hand to each other.
-        runner: One of kfp's local runners.
-        replaced: The module and the name of the function by which that runner runs a step.
-        start: Takes what that function takes; returns the step's name and a context manager of
-            what has `stdout`, the step's lines, and, when it is left, `returncode`.
+        folder: Folder for the steps' artifacts.
+        runner: The local runner.
+        replaced: Module and name of the function by which the runner runs a step.
+        start: Called instead of this function. Returns the step's name and a context manager of
+            an object with `stdout`, the step's lines, and after the exit `returncode`.
         job_id: The unique id of the run.
 
     Raises:
-        StepFailed: after the rest of the pipeline, of which the summary still runs.
+        StepFailed: A step failed. The summary step has run nevertheless.
     """
     steps = _Steps()
     with _stop_on_signals(), _silent_kfp(), _replaced(*replaced, steps.by(start)):
@@ -106,7 +106,7 @@ def run_steps(
         local.init(
             runner,
             pipeline_root=f"{folder}/root",
-            workspace_root=f"{folder}/workspace",  # kfp deletes it
+            workspace_root=f"{folder}/workspace",  # which kfp deletes
             raise_on_error=False,
         )
         function(**arguments)
@@ -115,16 +115,16 @@ def run_steps(
 
 
 def step_name(command: list[str]) -> str:
-    """The step that kfp's command runs."""
+    """Return the name of the step that a command of kfp runs."""
     return command[command.index("--function_to_execute") + 1]
 
 
 def _for_local_runner(pipeline: Path, job_id: str) -> str:
-    """Return the compiled pipeline as kfp's local runner can run it.
+    """Return the compiled pipeline in a form that kfp's local runner supports.
 
-    Steps run once, because what fails here fails again. The local runner does not know the
-    placeholder of the scheduled time, so it is replaced by the current time. It would replace that
-    of the run's id by a random one.
+    Retries are removed, because a local failure repeats. The placeholder of the scheduled time,
+    which the local runner does not support, is replaced by the current time, and that of the run's
+    id, which it would replace by a random one, by `job_id`.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     text = pipeline.read_text().replace(dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER, now)
@@ -143,7 +143,7 @@ def _silent_kfp():
         contextlib.redirect_stdout(nowhere),
         warnings.catch_warnings(),
     ):
-        warnings.simplefilter("ignore")  # on images and accelerators, which do not matter here
+        warnings.simplefilter("ignore")  # about images and accelerators, which are not used
         yield
 
 
@@ -158,7 +158,7 @@ def _replaced(module, name: str, function):
 
 
 class _Steps:
-    """Shows step after step.
+    """Prints the steps' output.
 
     Attributes:
         failure: StepFailed of the first step that failed, or None.
@@ -169,33 +169,33 @@ class _Steps:
         self.failure = None
 
     def by(self, start):
-        """A function that runs a step by `start`, shows it, and returns its exit code."""
+        """Return a function that runs a step by `start` and returns its exit code."""
         return lambda *args, **kwargs: self._follow(*start(*args, **kwargs))
 
     def _follow(self, name: str, starting) -> int:
-        self._say(f"\n{name}")
+        self._print(f"\n{name}")
         start = time.monotonic()
-        said = []
+        lines = []
         with starting as running:
             for line in without_kfp(running.stdout):
-                self._say(f"    {line}".rstrip())
-                said.append(line)
+                self._print(f"    {line}".rstrip())
+                lines.append(line)
         end = "done" if running.returncode == 0 else "failed"
-        self._say(f"    {end} in {time.monotonic() - start:.0f} s")
+        self._print(f"    {end} in {time.monotonic() - start:.0f} s")
         if running.returncode and not self.failure:
-            self.failure = StepFailed(name, reason(said, running.returncode))
+            self.failure = StepFailed(name, reason(lines, running.returncode))
         return running.returncode
 
-    def _say(self, text: str):
-        # Not by print, which kfp replaces while a step runs.
+    def _print(self, text: str):
+        # Not with print, which kfp replaces while a step runs.
         self.console.write(text + "\n")
         self.console.flush()
 
 
 @contextlib.contextmanager
 def process(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen]:
-    """A running process, with all its children; stopped if the body does not see its end."""
-    # kfp has put the path of Python into a shell's script as it is.
+    """Context manager of a process, which is stopped with its children if the body raises."""
+    # kfp inserts the path of Python into a shell script without quotes.
     command = [part.replace(sys.executable, shlex.quote(sys.executable)) for part in command]
     child = subprocess.Popen(
         command,
@@ -217,9 +217,9 @@ def process(command: list[str], environment: dict[str, str]) -> Iterator[subproc
 
 
 def _stop(process: subprocess.Popen):
-    """Ends a process and its children, of which none keeps the output open then."""
+    """End a process and its children, so that none keeps the output open."""
     for signal_number, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, None)):
-        with contextlib.suppress(subprocess.TimeoutExpired):  # then by force
+        with contextlib.suppress(subprocess.TimeoutExpired):  # then SIGKILL
             os.killpg(process.pid, signal_number)
             process.communicate(timeout=seconds)
             return
@@ -227,7 +227,7 @@ def _stop(process: subprocess.Popen):
 
 @contextlib.contextmanager
 def _stop_on_signals():
-    """Turns the signals that would end this process at once into exceptions, as Ctrl-C is."""
+    """Turn SIGTERM and SIGHUP into exceptions, as Ctrl-C is, so that steps are stopped."""
 
     def leave(number, frame):
         sys.exit(128 + number)

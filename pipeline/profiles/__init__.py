@@ -1,1 +1,1 @@
-"""What the steps ask of a cluster: one TOML file per kind of cluster."""
+"""Profiles: the steps' resources, one TOML file per kind of cluster."""

@@ -1,4 +1,4 @@
-"""google-cloud-aiplatform: the client, what may go wrong with it, and a run as it takes it."""
+"""Client of Vertex AI: authentication, errors, and pipeline jobs."""
 
 import contextlib
 import logging
@@ -14,29 +14,29 @@ from trainer.common.errors import UserError
 
 ANSWER_SECONDS = 60.0
 
-INIT = {}  # further arguments of aiplatform.init
+INIT = {}  # further arguments of aiplatform.init, for tests
 
 
 def access(config) -> str:
-    """Says that Vertex AI lets us in, or raises UserError."""
+    """Check that Vertex AI accepts the credentials, or raise UserError."""
     with explained(), client(config) as aiplatform:
-        aiplatform.PipelineJob.list(filter='display_name="doctor"')  # an answer of one page
-    return f"Vertex AI lets you in, in {config.region}"
+        aiplatform.PipelineJob.list(filter='display_name="doctor"')  # a single page
+    return f"Vertex AI accepts the credentials in {config.region}"
 
 
 @contextlib.contextmanager
 def client(config) -> Iterator:
-    """google-cloud-aiplatform, set up for the project and region."""
+    """Context manager of google-cloud-aiplatform, initialized for a project and region."""
     try:
         from google.cloud import aiplatform
     except ImportError:
         raise UserError(
-            "Vertex AI needs google-cloud-aiplatform, which is not there: `make install-dev` "
-            "installs it as locked."
+            "Vertex AI needs google-cloud-aiplatform, which is not installed. Run "
+            "`make install-dev`."
         ) from None
     if not config.pipeline_root:
         raise UserError(
-            "Vertex AI keeps artifacts in a bucket: --pipeline-root=gs://BUCKET/FOLDER."
+            "Vertex AI needs a folder for artifacts: --pipeline-root=gs://BUCKET/FOLDER."
         )
     logging.getLogger("google.cloud.aiplatform").setLevel(logging.WARNING)
     project = config.project or None
@@ -46,7 +46,7 @@ def client(config) -> Iterator:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turns what may go wrong between us and Google Cloud into a UserError."""
+    """Raise the errors of requests to Google Cloud as UserError."""
     from google.api_core.exceptions import GoogleAPIError
     from google.auth.exceptions import GoogleAuthError
 
@@ -54,12 +54,12 @@ def explained() -> Iterator[None]:
         yield
     except GoogleAuthError as error:
         raise UserError(
-            f"Google Cloud lets nobody in without signing in: {error}. For a person: gcloud auth "
-            "application-default login, and --project."
+            f"Google Cloud requires authentication: {error}. Run `gcloud auth application-default "
+            "login`, and give --project."
         ) from None
     except GoogleAPIError as error:
         words = getattr(error, "message", "") or str(error)
-        raise UserError(f"Vertex AI refused: {shorten(words, 500)}") from None
+        raise UserError(f"Vertex AI refused the request: {shorten(words, 500)}") from None
 
 
 def job(aiplatform, config, compiled, values: dict, name: str):
@@ -77,7 +77,7 @@ def job(aiplatform, config, compiled, values: dict, name: str):
 
 
 def slug(text: str) -> str:
-    """The text as a part of a resource's name: lower-case letters, digits and dashes."""
+    """Return a text in a form for resource names: lower-case letters, digits and dashes."""
     return "yt8m-" + re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:80]
 
 
@@ -86,16 +86,18 @@ def labels(text: str) -> dict[str, str]:
     for word in filter(None, text.split(",")):
         name, equals, value = word.strip().partition("=")
         if not equals or not re.fullmatch(r"[a-z][a-z0-9_-]{0,62}", name):
-            raise UserError(f"--labels are like team=video,stage=test; got {word!r}.")
+            raise UserError(f"--labels must be like team=video,stage=test; got {word!r}.")
         if not re.fullmatch(r"[a-z0-9_-]{0,63}", value):
-            raise UserError(f"--labels: a value has small letters, digits, _ and -; got {value!r}.")
+            raise UserError(
+                f"--labels: a value consists of lower-case letters, digits, _ and -; got {value!r}."
+            )
         labels[name] = value
     return labels
 
 
 def show(config, compiled, values: dict, more: dict) -> int:
     where = {
-        "project": config.project or "(gcloud's)",
+        "project": config.project or "(from gcloud)",
         "region": config.region,
         "pipeline_root": config.pipeline_root,
         "version": compiled.version,

@@ -1,14 +1,14 @@
-"""Schedules the compiled pipeline on Vertex AI."""
+"""Schedules of the compiled pipeline on Vertex AI."""
 
 import hashlib
 import json
 
 from pipeline import cron
-from pipeline.prepare import check_values, prepare
+from pipeline.prepare import check_repeatable, prepare
 from pipeline.vertex import client as vertex
 from trainer.common.errors import UserError
 
-SETTINGS = "settings"  # the label that tells schedules that differ
+SETTINGS = "settings"  # label with a digest of the schedule
 
 
 def change(config, action: str):
@@ -18,10 +18,10 @@ def change(config, action: str):
             return _list(aiplatform.PipelineJobSchedule.list())
         found = _of_name(aiplatform, config.name)
         if not found:
-            raise UserError(f"There is no schedule of the name {config.name!r}; `list` lists them.")
+            raise UserError(f"There is no schedule {config.name!r}. List schedules with `list`.")
         for one in found:
             if action == "resume":
-                # Not by its own method, which drops catch_up.
+                # Not with the SDK's method, which ignores catch_up.
                 request = {"name": one.resource_name, "catch_up": config.catchup}
                 one.api_client.resume_schedule(request=request)
             else:
@@ -30,18 +30,18 @@ def change(config, action: str):
 
 
 def set_schedule(config, words: list[str]):
-    """Create the schedule, replace it, or leave it alone if it is as it should be."""
+    """Create the schedule, or replace it if it differs."""
     compiled, values = prepare(config, words)
-    check_values(values)
+    check_repeatable(values)
     if config.catchup:
         raise UserError(
-            "On Vertex AI missed runs are made up for when a paused schedule is resumed: "
+            "On Vertex AI, missed runs are made up for when a paused schedule is resumed: "
             "`resume --catchup`."
         )
     seconds, expression = cron.announce(config.cron).split(" ", 1)
     if seconds != "0":
         raise UserError(
-            f"Vertex AI's schedules have 5 fields, without seconds; got {config.cron!r}."
+            f"Vertex AI's cron expressions have 5 fields, without seconds; got {config.cron!r}."
         )
     if config.dry_run:
         return vertex.show(config, compiled, values, {"schedule": config.name, "cron": expression})
@@ -49,8 +49,8 @@ def set_schedule(config, words: list[str]):
         job = vertex.job(aiplatform, config, compiled, values, config.name)
         digest = _digest(config, compiled, values, expression)
         job._gca_resource.labels[SETTINGS] = digest
-        there = _of_name(aiplatform, config.name)
-        keep = next((one for one in there if _settings(one) == digest), None)
+        existing = _of_name(aiplatform, config.name)
+        keep = next((one for one in existing if _settings(one) == digest), None)
         if keep is None:
             made = aiplatform.PipelineJobSchedule(job, display_name=config.name)
             made.create(
@@ -60,12 +60,12 @@ def set_schedule(config, words: list[str]):
                 network=config.network or None,
                 create_request_timeout=vertex.ANSWER_SECONDS,
             )
-            if there and all(one.state.name == "PAUSED" for one in there):
+            if existing and all(one.state.name == "PAUSED" for one in existing):
                 made.pause()
-        for one in there:
+        for one in existing:
             if one is not keep:
                 one.delete()
-    done = "left as it is" if keep else "updated" if there else "created"
+    done = "unchanged" if keep else "updated" if existing else "created"
     print(f"Schedule: {config.name} ({done})\nVersion:  {compiled.version}")
 
 

@@ -1,4 +1,4 @@
-"""Runs the compiled pipeline on Vertex AI, and follows the run."""
+"""Submit the compiled pipeline to Vertex AI, and follow the run."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from pipeline.prepare import complete
 from pipeline.vertex import client as vertex
 
 POLL_SECONDS = 10
-TRIES = 4
+ATTEMPTS = 4
 BACKOFF_SECONDS = 1.0
 
 # State of a run that has ended -> exit code, as on Kubeflow.
@@ -18,7 +18,7 @@ STILL_RUNNING = 124
 
 
 def submit(config, compiled, values: dict) -> int:
-    """Runs the package; returns the exit code, that of the run's end if it was followed."""
+    """Create a run of the package; return the exit code, with --wait that of the run's end."""
     name = config.run_name or run_name(complete(compiled, values), datetime.now(UTC))
     if config.dry_run:
         return vertex.show(config, compiled, values, {"run": name})
@@ -31,37 +31,37 @@ def submit(config, compiled, values: dict) -> int:
         try:
             state = _follow(job, compiled.steps, config.timeout * 3600)
         except KeyboardInterrupt:
-            print("\nNo longer followed; the run goes on.", file=sys.stderr)
+            print("\nThe run continues, but is no longer followed.", file=sys.stderr)
             return 130
         return _tell(job, state, compiled.steps)
 
 
 def _create_once(aiplatform, job, config):
-    """Creates the run; where an answer gets lost, a second try finds the run of that id there."""
+    """Create the run exactly once: if an answer is lost, the next attempt finds the run's ID."""
     from google.api_core import exceptions
 
     lost = (exceptions.ServiceUnavailable, exceptions.DeadlineExceeded, exceptions.ServerError)
-    for attempt in range(TRIES):
+    for attempt in range(ATTEMPTS):
         try:
             return job.submit(
                 service_account=config.service_account or None,
                 network=config.network or None,
                 create_request_timeout=vertex.ANSWER_SECONDS,
             )
-        except exceptions.Conflict:  # the id is there already
+        except exceptions.Conflict:  # The ID exists.
             if not attempt:
                 raise
             name = f"{job._parent}/pipelineJobs/{job.job_id}"
             job._gca_resource = aiplatform.PipelineJob.get(name)._gca_resource
             return None
         except lost:
-            if attempt == TRIES - 1:
+            if attempt == ATTEMPTS - 1:
                 raise
         time.sleep(BACKOFF_SECONDS * 2**attempt)
 
 
 def _follow(job, steps: dict[str, str], seconds: float) -> str:
-    """Shows each change of a step's state; returns the run's, when it has ended or time is up."""
+    """Print each change of a step's state; return the run's state at its end or the timeout."""
     end = time.monotonic() + seconds
     shown = {}
     while True:
@@ -80,11 +80,11 @@ def _follow(job, steps: dict[str, str], seconds: float) -> str:
 
 
 def _tell(job, state: str, steps: dict[str, str]) -> int:
-    """Says how the run ended; returns the exit code."""
+    """Print how the run ended; return the exit code."""
     link = job._dashboard_uri()
     if state not in EXIT_CODES:
         print(
-            f"error: The run goes on, but is no longer followed (--timeout): {link}",
+            f"error: The run continues, but is no longer followed (--timeout): {link}",
             file=sys.stderr,
         )
         return STILL_RUNNING

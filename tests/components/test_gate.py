@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,11 +10,11 @@ from components import gate
 from components.gate import decide, page
 from pipeline.graphs.train import TARGETS, Images, build
 from pipeline.parameters import parameters_of
+from pipeline.paths import ROOT
 from trainer.common.errors import UserError
 from trainer.evaluation.bootstrap import p_value
 from trainer.evaluation.metrics import METRICS
 
-ROOT = Path(__file__).resolve().parents[2]
 SCORES = {"gap": 0.55, "hit_at_1": 0.7, "perr": 0.6, "map": 0.1}
 COUNTS = {"num_videos": 5000}
 

@@ -11,6 +11,7 @@ import pytest
 
 from components import generate_data
 from components.generate_data import Classes, Dataset, class_name, generate, quantize, video_id
+from pipeline.paths import ROOT
 from trainer.common.errors import UserError
 from trainer.data.examples import parse
 from trainer.data.records import (
@@ -259,12 +260,11 @@ def test_the_shared_part_shows_a_class_and_the_regimes_cancel_out():
 def test_command(tmp_path):
     command = [sys.executable, "-m", "components.generate_data"]
     arguments = [f"--directory={tmp_path / 'set'}", "--num_videos=10", "--num_classes=3"]
-    root = Path(generate_data.__file__).parents[1]
-    done = subprocess.run(command + arguments, cwd=root, capture_output=True, text=True)
+    done = subprocess.run(command + arguments, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "eval0001.tfrecord: 1 videos" in done.stdout
     again = [*command, *arguments, "--num_classes=4"]
-    refused = subprocess.run(again, cwd=root, capture_output=True, text=True)
+    refused = subprocess.run(again, cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: ")
     assert "Traceback" not in refused.stderr

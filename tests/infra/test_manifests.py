@@ -2,12 +2,12 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from pipeline.paths import ROOT
+
 MANIFESTS = [
     manifest
     for file in sorted((ROOT / "infra" / "kubernetes").glob("*.yaml"))

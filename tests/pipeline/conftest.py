@@ -13,7 +13,7 @@ from trainer.common.errors import UserError
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """A server of our own, and a user who has no settings of his own."""
+    """A stand-in server, with no settings of the user."""
     from pipeline.kubeflow import client as kubeflow
     from pipeline.kubeflow import follow
 
@@ -33,8 +33,8 @@ def compiled(tmp_path_factory):
 
 
 def _without_docker(error: UserError):
-    """Says loudly that a test cannot be run; in CI that is a failure."""
-    reason = f"NOT RUN, for it needs Docker: {error}"
+    """Skip a test without Docker and say so; in CI, fail it."""
+    reason = f"NOT RUN, because it needs Docker: {error}"
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -53,7 +53,7 @@ def docker_engine():
 
 @pytest.fixture(scope="session")
 def built(docker_engine) -> dict[str, str]:
-    """Image -> name, of images built from what is here; on BASE_IMAGE, if it is set."""
+    """Image -> name of images built from the current code, on BASE_IMAGE if it is set."""
     from pipeline import images
 
     base_image = os.environ.get("BASE_IMAGE", "")

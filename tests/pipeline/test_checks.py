@@ -32,6 +32,6 @@ def test_good_settings_pass():
         ({"trainer_flags": "--seed='1"}, "trainer_flags: No closing quotation"),
     ],
 )
-def test_what_a_step_would_refuse_is_found(values, message):
+def test_invalid_parameters_of_a_step_are_found(values, message):
     with pytest.raises(UserError, match=message):
         check(values)

@@ -11,6 +11,7 @@ from pipeline import package
 from pipeline.compile import CompileConfig, compile_command, compile_pipeline
 from pipeline.graphs.train import FLAG_DEFAULTS, GROUPS, _group
 from pipeline.paths import ROOT, VERSION
+from pipeline.prepare import PackageConfig, prepare
 from trainer.common.errors import UserError
 from trainer.config import TrainConfig
 
@@ -18,6 +19,7 @@ from trainer.config import TrainConfig
 RESOURCES = {"accelerator_type", "accelerator_count", "base_image"} | {
     f"{what}_{kind}" for what in ("cpu", "memory") for kind in ("request", "limit")
 }
+DATA = ["train_data=t", "eval_data=e"]
 STEPS = ["validate-data", "train", "evaluate", "gate", "export-model", "publish"]
 
 
@@ -38,6 +40,14 @@ def tasks(spec):
     return {
         name: task for dag in dags for name, task in dag.get("dag", {}).get("tasks", {}).items()
     }
+
+
+def test_submit_finds_the_files_of_compile(monkeypatch, tmp_path):
+    monkeypatch.setattr("pipeline.prepare.BUILD", tmp_path)
+    compile_pipeline(CompileConfig(output_dir=str(tmp_path)))
+    for target in ("kubeflow", "vertex"):
+        compiled, _ = prepare(PackageConfig(target=target), ["output_dir=o", *DATA])
+        assert compiled.name == "yt8m-pipeline"
 
 
 def container(spec, step):
@@ -63,21 +73,21 @@ def test_steps_follow_each_other(tasks):
     assert upstream(tasks["publish"]) == {"export-model"}
 
 
-def test_what_was_validated_is_trained_and_evaluated_on(tasks):
-    # Its parameters may hold dates, which are filled in there, once.
+def test_training_and_evaluation_use_the_validated_files(tasks):
+    # Their parameters may contain dates, which validate_data replaces once.
     for step, name in (("train", "train_data"), ("evaluate", "eval_data")):
         taken = tasks[step]["inputs"]["parameters"][name]["taskOutputParameter"]
         assert taken == {"producerTask": "validate-data", "outputParameterKey": name}
 
 
-def test_only_an_accepted_model_is_exported_and_published(spec, tasks):
+def test_only_accepted_models_are_exported_and_published(spec, tasks):
     accepted = spec["components"]["comp-condition-2"]["dag"]["tasks"]
     assert set(accepted) == {"export-model", "publish"}
     condition = tasks["condition-2"]["triggerPolicy"]["condition"]
     assert condition == "inputs.parameter_values['pipelinechannel--gate-Output'] == true"
 
 
-def test_the_summary_runs_whatever_happens(spec):
+def test_summary_always_runs(spec):
     root = spec["root"]["dag"]["tasks"]
     assert set(root) == {"exit-handler-1", "summary"}
     assert root["summary"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
@@ -103,23 +113,23 @@ def test_only_training_is_cached_and_its_key_is_the_trainers_folder(tmp_path):
     assert cached == {"train"}
     inputs = tasks["train"]["inputs"]["parameters"]
     assert inputs["train_dir"]["taskOutputParameter"]["outputParameterKey"] == "train_dir"
-    # A run's own name would make the key another one in each run.
+    # The run's name would change the cache key of each run.
     assert not {"run_name", "job_name", "job_id", "commit"} & set(inputs)
 
 
 @pytest.mark.parametrize("name", ["data", "trainer"])
-def test_nothing_is_cached_if_an_image_is_only_tagged(tmp_path, name):
+def test_nothing_is_cached_if_an_image_has_no_digest(tmp_path, name):
     images = PINNED | {name: f"yt8m-{name}:1.0"}
     tasks = tasks_of(compile_pipeline(CompileConfig(str(tmp_path)), images))
     assert not any(tasks[step]["cachingOptions"] for step in [*STEPS, "summary"])
 
 
-def test_the_command_says_that_training_is_not_cached(tmp_path, capsys):
+def test_command_says_that_training_is_not_cached(tmp_path, capsys):
     compile_command(CompileConfig(str(tmp_path), registry="host/p", tag="v2"))
     assert "Training is not cached, because host/p/yt8m-trainer:v2" in capsys.readouterr().out
 
 
-def test_the_versions_of_the_libraries_are_part_of_the_pipeline(tmp_path, monkeypatch):
+def test_library_versions_are_part_of_the_pipeline(tmp_path, monkeypatch):
     def compiled(lock: str) -> str:
         (tmp_path / "docker" / "trainer-cpu.txt").write_text(lock)
         return package.library_versions()
@@ -132,7 +142,7 @@ def test_the_versions_of_the_libraries_are_part_of_the_pipeline(tmp_path, monkey
     assert compiled(lock.replace("3.15", "3.16")) != before
 
 
-def test_every_step_is_tried_again_later(tasks):
+def test_every_step_is_retried_with_backoff(tasks):
     for step in [*STEPS, "summary"]:
         policy = tasks[step]["retryPolicy"]
         assert policy["maxRetryCount"] >= 1
@@ -140,11 +150,10 @@ def test_every_step_is_tried_again_later(tasks):
     assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 3
 
 
-def test_a_step_that_fails_by_itself_is_not_tried_again_on_kubeflow_as_installed(tasks):
-    # Kubeflow's format says how often a step is tried again, and has no word for after what. Argo
-    # adds that from its controller's defaults, in Kubeflow 2.17 `retryPolicy: OnError`: after the
-    # loss of a pod or node, not after an exit code. A user's mistake is an exit code. A policy of
-    # our own would undo that, so none must get into the compiled pipeline.
+def test_failed_step_is_not_retried_by_a_default_kubeflow(tasks):
+    # Kubeflow's format has the number of retries, but no condition. Argo takes the condition from
+    # its controller's defaults, in Kubeflow 2.17 `retryPolicy: OnError`: a lost pod or node, but no
+    # exit code, as after a user error. A policy in the compiled pipeline would override that.
     for step in [*STEPS, "summary"]:
         assert set(tasks[step]["retryPolicy"]) == {
             "maxRetryCount",
@@ -154,7 +163,7 @@ def test_a_step_that_fails_by_itself_is_not_tried_again_on_kubeflow_as_installed
         }
 
 
-def test_every_step_has_a_name_to_show(tasks):
+def test_every_step_has_a_display_name(tasks):
     shown = [tasks[step]["taskInfo"]["name"] for step in STEPS]
     assert shown == ["Validate data", "Train", "Evaluate", "Gate", "Export model", "Publish"]
 
@@ -166,7 +175,7 @@ def test_images(spec):
         assert container(spec, step)["image"] == f"{image}:{VERSION}"
 
 
-def test_registry_and_tag_are_put_around_the_images_names(tmp_path):
+def test_registry_and_tag_are_part_of_the_images_names(tmp_path):
     config = CompileConfig(output_dir=str(tmp_path), registry="host/project/", tag="v2")
     compiled = compile_pipeline(config)["vertex"].read_text()
     assert container(yaml.safe_load(compiled), "train")["image"] == "host/project/yt8m-trainer:v2"
@@ -190,7 +199,7 @@ def test_no_step_has_an_input_that_kfp_uses_for_its_resources(spec):
             assert not RESOURCES & set(inputs), name
 
 
-def test_what_a_task_takes_from_its_dag_the_dag_is_given(spec):
+def test_inputs_of_a_task_are_inputs_of_its_dag(spec):
     # kfp forgets parameters that only a resource of a nested task uses.
     for name, component in {"root": spec["root"], **spec["components"]}.items():
         given = component.get("inputDefinitions", {}).get("parameters", {})
@@ -246,7 +255,7 @@ def test_the_description_fits_the_card_in_which_the_ui_shows_it(spec):
     ]
 
 
-def test_kubernetes_settings_are_in_a_document_of_their_own(files):
+def test_kubernetes_settings_are_a_separate_document(files):
     _, platform = yaml.safe_load_all(files["kubeflow"].read_text())
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     (shm,) = executors["exec-train"]["emptyDirMounts"]
@@ -278,11 +287,11 @@ def test_the_vertex_file_loads_in_its_client_without_a_network(files):
 
 
 def test_the_spec_is_small(files):
-    # Kubernetes holds it in an object of at most 1.5 MiB, three times over.
+    # Kubernetes stores it three times in an object of at most 1.5 MiB.
     assert all(file.stat().st_size < 200_000 for file in files.values())
 
 
-def test_the_same_bytes_from_anywhere_and_neither_tensorflow_nor_beam_is_loaded(files, tmp_path):
+def test_compiling_is_deterministic_and_loads_neither_tensorflow_nor_beam(files, tmp_path):
     code = (
         "import sys; from pipeline import compile as c; c.compile_command(c.CompileConfig('out'));"
         "print([m for m in ('tensorflow', 'keras', 'apache_beam') if m in sys.modules])"
@@ -300,7 +309,7 @@ def test_the_same_bytes_from_anywhere_and_neither_tensorflow_nor_beam_is_loaded(
         assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"Cannot write the compiled pipeline to .*file/build"):
         compile_pipeline(CompileConfig(output_dir=str(tmp_path / "file" / "build")))

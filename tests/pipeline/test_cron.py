@@ -30,7 +30,7 @@ NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)  # a Saturday
         ),
     ],
 )
-def test_fields_words_and_the_next_firing(text, fields, words, first):
+def test_cron_expression_its_description_and_next_time(text, fields, words, first):
     assert cron.read(text) == fields
     assert cron.words(fields) == words
     (firing,) = cron.next_firings(fields, NOON, 1)
@@ -43,21 +43,21 @@ def test_fields_words_and_the_next_firing(text, fields, words, first):
         ("0 2 * *", "has 5 or 6 fields, .*; got 4: '0 2 "),
         ("0 0 2 * * * *", "got 7"),
         ("@daily", "got 1"),
-        ("0 2 L * *", "knows digits, names such as MON and JAN, .* got 'L' in '0 2 L"),
+        ("0 2 L * *", "consists of digits, names such as MON and JAN, .* got 'L' in '0 2 L"),
         ("0 2 * * 1#2", "got '#'"),
         ("0 2 * * 7", "The days of the week are 0 .Sunday. to 6; got 7"),
-        ("61 2 * * *", "is not one: Bad minute"),
-        ("0 2 31 2 *", "is not one: Bad day-of-month"),
-        ("0 2 * XYZ *", "is not one: Bad month"),
+        ("61 2 * * *", "Invalid cron expression '.*': Bad minute"),
+        ("0 2 31 2 *", "Invalid cron expression '.*': Bad day-of-month"),
+        ("0 2 * XYZ *", "Invalid cron expression '.*': Bad month"),
     ],
 )
-def test_what_the_scheduler_would_not_take_is_an_error(text, message):
+def test_expression_that_the_scheduler_rejects_is_an_error(text, message):
     with pytest.raises(UserError, match=message):
         cron.read(text)
 
 
 @given(minute=st.integers(0, 59), hour=st.integers(0, 23), day=st.integers(0, 6))
-def test_the_next_firings_are_the_next_moments_that_fit(minute, hour, day):
+def test_next_firings_match_the_expression(minute, hour, day):
     firings = cron.next_firings(cron.read(f"{minute} {hour} * * {day}"), NOON, 3)
     assert all((f.minute, f.hour, f.isoweekday() % 7) == (minute, hour, day) for f in firings)
     gaps = [(late - early).days for early, late in zip([NOON, *firings], firings, strict=False)]

@@ -27,7 +27,7 @@ def images_at(monkeypatch):
 
 @pytest.fixture
 def run(server, images_at, tmp_path, capsys):
-    """Runs the command on images of the registry; returns exit code and lines."""
+    """Run the command on images of the registry; return exit code and lines."""
     folder = str(tmp_path / "build")
     compiled = compile_pipeline(
         CompileConfig(output_dir=folder, profile="gke-a100-spot"),
@@ -54,7 +54,7 @@ def parameters(gcs_bucket):
     ]
 
 
-def test_all_is_well(run, parameters, monkeypatch):
+def test_every_check_passes(run, parameters, monkeypatch):
     where = "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION"
     monkeypatch.setattr(where, "/nowhere")
     code, lines = run(*parameters)
@@ -86,7 +86,7 @@ def test_images_are_not_checked_without_a_docker_engine(run, parameters, monkeyp
     assert all(line.startswith("?") and "no Docker engine" in line for line in images)
 
 
-def test_what_is_wrong_is_found_at_once(run, parameters, server):
+def test_failed_checks_are_all_reported(run, parameters, server):
     server.token = "secret"
     code, lines = run(*parameters, "eval_data=gs://no-such-bucket/eval*", "vocabulary=/data/v.csv")
     failed = {line[6:18].strip(): line for line in lines if line.startswith("FAIL")}
@@ -97,7 +97,7 @@ def test_what_is_wrong_is_found_at_once(run, parameters, server):
     assert vocabulary.startswith("?     vocabulary    /data/v.csv is within the cluster")
 
 
-def test_the_namespace_must_fit_the_kind_of_server(run, parameters):
+def test_namespace_must_match_the_kind_of_server(run, parameters):
     _, lines = run(*parameters, "--namespace=team-a")
     (host,) = [line for line in lines if " Host " in line]
     assert host.startswith("FAIL")
@@ -245,14 +245,14 @@ def test_images_that_were_loaded_onto_the_nodes(
     assert any(said in line for line in lines)
 
 
-def test_a_cluster_that_does_not_tell_is_no_failure(run, parameters, cloud):
+def test_cluster_without_permission_is_not_a_failure(run, parameters, cloud):
     code, lines = run(*parameters, "--project=p")
     assert code == 0
     assert [line[:1] for line in lines[-3:]] == ["?", "?", "?"]
     assert "Kubernetes did not tell: Forbidden" in lines[-2]
 
 
-def test_a_server_of_several_users_wants_a_namespace(run, parameters, server):
+def test_multi_user_server_requires_a_namespace(run, parameters, server):
     server.multi_user = True
     _, lines = run(*parameters)
     assert any("has several users: give --namespace" in line for line in lines)
@@ -260,12 +260,12 @@ def test_a_server_of_several_users_wants_a_namespace(run, parameters, server):
     assert any(line.startswith("ok    Host") for line in lines)
 
 
-# On Vertex AI
+# Vertex AI.
 
 
 @pytest.fixture
 def run_on_vertex(images_at, gcs_bucket, cloud, monkeypatch, tmp_path, capsys):
-    """Runs the command with Vertex AI as the target; returns exit code and lines."""
+    """Run the command with Vertex AI as the target; return exit code and lines."""
     compiled = compile_pipeline(
         CompileConfig(output_dir=str(tmp_path / "build"), profile="gke-l4"),
         {"data": f"{images_at}/p/yt8m-data:1", "trainer": f"{images_at}/p/yt8m-trainer@sha256:0"},
@@ -300,7 +300,7 @@ def limits(**by_region) -> dict:
     return {"metric": L4, "consumerQuotaLimits": [limit | {"quotaBuckets": buckets}]}
 
 
-def test_all_is_well_on_vertex(run_on_vertex, parameters, cloud):
+def test_every_check_passes_on_vertex(run_on_vertex, parameters, cloud):
     cloud.answers = {L4_PATH: limits(us_central1=1, europe_west4=2)}
     code, lines = run_on_vertex(*(p.replace("gs://", "/gcs/") for p in parameters))
     assert code == 0
@@ -325,13 +325,13 @@ def test_too_small_a_quota_on_vertex(run_on_vertex, parameters, cloud, count, re
     assert said in lines[-1]
 
 
-def test_a_quota_that_vertex_does_not_tell_is_no_failure(run_on_vertex, parameters):
+def test_unreadable_quota_on_vertex_is_not_a_failure(run_on_vertex, parameters):
     code, lines = run_on_vertex(*parameters)
     assert code == 0
     assert lines[-1].startswith("?     Quota         Google Cloud did not tell: 403")
 
 
-def test_vertex_has_quotas_without_a_limit():
+def test_quota_without_a_limit_on_vertex():
     assert doctor.limit_in("us-east4", limits(us_east4=-1)) == float("inf")
 
 

@@ -45,7 +45,7 @@ def parameters_of(compiled) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_they_exist(file, parameters_of):
+def test_documented_commands_exist(file, parameters_of):
     for target, rest in commands(file):
         assert target in TARGETS, target
         for name in re.findall(r"PROFILE=([a-z0-9-]+)(?:\s|$)", rest):

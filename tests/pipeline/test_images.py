@@ -31,7 +31,7 @@ def pins(lock: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("lock", sorted(LOCKS))
-def test_what_the_images_hold_is_what_is_tested(lock):
+def test_images_contain_the_tested_versions(lock):
     tested = pins(ROOT / "requirements.txt")
     if lock == "serving":  # KServe is needed by tests only, beside the image
         tested |= pins(ROOT / "requirements-dev.txt")
@@ -42,14 +42,14 @@ def test_what_the_images_hold_is_what_is_tested(lock):
     assert text.count("==") <= text.count("--hash=")
 
 
-def test_the_images_hold_no_more_than_their_steps_import():
+def test_images_contain_only_what_their_steps_import():
     assert not {"tensorflow", "tensorflow-cpu", "keras"} & set(pins(LOCKS["data"]))
     assert not any("nvidia" in name for name in pins(LOCKS["trainer-cpu"]))
     assert {"tensorflow", "nvidia-cudnn-cu12"} <= set(pins(LOCKS["trainer-gpu"]))
     assert list(pins(LOCKS["kfp"])) == ["kfp"]
 
 
-def test_the_recipes_are_clean():
+def test_dockerfiles_pass_hadolint():
     hadolint = Path(sys.executable).parent / "hadolint"
     recipes = sorted((ROOT / "docker").glob("*.Dockerfile"))
     subprocess.run([hadolint, *recipes], check=True)
@@ -67,7 +67,7 @@ def test_the_context_is_the_code_and_the_locks_of_the_images():
     assert not any("__pycache__" in file or file.endswith("Dockerfile") for file in files)
 
 
-def test_sources_tell_one_state_of_the_code_from_another(tmp_path, monkeypatch):
+def test_sources_digest_changes_with_the_code(tmp_path, monkeypatch):
     for name in (".dockerignore", "docker/data.Dockerfile", "docker/trainer.Dockerfile"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -84,7 +84,7 @@ def test_sources_tell_one_state_of_the_code_from_another(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"registry": ""}, "--registry must be given"),
+        ({"registry": ""}, "--registry must be HOST/PROJECT/REPOSITORY"),
         ({"registry": "https://host/path"}, "without https://; got 'https://host/path'"),
     ],
 )
@@ -93,7 +93,7 @@ def test_mistakes_in_flags(given, message):
         PushConfig(**given)
 
 
-def test_a_recipe_that_fails_is_an_error_and_what_it_said_is_shown(docker_engine, tmp_path, capsys):
+def test_failed_build_shows_its_output(docker_engine, tmp_path, capsys):
     (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY nothing /\n")
     with (
         pytest.raises(UserError, match=f"{TINY} cannot be built: .*nothing"),
@@ -103,12 +103,12 @@ def test_a_recipe_that_fails_is_an_error_and_what_it_said_is_shown(docker_engine
     assert "Step 2/2 : COPY nothing /" in capsys.readouterr().out
 
 
-# In the images
+# Contents of the images.
 
 
 @pytest.fixture
 def any_user(run_in):
-    """Runs a command as a user without a name, on a read-only file system."""
+    """Run a command as a user without a name, on a read-only file system."""
 
     def run(image, command, **settings):
         settings = {"user": "12345:0", "read_only": True, "tmpfs": {"/tmp": ""}} | settings
@@ -118,7 +118,7 @@ def any_user(run_in):
 
 
 @pytest.mark.parametrize("image", sorted(images.NAMES))
-def test_an_image_runs_as_no_root_and_holds_no_tools(image, built, any_user, run_in):
+def test_image_runs_without_root_and_build_tools(image, built, any_user, run_in):
     look = """
 import importlib.util, os, shutil, sys
 print(os.getuid())
@@ -152,7 +152,7 @@ def test_an_image_holds_what_its_steps_import(image, modules, built, any_user):
 
 
 @pytest.mark.parametrize("image, flag", [("data", "--input"), ("trainer", "--train_data_pattern")])
-def test_an_image_alone_is_its_main_command(image, flag, built, any_user):
+def test_image_runs_its_main_command(image, flag, built, any_user):
     code, lines = any_user(built[image], ["--help"])
     assert (code, flag in "\n".join(lines)) == (0, True)
 
@@ -229,7 +229,7 @@ for part in ("16GetNcclDsoHandle", "22TryDlopenCUDALibraries", "22GetCudaDriverD
     )
 
 
-# Pushing
+# Push.
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +286,7 @@ def tiny_images(docker_engine):
         docker_engine.images.remove(id, force=True)
 
 
-def test_what_was_pushed_is_compiled_in_by_digest(
+def test_pushed_images_are_compiled_by_digest(
     registry, tiny_images, docker_engine, tmp_path, capsys
 ):
     file = tmp_path / "images.json"
@@ -314,13 +314,13 @@ def test_what_was_pushed_is_compiled_in_by_digest(
     assert "image: other/yt8m-data:" in named["kubeflow"].read_text()
 
 
-def test_what_is_no_record_of_a_push_is_an_error(tmp_path):
+def test_invalid_images_file_is_an_error(tmp_path):
     (tmp_path / "images.json").write_text('{"images": {"data": "x"}}')
-    with pytest.raises(UserError, match="Expected what `python -m pipeline push` writes in"):
+    with pytest.raises(UserError, match="must be a file written by `python -m pipeline push`"):
         compile_pipeline(CompileConfig(str(tmp_path), images_file=str(tmp_path / "images.json")))
 
 
-def test_pushing_what_was_not_built_or_to_where_nothing_is(docker_engine, tiny_images, tmp_path):
+def test_push_without_an_image_or_registry_is_an_error(docker_engine, tiny_images, tmp_path):
     file = tmp_path / "images.json"
     with pytest.raises(UserError, match="no image yt8m-data:none: `make images` builds it"):
         push(PushConfig(registry="127.0.0.1:1/x", tag="none", images_file=str(file)))

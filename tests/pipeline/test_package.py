@@ -11,7 +11,7 @@ def file(compiled):
     return str(compiled["kubeflow"])
 
 
-def test_it_knows_its_steps_images_and_parameters(file):
+def test_package_has_steps_images_and_parameters(file):
     read = package.read(file)
     assert read.name == "yt8m-pipeline"
     assert read.steps["validate-data"] == "Validate data"
@@ -28,7 +28,7 @@ def git(folder, *words):
     return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
-def test_the_version_tells_the_commit_and_whether_files_differ(file, tmp_path, monkeypatch):
+def test_version_contains_the_commit_and_whether_files_differ(file, tmp_path, monkeypatch):
     monkeypatch.setattr(package, "ROOT", tmp_path)
     digest = package.read(file).version.rsplit("-", 1)[1]
     assert package.read(file).version == f"nogit-{digest}"
@@ -44,8 +44,8 @@ def test_the_version_tells_the_commit_and_whether_files_differ(file, tmp_path, m
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "just words", "pipelineInfo: {name: x}"])
-def test_what_is_no_compiled_pipeline_is_told(tmp_path, text):
+def test_file_that_is_not_a_compiled_pipeline_is_an_error(tmp_path, text):
     file = tmp_path / "pipeline.yaml"
     file.write_text(text)
-    with pytest.raises(UserError, match=r"is no compiled pipeline\. `make compile` writes one"):
+    with pytest.raises(UserError, match=r"is not a compiled pipeline\. `make compile` writes one"):
         package.read(str(file))

@@ -15,7 +15,7 @@ KNOWN = {
 }
 
 
-def test_words_become_typed_values():
+def test_arguments_become_typed_values():
     words = ["train_data=a=b*.tfrecord", "num_epochs=10", "base_learning_rate=1e-3"]
     assert parse([*words, "frame_features=True"], KNOWN) == {
         "train_data": "a=b*.tfrecord",
@@ -38,15 +38,15 @@ def test_the_last_value_counts():
             "max_steps=3",
             r"flag of the trainer: trainer_flags='--max_steps=\.\.\.'",
         ),
-        ("num_epochs=ten", "num_epochs must be a whole number; got 'ten'"),
-        ("num_epochs=1.5", "num_epochs must be a whole number; got '1.5'"),
+        ("num_epochs=ten", "num_epochs must be an integer; got 'ten'"),
+        ("num_epochs=1.5", "num_epochs must be an integer; got '1.5'"),
         ("base_learning_rate=nan", "base_learning_rate must be a number; got 'nan'"),
         ("frame_features=si", "frame_features must be true or false; got 'si'"),
         ("--num_epochs=3", "given as name=value; got '--num_epochs=3'. Did you mean num_epochs="),
         ("num_epochs", "given as name=value; got 'num_epochs'"),
     ],
 )
-def test_a_mistake_is_explained(word, message):
+def test_mistake_in_a_parameter(word, message):
     with pytest.raises(UserError, match=message):
         parse([word], KNOWN)
 
@@ -77,5 +77,5 @@ def test_parameters_are_read_from_the_function():
     ]
 
 
-def test_they_are_shown_as_text():
+def test_parameters_as_text():
     assert "  num_epochs=INT\n      Passes over the data. (default: 5)" in help_text(KNOWN)

@@ -46,7 +46,7 @@ def data(tmp_path_factory):
     "words, message",
     [
         (["modle=MoeModel"], "There is no parameter 'modle'. Did you mean model=...?"),
-        (["train_data=x"], "eval_data must be given too"),
+        (["train_data=x"], "eval_data is missing. Give both train_data and eval_data"),
         (["train_data=nothing*", "eval_data=nothing*"], "train_data: No file matches"),
         (["gate_min_gap=55"], "gate_min_gap must be from 0 to 1; got 55.0."),
         (["num_workers=2"], "num_workers must be 1 on this machine"),
@@ -57,7 +57,7 @@ def data(tmp_path_factory):
         ),
     ],
 )
-def test_a_mistake_is_an_error_before_anything_starts(words, message, data, tmp_path):
+def test_mistake_is_an_error_before_a_step_starts(words, message, data, tmp_path):
     words = [word.replace("DATA", str(data)) for word in words]
     ran = pipeline_run(*words, cwd=tmp_path)
     assert ran.returncode == 1
@@ -68,7 +68,7 @@ def test_a_mistake_is_an_error_before_anything_starts(words, message, data, tmp_
 
 
 @pytest.mark.slow
-def test_a_good_model_is_published_and_then_one_that_is_no_better_is_not(data, tmp_path):
+def test_better_model_is_published_and_a_worse_one_is_not(data, tmp_path):
     files = ["train_data=it's/train*.tfrecord", "eval_data=it's/eval*.tfrecord", "output_dir=out"]
     (tmp_path / "it's").symlink_to(data)
 
@@ -98,7 +98,7 @@ def test_a_good_model_is_published_and_then_one_that_is_no_better_is_not(data, t
 
 
 @pytest.mark.slow
-def test_a_broken_shard_ends_the_run_with_its_name(data, tmp_path):
+def test_corrupt_shard_fails_the_run_and_is_named(data, tmp_path):
     broken = tmp_path / "broken.tfrecord"
     records = list(tfrecord.read_records(str(data / "train0000.tfrecord")))
     tfrecord.write_records(str(broken), records)
@@ -121,7 +121,7 @@ def test_a_broken_shard_ends_the_run_with_its_name(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_training_that_was_promised_a_gpu_fails_without_one(data, tmp_path, monkeypatch):
+def test_training_fails_without_the_requested_gpu(data, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # on a machine with GPUs, too
     files = [f"train_data={data}/train*.tfrecord", f"eval_data={data}/eval*.tfrecord"]
     ran = pipeline_run(
@@ -135,9 +135,9 @@ def test_training_that_was_promised_a_gpu_fails_without_one(data, tmp_path, monk
     assert "TensorFlow found 0" in summary["error"]
 
 
-def test_an_accepted_model_that_was_not_published_is_an_error(data, tmp_path, monkeypatch):
-    # kfp's local runner leaves out a condition's steps where it cannot work the condition out, and
-    # calls that a success.
+def test_accepted_but_unpublished_model_is_an_error(data, tmp_path, monkeypatch):
+    # kfp's local runner skips the steps of a condition that it cannot evaluate, and still reports
+    # a success.
     def without_publishing(pipeline, arguments, scratch, job_id):
         folder = tmp_path / "runs" / f"test-{job_id}"
         (folder / "evaluation").mkdir(parents=True)
@@ -156,7 +156,7 @@ def test_an_accepted_model_that_was_not_published_is_an_error(data, tmp_path, mo
         run.run({**arguments, "output_dir": str(tmp_path), "run_name": "test"})
 
 
-def test_ctrl_c_ends_it_without_a_traceback(data, monkeypatch, capsys):
+def test_ctrl_c_shows_no_traceback(data, monkeypatch, capsys):
     def interrupted(arguments, runner):
         raise KeyboardInterrupt
 

@@ -11,7 +11,7 @@ NIGHTLY = ["--cron=0 2 * * *", *PARAMETERS]
 
 @pytest.fixture
 def run(server, compiled, capsys):
-    """Runs the command; returns its output."""
+    """Run the command; return its output."""
 
     def run(*words):
         flags = [f"--host={server.url}", f"--pipeline={compiled['kubeflow']}"]
@@ -25,7 +25,7 @@ def run(server, compiled, capsys):
     return run
 
 
-def test_a_schedule_is_created_with_careful_defaults(server, run):
+def test_schedule_is_created_with_careful_defaults(server, run):
     out = run(*NIGHTLY)
     made = server.only("recurringruns")
     assert made["trigger"] == {"cron_schedule": {"cron": "0 0 2 * * *"}}
@@ -41,15 +41,15 @@ def test_a_schedule_is_created_with_careful_defaults(server, run):
     lines = out.splitlines()
     assert lines[0] == "At 02:00 every day (UTC), next:"
     assert all(re.fullmatch(r"  \w{3} \d\d \w{3} \d{4} 02:00:00", line) for line in lines[1:4])
-    assert lines[4] == "Schedule: yt8m-nightly (created), of this version"
+    assert lines[4] == "Schedule: yt8m-nightly (created)"
 
 
-def test_the_same_again_is_left_alone(server, run):
+def test_same_schedule_is_unchanged(server, run):
     run(*NIGHTLY)
     before = dict(server.items["recurringruns"])
     out = run(*NIGHTLY)
     assert server.items["recurringruns"] == before
-    assert "(left as it is)" in out
+    assert "(unchanged)" in out
     assert [
         method for method, path in server.requests if "recurring" in path and method != "GET"
     ] == ["POST"]
@@ -69,16 +69,16 @@ def test_the_same_again_is_left_alone(server, run):
         ["--experiment=other"],
     ],
 )
-def test_what_differs_replaces_it(server, run, change):
+def test_changed_schedule_is_replaced(server, run, change):
     run(*NIGHTLY)
     (before,) = server.items["recurringruns"]
     assert "(updated)" in run(*NIGHTLY, *change)
     (after,) = server.items["recurringruns"]
     assert after != before
-    assert "(left as it is)" in run(*NIGHTLY, *change)
+    assert "(unchanged)" in run(*NIGHTLY, *change)
 
 
-def test_those_that_piled_up_under_the_name_are_cleaned_up(server, run):
+def test_duplicates_of_a_schedule_are_deleted(server, run):
     run(*NIGHTLY)
     made = server.only("recurringruns")
     body = {name: made[name] for name in ("experiment_id", "mode", "trigger", "max_concurrency")}
@@ -92,7 +92,7 @@ def test_those_that_piled_up_under_the_name_are_cleaned_up(server, run):
 
 
 @pytest.mark.parametrize("fault", ["lost", 503])
-def test_it_is_not_made_twice_when_an_answer_is_lost(server, run, fault):
+def test_schedule_is_created_once_when_an_answer_is_lost(server, run, fault):
     server.faults = [("POST", "recurringruns$", fault)]
     run(*NIGHTLY)
     assert server.faults == []
@@ -105,7 +105,7 @@ def start_run(server, schedule: dict, state: str = "RUNNING") -> dict:
     return server.put("runs", {**run, "recurring_run_id": schedule["recurring_run_id"]})
 
 
-def test_a_schedule_with_a_run_in_progress_is_replaced_without_ending_it(server, run):
+def test_replacing_a_schedule_does_not_end_its_run(server, run):
     run(*NIGHTLY)
     old = server.only("recurringruns")
     in_progress = start_run(server, old)
@@ -117,7 +117,7 @@ def test_a_schedule_with_a_run_in_progress_is_replaced_without_ending_it(server,
     new = next(item for item in server.items["recurringruns"].values() if item is not old)
     assert (old["status"], new["status"]) == ("DISABLED", "ENABLED")
 
-    assert "(left as it is)" in run(*NIGHTLY, "num_epochs=2")
+    assert "(unchanged)" in run(*NIGHTLY, "num_epochs=2")
     assert len(server.items["recurringruns"]) == 2
     run("pause")
     run("resume")
@@ -128,7 +128,7 @@ def test_a_schedule_with_a_run_in_progress_is_replaced_without_ending_it(server,
     assert server.only("recurringruns") is new
 
 
-def test_a_schedule_with_a_run_in_progress_is_not_deleted_unless_forced(server, run):
+def test_schedule_with_a_run_in_progress_is_deleted_only_with_force(server, run):
     run(*NIGHTLY)
     run_id = start_run(server, server.only("recurringruns"), "PENDING")["run_id"]
     with pytest.raises(SystemExit, match=f"has 1 run in progress.*\n.*/runs/details/{run_id}"):
@@ -138,7 +138,7 @@ def test_a_schedule_with_a_run_in_progress_is_not_deleted_unless_forced(server, 
     assert server.items["recurringruns"] == {}
 
 
-def test_a_schedule_is_not_replaced_within_seconds_of_a_firing(server, run, monkeypatch):
+def test_schedule_is_not_replaced_when_it_is_about_to_fire(server, run, monkeypatch):
     run(*NIGHTLY)
     slept = []
     monkeypatch.setattr("time.sleep", slept.append)
@@ -149,14 +149,14 @@ def test_a_schedule_is_not_replaced_within_seconds_of_a_firing(server, run, monk
     assert [5 < seconds <= 8 for seconds in slept if seconds > 1] == [True]
 
 
-def test_deleting_is_not_asked_twice_when_an_answer_is_lost(server, run):
+def test_deleting_twice_is_not_an_error(server, run):
     run(*NIGHTLY)
     server.faults = [("DELETE", "recurringruns", "lost")]
     run(*NIGHTLY, "num_epochs=2")
     assert len(server.items["recurringruns"]) == 1
 
 
-def test_when_the_new_one_cannot_be_made_the_old_one_stays(server, run):
+def test_old_schedule_stays_if_the_new_one_cannot_be_created(server, run):
     run(*NIGHTLY)
     before = dict(server.items["recurringruns"])
     server.faults = [("POST", "recurringruns$", 400)]
@@ -165,13 +165,13 @@ def test_when_the_new_one_cannot_be_made_the_old_one_stays(server, run):
     assert server.items["recurringruns"] == before
 
 
-def test_the_newest_version_each_time(server, run):
-    assert "of the newest version" in run(*NIGHTLY, "--latest")
+def test_latest_runs_the_newest_version(server, run):
+    assert "Version:  the newest at the time" in run(*NIGHTLY, "--latest")
     reference = server.only("recurringruns")["pipeline_version_reference"]
     assert reference == {"pipeline_id": server.only("pipelines")["pipeline_id"]}
 
 
-def test_paused_it_stays_paused_until_it_is_resumed(server, run):
+def test_replaced_schedule_stays_paused(server, run):
     run(*NIGHTLY)
     assert "(paused)" in run("pause")
     assert server.only("recurringruns")["status"] == "DISABLED"
@@ -199,12 +199,12 @@ def test_list_and_delete(server, run):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (PARAMETERS, "When. Give --cron="),
+        (PARAMETERS, "A schedule needs --cron"),
         (["--cron=0 2 * *", *PARAMETERS], "has 5 or 6 fields"),
         ([*NIGHTLY, "run_name=mine"], "leave run_name out"),
         ([*NIGHTLY, "--max_concurrency=11"], "--max-concurrency must be 1 to 10; got 11"),
         ([*NIGHTLY, "--target=mars"], "'mars' is not one of 'kubeflow', 'vertex'"),
-        (["pause", "--name=x"], "There is no schedule of the name 'x'"),
+        (["pause", "--name=x"], "There is no schedule 'x'"),
         (["pause", "num_epochs=2"], "The action pause takes no parameters; got 1"),
         (["stop"], "The action must be one of set, list, pause, resume, delete"),
     ],
@@ -215,7 +215,7 @@ def test_mistakes(server, run, words, message):
     assert server.items["recurringruns"] == {}
 
 
-def test_a_dry_run_sends_nothing(server, run):
+def test_dry_run_sends_nothing(server, run):
     out = run(*NIGHTLY, "--dry-run")
     assert server.requests == []
     assert "cron:            0 0 2 * * *" in out

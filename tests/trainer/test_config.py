@@ -3,10 +3,10 @@
 import dataclasses
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from pipeline.paths import ROOT
 from trainer.common.command_line import help_text, parse
 from trainer.common.errors import UserError
 from trainer.config import MODEL_FLAGS, TrainConfig, record_format
@@ -152,9 +152,8 @@ for command in ("train", "evaluate", "export", "predict"):
         assert not end.code, end.code
 print({"tensorflow", "keras", "apache_beam", "google.cloud.storage", "kfp"} & set(sys.modules))
 """
-    root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=root
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.count("usage: ") == 4
     assert "  --train_data_pattern=TEXT\n" in done.stdout

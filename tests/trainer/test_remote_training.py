@@ -18,13 +18,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from pipeline.paths import ROOT
 from trainer.common import storage
 from trainer.common.errors import UserError
 from trainer.evaluation import evaluator
 from trainer.run_dir import mirror, working_dir
 from trainer.training.loop import train
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # The trainer's command, where nobody waits long for a trainer that was killed.
 TRAIN = """

@@ -22,11 +22,11 @@ from google.protobuf.json_format import MessageToDict
 from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatisticsList
 
 from components.validate_data.validation import validate
+from pipeline.paths import ROOT
 from trainer.data.examples import encode_example, encode_sequence_example
 from trainer.data.records import Feature, RecordFormat
 from trainer.data.tfrecord import frame, write_records
 
-ROOT = Path(__file__).parents[3]
 ENGINES = ROOT / "build" / "engines"
 VIDEO = RecordFormat((Feature("mean_rgb", 1024), Feature("mean_audio", 128)), num_classes=3862)
 FRAME = RecordFormat((Feature("rgb", 8), Feature("audio", 4)), frame_features=True, num_classes=10)

@@ -14,6 +14,7 @@ from kubernetes.client import V1PodList
 from components.train import command_line, trainer_config
 from components.workers import coordinator, manifests
 from components.workers.cluster import Cluster
+from pipeline.paths import ROOT
 from tests.components.workers.pods import pod as pod_of
 from tests.components.workers.pods import terminated
 from tests.components.workers.test_coordinator import Api
@@ -74,7 +75,7 @@ def test_a_killed_worker_ends_both_and_both_resume(pod, monkeypatch, tmp_path, c
         )
     monkeypatch.setattr(manifests, "addresses", lambda *_: local_addresses())
     monkeypatch.setenv("KFP_POD_NAME", pod["metadata"]["name"])
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(coordinator, "POLL_SECONDS", 0.1)
     api = Processes(pod, tmp_path)
     train_dir = tmp_path / "model"

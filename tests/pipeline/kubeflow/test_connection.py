@@ -122,16 +122,16 @@ def tls(server, tmp_path):
     return server.url
 
 
-def test_a_certificate_must_be_vouched_for(tls, capfd):
-    with pytest.raises(UserError, match=r"certificate of .* cannot be trusted: .*--ca_file"):
+def test_certificate_is_verified(tls, capfd):
+    with pytest.raises(UserError, match=r"certificate of .* cannot be verified: .*--ca-file"):
         health(host=tls)
     assert health(host=tls, ca_file="ca.pem").multi_user is False
     assert capfd.readouterr().err == ""
     assert health(host=tls, insecure=True).multi_user is False
-    assert capfd.readouterr().err == "warning: the host's certificate is not checked.\n"
+    assert capfd.readouterr().err == "warning: the host's certificate is not verified.\n"
 
 
-def test_behind_googles_proxy_a_token_of_the_client_is_sent(server, monkeypatch):
+def test_token_for_iap_is_sent(server, monkeypatch):
     asked = []
 
     def token(*ids):
@@ -144,7 +144,7 @@ def test_behind_googles_proxy_a_token_of_the_client_is_sent(server, monkeypatch)
     assert asked == [("client", None, None)]
 
 
-def test_a_token_file_is_read_anew_each_time(server, tmp_path):
+def test_token_file_is_read_before_each_request(server, tmp_path):
     (tmp_path / "token").write_text("first")
     connection = resolve(ConnectionConfig(host=server.url, token_file="token"))
     client = kubeflow.connect(connection)

@@ -69,7 +69,7 @@ def states(name: str, order: int = 1) -> dict[str, str]:
         ("run_orphaned_by_deleted_schedule", "RUNNING", None),
     ],
 )
-def test_how_a_run_ended(name, state, code):
+def test_final_state_of_each_recorded_run(name, state, code):
     run = parsed("V2beta1Run", answer(name))
     assert follow.state(run) == state
     assert follow.EXIT_CODES.get(follow.state(run)) == code
@@ -97,7 +97,7 @@ def test_the_steps_of_each_run():
     }
 
 
-def test_what_has_not_ended_has_no_end_time():
+def test_unfinished_task_has_no_end_time():
     run = parsed("V2beta1Run", answer("run_pending_unschedulable"))
     assert run.run_details.task_details[1].end_time.year == 1  # as the server says
     train = list(follow.started_steps(run, STEPS))[-1]
@@ -115,7 +115,7 @@ class Clock(datetime):
         return datetime(2026, 11, 25, 8, 42 + next(cls.minutes), 10, tzinfo=UTC)
 
 
-def test_a_step_that_waits_for_a_node_says_for_what_and_how_long(monkeypatch, capsys):
+def test_waiting_step_shows_its_needs_and_duration(monkeypatch, capsys):
     monkeypatch.setattr(follow, "POLL_SECONDS", 0)
     monkeypatch.setattr(follow, "datetime", Clock)
     Clock.minutes = iter([0, 0, 1, 2, 3, 5, 6, 9])
@@ -143,7 +143,7 @@ def test_a_step_that_waits_for_a_node_says_for_what_and_how_long(monkeypatch, ca
     assert explained == [True]
 
 
-def test_the_failing_steps_own_words_are_told():
+def test_failed_steps_message_is_shown():
     log = answer("node_log_of_failed_step")
     client = Client("run_failed_in_validation", log=log)
     run = client.get_run("")
@@ -156,7 +156,7 @@ def test_the_failing_steps_own_words_are_told():
     ]
 
 
-def test_a_failed_run_without_a_log_still_names_its_step():
+def test_failed_run_without_a_log_names_its_step():
     client = Client("run_failed_in_validation", log="")
     assert follow.failure(client, client.get_run(""), STEPS) == ("Validate data", "")
 

@@ -29,15 +29,15 @@ LAST_LINE = {
     "run_rejected": "The run succeeded.",
     "run_failed_in_validation": "Run: ",
     "run_cancelled_while_training": "The run was canceled.",
-    "run_running": "error: The run goes on",
-    "run_pending_unschedulable": "error: The run goes on",
-    "run_orphaned_by_deleted_schedule": "error: The run goes on",
+    "run_running": "error: The run continues",
+    "run_pending_unschedulable": "error: The run continues",
+    "run_orphaned_by_deleted_schedule": "error: The run continues",
 }
 
 
 @pytest.fixture
 def run(server, compiled, capsys):
-    """Runs a command; returns its exit code, output and errors."""
+    """Run a command; return its exit code, output and errors."""
 
     def run(command, *words):
         flags = [f"--host={server.url}", f"--pipeline={compiled['kubeflow']}"]
@@ -78,14 +78,14 @@ def test_each_recorded_run_is_followed_to_its_end(server, run, name):
     assert "00:00:00" not in out
 
 
-def test_a_users_mistake_was_not_tried_again():
+def test_user_error_was_not_retried():
     tasks = RUNS["run_failed_in_validation"]["run_details"]["task_details"]
     tries = [task for task in tasks if task.get("display_name", "").startswith("executor(")]
     assert {task["display_name"] for task in tries} == {"executor(0)"}
     assert sorted(task["state"] for task in tries) == ["FAILED", "SUCCEEDED"]  # validation, summary
 
 
-def test_what_a_failed_run_says(server, run):
+def test_message_of_a_failed_run(server, run):
     server.script = [RUNS["run_failed_in_validation"]]
     server.logs["yt8m-pipeline-csjsq-3992769959"] = ANSWERS["node_log_of_failed_step"]["body"]
     _, _, err = run("submit", "--wait", *PARAMETERS)
@@ -93,7 +93,7 @@ def test_what_a_failed_run_says(server, run):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_each_recorded_refusal_is_told_with_the_servers_words(server, run, name):
+def test_recorded_refusals_show_the_servers_message(server, run, name):
     answer = REFUSED[name]
     kind, path = ("pipelines", "pipelines$") if "pipeline" in name else ("runs", "/runs$")
     command, words = "submit", PARAMETERS

@@ -44,11 +44,11 @@ def compiled(task, image, folder):
 
 
 @pytest.mark.slow
-def test_a_step_that_fails_at_once_is_a_failed_run_fifty_times_of_fifty(built, tmp_path):
+def test_immediate_failure_is_reported_fifty_times_of_fifty(built, tmp_path):
     file = compiled(fail, built["data"], tmp_path)
     spec = yaml.safe_load(file.read_text())
     container = spec["deploymentSpec"]["executors"]["exec-fail"]["container"]
-    # Nothing fails sooner. The rest is where kfp's command has it too: the name of the step.
+    # The fastest failure. The other arguments contain the step's name, as in kfp's commands.
     container["command"] = ["sh", "-c", "exit 3"]
     file.write_text(yaml.safe_dump(spec))
     arguments = {"file": "none", "output_dir": str(tmp_path / "out")}
@@ -57,7 +57,7 @@ def test_a_step_that_fails_at_once_is_a_failed_run_fifty_times_of_fifty(built, t
             docker_runner.run(file, arguments, tmp_path / "scratch", "1a2b")
 
 
-def test_a_step_sees_the_files_that_are_named_and_cannot_change_them(built, tmp_path, capfd):
+def test_step_can_read_but_not_write_the_named_files(built, tmp_path, capfd):
     data, output = tmp_path / "it's data", tmp_path / "out"
     data.mkdir()
     (data / "file").write_text("what the file holds")
@@ -113,7 +113,7 @@ def test_the_whole_pipeline_runs_in_the_images_and_its_files_are_the_users(
     assert model.stat().st_uid == 12345
     assert "WARNING" not in capfd.readouterr().out
 
-    # A shard that breaks the check ends the run with its name.
+    # A corrupt shard fails the run and is named.
     shard = next((tmp_path / "data").glob("train*.tfrecord"))
     shard.write_bytes(shard.read_bytes()[:-10])
     with pytest.raises(UserError, match=f"(?s)validate_data failed: .*{shard.name}"):
@@ -123,7 +123,7 @@ def test_the_whole_pipeline_runs_in_the_images_and_its_files_are_the_users(
     assert shard.name in json.dumps(summary)
 
 
-def test_a_container_may_be_silent_for_longer_than_a_request_may_take(docker_engine, built):
+def test_container_may_be_silent_for_longer_than_the_request_timeout(docker_engine, built):
     docker_engine.api.timeout, before = 1, docker_engine.api.timeout
     try:
         command = ["sh", "-c", "sleep 2; echo so; sleep 2; exit 7"]
@@ -146,8 +146,8 @@ time.sleep(60)
 """
 
 
-def test_when_the_run_is_stopped_its_step_has_time_to_save(docker_engine, built, tmp_path):
-    # A shell is between the two, as in kfp's commands.
+def test_stopped_step_has_time_to_save(docker_engine, built, tmp_path):
+    # The step is a child of a shell, as in kfp's commands.
     command = ["sh", "-c", '"$@"; true', "sh", "python3", "-c", SAVES_WHEN_STOPPED, "/out/saved"]
     mounts = [engine.mount(str(tmp_path), "/out")]
     with (
@@ -163,7 +163,7 @@ def test_when_the_run_is_stopped_its_step_has_time_to_save(docker_engine, built,
     assert running.container.id not in names
 
 
-def test_a_missing_image_is_named_with_what_builds_it(docker_engine, tmp_path):
+def test_missing_image_is_named_with_the_command_that_builds_it(docker_engine, tmp_path):
     names = {"data": "yt8m-data:none", "trainer": "yt8m-trainer:none"}
     file = compile_pipeline(CompileConfig(str(tmp_path)), names)["kubeflow"]
     with pytest.raises(UserError, match="no image yt8m-data:none: `make images` builds it"):
@@ -171,7 +171,7 @@ def test_a_missing_image_is_named_with_what_builds_it(docker_engine, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_no_engine_is_an_error_that_says_where_it_was_looked_for(tmp_path, monkeypatch):
+def test_missing_engine_is_an_error_with_its_address(tmp_path, monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
     with pytest.raises(UserError, match=r"(?s)No Docker engine answers at .*no.sock.*DOCKER_HOST"):
         engine.connect()
@@ -204,13 +204,13 @@ def test_mounts(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["/", "/opt", "/usr", "/usr/lib", "/etc"])
-def test_a_folder_that_would_hide_the_images_own_is_refused(folder):
-    with pytest.raises(UserError, match=f"Files in {folder} cannot be given to a container"):
+def test_mount_over_a_folder_of_the_image_is_refused(folder):
+    with pytest.raises(UserError, match=f"Files in {folder} cannot be mounted in a container"):
         docker_runner._check_target(folder)
 
 
 @pytest.mark.parametrize("folder", ["/opt/data", "/tmp", "/home/someone", "/data", "/usr/share/x"])
-def test_other_folders_are_not(folder):
+def test_other_folders_are_accepted(folder):
     docker_runner._check_target(folder)
 
 
@@ -239,5 +239,5 @@ def test_in_a_rootless_engine_root_is_the_user(options, maps):
         ([], []),
     ],
 )
-def test_lines_are_whole_however_they_come(chunks, expected):
+def test_lines_are_assembled_from_chunks(chunks, expected):
     assert list(engine.lines(iter(chunks))) == expected

@@ -1,4 +1,4 @@
-"""What a Docker engine finds out about an image in a registry."""
+"""Look-up of an image in a registry by a Docker engine."""
 
 import base64
 import hashlib

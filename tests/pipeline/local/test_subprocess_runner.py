@@ -22,7 +22,7 @@ printed {
 """
 
 
-def test_only_what_the_step_itself_says_is_shown():
+def test_lines_of_kfp_are_left_out():
     shown = list(local.without_kfp(LOGGED.splitlines(keepends=True)))
     assert shown == ["step 100: loss 12.3", "WARNING: slow disk", "printed {"]
 
@@ -37,7 +37,7 @@ def test_only_what_the_step_itself_says_is_shown():
         ),
         (["Traceback (most ...", "  File x", "  KeyError: 'id'", ""], 1, "KeyError: 'id'"),
         ([], 3, "exit code 3"),
-        (["step 100"], -9, "it was killed by SIGKILL; is there too little memory?"),
+        (["step 100"], -9, "it was killed by SIGKILL; it may have run out of memory"),
         (["step 100"], 128 + 15, "it was killed by SIGTERM"),
     ],
 )
@@ -57,8 +57,8 @@ time.sleep(60)
 """
 
 
-def test_when_the_run_is_stopped_its_step_has_time_to_save(tmp_path):
-    # A shell is between the two, as in kfp's commands.
+def test_stopped_step_has_time_to_save(tmp_path):
+    # The step is a child of a shell, as in kfp's commands.
     command = ["sh", "-c", '"$@"; true', "sh", sys.executable, "-c", SAVES_WHEN_STOPPED]
     saved = tmp_path / "saved"
     with pytest.raises(KeyboardInterrupt), local.process([*command, str(saved)], {}) as step:
@@ -89,7 +89,7 @@ def greet_and_fail(name: str):
         fail(name=greet(name=name).output).set_retry(3)
 
 
-def test_a_step_that_fails_is_named_tried_once_and_the_exit_handler_runs(tmp_path, capfd):
+def test_failed_step_is_named_and_not_retried_and_the_exit_handler_runs(tmp_path, capfd):
     compiler.Compiler().compile(greet_and_fail, str(tmp_path / "pipeline.yaml"))
     with pytest.raises(local.StepFailed) as failed:
         local.run(tmp_path / "pipeline.yaml", {"name": "it's me"}, tmp_path / "scratch", "1a2b")

@@ -110,14 +110,14 @@ def test_the_documents_are_what_a_server_parses(compiled, name, target):
 
 
 @pytest.mark.parametrize("name, target", EVERY)
-def test_each_profile_has_a_pipeline_of_its_own(compiled, name, target):
-    # The newest version of it is what `schedule --latest` runs.
+def test_each_profile_has_its_own_pipeline(compiled, name, target):
+    # `schedule --latest` runs its newest version.
     expected = "yt8m-pipeline" if name == "cpu" else f"yt8m-pipeline-{name}"
     assert compiled[name, target][0]["pipelineInfo"]["name"] == expected
 
 
 @pytest.mark.parametrize("name", profiles.names())
-def test_a_pod_for_training_gets_what_the_profile_says(compiled, name):
+def test_training_pod_has_the_profiles_resources(compiled, name):
     train = steps_of(compiled[name, "kubeflow"], GIVEN)["train"]
     wanted = profiles.read(name).train
     assert train["resources"] == {
@@ -153,7 +153,7 @@ def test_the_training_step_is_in_the_profiles_queue(tmp_path):
 
 
 @pytest.mark.parametrize("name", profiles.names())
-def test_a_run_can_ask_for_something_else(compiled, name):
+def test_run_overrides_the_profiles_resources(compiled, name):
     values = {
         "accelerator_type": "amd.com/gpu",
         "accelerator_count": "4",
@@ -182,7 +182,7 @@ DRIVER_TYPES = {
 
 
 def parameters_in(value, path: tuple = ()):
-    """Yields (path, parameter) of each parameter that a setting refers to."""
+    """Yield (path, parameter) of each parameter that a setting refers to."""
     if isinstance(value, dict):
         if set(value) == {"componentInputParameter"}:
             yield path, value["componentInputParameter"].removeprefix("pipelinechannel--")
@@ -223,7 +223,7 @@ def test_settings_refer_to_parameters_of_types_that_the_driver_resolves(compiled
 
 
 @pytest.mark.parametrize("name", profiles.names())
-def test_a_volume_is_mounted_by_every_step_or_by_none(compiled, name):
+def test_volume_is_mounted_by_every_step_or_none(compiled, name):
     volume = profiles.read(name).volume
     for step, given in steps_of(compiled[name, "kubeflow"], GIVEN).items():
         mounts = [(m["constant"], m["mountPath"]) for m in given["kubernetes"].get("pvcMount", [])]
@@ -237,7 +237,7 @@ def test_no_step_runs_as_root(compiled, name):
 
 
 @pytest.mark.parametrize("name, target", EVERY)
-def test_every_step_asks_for_its_share(compiled, name, target):
+def test_every_step_requests_resources(compiled, name, target):
     steps = steps_of(compiled[name, target], GIVEN)
     assert set(steps) == STEPS
     share = profiles.read(name).other_steps
@@ -249,7 +249,7 @@ def test_every_step_asks_for_its_share(compiled, name, target):
 
 
 @pytest.mark.parametrize("name", profiles.names())
-def test_vertex_gets_its_own_names_and_no_kubernetes(compiled, name):
+def test_vertex_has_its_own_accelerator_names_and_no_kubernetes(compiled, name):
     (spec,) = compiled[name, "vertex"]
     wanted = profiles.read(name).train
     train = steps_of(compiled[name, "vertex"], GIVEN)["train"]
@@ -264,7 +264,7 @@ def test_vertex_gets_its_own_names_and_no_kubernetes(compiled, name):
 
 
 @pytest.mark.parametrize("name, target", EVERY)
-def test_a_training_that_is_killed_is_tried_again_where_it_was(compiled, name, target):
+def test_killed_training_is_retried_in_its_folder(compiled, name, target):
     train = steps_of(compiled[name, target], GIVEN)["train"]["task"]
     assert train["retryPolicy"] == {
         "maxRetryCount": 8 if "spot" in name else 3,
@@ -272,14 +272,14 @@ def test_a_training_that_is_killed_is_tried_again_where_it_was(compiled, name, t
         "backoffFactor": 2.0,
         "backoffMaxDuration": "2592000s",  # of all tries together
     }
-    # Its folder is made of what stays the same from try to try and from run to run.
+    # Its folder does not depend on the attempt or the run.
     assert not {"run_name", "job_name", "job_id"} & set(train["inputs"]["parameters"])
 
 
 GOOD = '[train]\ncpu = "1"\nmemory = "2Gi"\n[other_steps]\ncpu = "500m"\nmemory = "1Gi"\n'
 
 
-def test_a_profile_of_ones_own(tmp_path):
+def test_profile_in_a_file(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(GOOD)
     assert profiles.read(str(file)).other_steps.cpu == "500m"
@@ -304,13 +304,13 @@ def test_a_profile_of_ones_own(tmp_path):
         ((GOOD, ""), "train is missing"),
     ],
 )
-def test_a_mistake_in_a_profile_is_told(tmp_path, change, message):
+def test_mistake_in_a_profile(tmp_path, change, message):
     file = tmp_path / "mine.toml"
     file.write_text(GOOD.replace(*change, 1))
     with pytest.raises(UserError, match=message):
         profiles.read(str(file))
 
 
-def test_a_profile_that_is_not_there_is_told():
+def test_missing_profile_is_an_error():
     with pytest.raises(UserError, match=r"no profile 'gke'. Give one of cpu, gke-a100-spot"):
         profiles.read("gke")

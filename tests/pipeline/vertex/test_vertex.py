@@ -17,7 +17,7 @@ NIGHTLY = ["--cron=0 2 * * *", *PARAMETERS]
 def server(monkeypatch):
     monkeypatch.setattr("pipeline.vertex.submit.POLL_SECONDS", 0.001)
     monkeypatch.setattr("pipeline.vertex.submit.BACKOFF_SECONDS", 0.001)
-    # It asks another service of Google's whose bucket it is.
+    # This sends a request to another Google service.
     monkeypatch.setattr(gcs_utils, "_verify_bucket_ownership", lambda *_, **__: True)
     with VertexServer() as server:
         how = {"project": "p", "credentials": AnonymousCredentials(), "api_transport": "rest"}
@@ -61,7 +61,7 @@ def plan(flags, capsys):
     return plan
 
 
-def test_a_run_has_its_spec_parameters_account_and_labels(server, run, gcs_bucket):
+def test_run_has_spec_parameters_account_and_labels(server, run, gcs_bucket):
     code, out, _ = run("--service_account=me@p", "--labels=team=video,stage=test", "num_epochs=2")
     assert code == 0
     (job,) = server.of_kind("pipelineJobs")
@@ -78,14 +78,14 @@ def test_a_run_has_its_spec_parameters_account_and_labels(server, run, gcs_bucke
 @pytest.mark.parametrize(
     "state, code", [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELLED", 3), ("PAUSED", 124)]
 )
-def test_each_end_of_a_run_has_its_exit_code(server, run, state, code):
+def test_exit_code_of_each_final_state(server, run, state, code):
     server.script = [
         {"state": f"PIPELINE_STATE_{now}"} for now in ("PENDING", "RUNNING", "CANCELLING", state)
     ]
     assert run("--wait", "--timeout=0.0005")[0] == code
 
 
-def test_the_step_that_failed_is_told(server, run):
+def test_failed_step_is_named(server, run):
     times = {"startTime": "2025-01-01T12:00:00Z", "endTime": "2025-01-01T12:01:00Z"}
     failed = {"taskName": "train", "state": "FAILED", "error": {"message": "OOM"}, **times}
     server.script = [
@@ -98,7 +98,7 @@ def test_the_step_that_failed_is_told(server, run):
 
 
 @pytest.mark.parametrize("fault", ["lost", 503])
-def test_nothing_is_made_twice_when_an_answer_is_lost(server, run, fault):
+def test_everything_is_created_once_when_an_answer_is_lost(server, run, fault):
     server.faults = [("POST", "pipelineJobs$", fault)]
     assert run("--wait")[0] == 0
     assert server.faults == []
@@ -108,22 +108,22 @@ def test_nothing_is_made_twice_when_an_answer_is_lost(server, run, fault):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--pipeline_root="], "error: Vertex AI keeps artifacts in a bucket"),
-        (["--labels=Team=x"], "error: --labels are like team=video"),
+        (["--pipeline_root="], "error: Vertex AI needs a folder for artifacts"),
+        (["--labels=Team=x"], "error: --labels must be like team=video"),
         (["num_epoch=1"], "error: There is no parameter 'num_epoch'"),
         (["node_selector={}"], "error: There is no parameter 'node_selector'"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_sent(server, run, words, message):
+def test_mistake_is_an_error_before_a_request(server, run, words, message):
     code, _, err = run(*words)
     assert code == 1
     assert err.startswith(message)
     assert server.items == {}
 
 
-def test_a_refusal_is_told_without_a_traceback(server, run):
+def test_refused_request_shows_no_traceback(server, run):
     server.faults = [("POST", "pipelineJobs$", 403)]
-    assert run()[2].startswith("error: Vertex AI refused: ")
+    assert run()[2].startswith("error: Vertex AI refused the request: ")
 
 
 @pytest.mark.parametrize(
@@ -146,26 +146,26 @@ def test_the_stand_in_refuses_what_is_no_pipeline_job(server, run, change, messa
     assert message in answer["error"]["message"]
 
 
-def test_without_its_client_it_says_what_to_install(run, monkeypatch):
+def test_missing_vertex_client_is_an_error(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "google.cloud.aiplatform", None)
     monkeypatch.delattr("google.cloud.aiplatform")
-    assert "`make install-dev` installs it" in run()[2]
+    assert "is not installed. Run `make install-dev`" in run()[2]
 
 
-def test_a_dry_run_sends_nothing(server, run):
+def test_dry_run_sends_nothing(server, run):
     code, out, _ = run("--dry-run")
     assert code == 0
     assert "region:          europe-west4" in out
     assert server.items == {}
 
 
-def test_a_schedule_is_created_left_alone_and_replaced(server, plan):
+def test_schedule_is_created_unchanged_and_replaced(server, plan):
     assert "(created)" in plan(*NIGHTLY)
     (made,) = server.of_kind("schedules")
     assert made["cron"] == "0 2 * * *"
     assert made["maxConcurrentRunCount"] == "1"
     assert "allowQueueing" not in made
-    assert "(left as it is)" in plan(*NIGHTLY)
+    assert "(unchanged)" in plan(*NIGHTLY)
     assert server.of_kind("schedules") == [made]
     assert "(updated)" in plan(*NIGHTLY, "num_epochs=2")
     (replaced,) = server.of_kind("schedules")
@@ -173,7 +173,7 @@ def test_a_schedule_is_created_left_alone_and_replaced(server, plan):
     assert job["runtimeConfig"]["parameterValues"]["num_epochs"] == 2
 
 
-def test_a_schedule_is_paused_resumed_listed_and_deleted(server, plan):
+def test_schedule_is_paused_resumed_listed_and_deleted(server, plan):
     plan(*NIGHTLY)
     plan("pause")
     assert plan("list") == "yt8m-nightly             paused   0 2 * * *\n"
@@ -197,7 +197,7 @@ def test_a_schedule_is_paused_resumed_listed_and_deleted(server, plan):
         (["--catchup"], "`resume --catchup`"),
     ],
 )
-def test_what_it_cannot_do_is_told(server, plan, words, message):
+def test_unsupported_options_on_vertex(server, plan, words, message):
     with pytest.raises(SystemExit, match=message):
         plan(*NIGHTLY, *words)
     assert server.items == {}

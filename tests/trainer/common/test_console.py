@@ -8,11 +8,10 @@ import re
 import subprocess
 import sys
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
+from pipeline.paths import ROOT
 
 
 @pytest.fixture(scope="module")

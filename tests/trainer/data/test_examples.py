@@ -1,12 +1,12 @@
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.paths import ROOT
 from trainer.data import example_pb2
 from trainer.data.examples import (
     encode_example,
@@ -245,13 +245,12 @@ def test_a_feature_without_values():
 
 
 def test_the_generated_messages_are_up_to_date(tmp_path):
-    root = Path(__file__).parents[3]
     proto = "trainer/data/example.proto"
     # In a process of its own: protoc and TensorFlow cannot be loaded together.
     protoc = [sys.executable, "-m", "grpc_tools.protoc"]
-    subprocess.run([*protoc, f"--proto_path={root}", f"--python_out={tmp_path}", proto], check=True)
+    subprocess.run([*protoc, f"--proto_path={ROOT}", f"--python_out={tmp_path}", proto], check=True)
     generated = "trainer/data/example_pb2.py"
-    assert (tmp_path / generated).read_text() == (root / generated).read_text()
+    assert (tmp_path / generated).read_text() == (ROOT / generated).read_text()
 
 
 def test_bad_records_are_named_and_left_out(tmp_path):

@@ -4,12 +4,12 @@ import json
 import subprocess
 import sys
 from glob import glob
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline.paths import ROOT
 from trainer.common.errors import UserError
 from trainer.data import input_pipeline
 from trainer.data.examples import encode_example
@@ -22,8 +22,6 @@ from trainer.serving.options import PredictionOptions
 from trainer.serving.prediction import predict_to_file
 from trainer.training import losses
 from trainer.training.loop import train
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def plain_average_precision(pairs, num_positives):

@@ -2,17 +2,15 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline.paths import ROOT
 from trainer.config import TrainConfig
 from trainer.models import registry
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def model_flags(**changes) -> dict:

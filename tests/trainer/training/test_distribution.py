@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline.paths import ROOT
 from trainer.common.errors import UserError
 from trainer.config import TrainConfig
 from trainer.run_dir import mirror
 from trainer.training import distribution
-
-ROOT = Path(__file__).resolve().parents[3]
 
 # Trains as sys.argv says on as many devices as its first argument says.
 TRAIN_ON_DEVICES = """

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline.paths import ROOT
 from trainer import train as command
 from trainer.common.errors import UserError
 from trainer.config import TrainConfig
@@ -28,7 +29,6 @@ from trainer.training import progress
 from trainer.training.loop import train
 from trainer.training.step import Trainer
 
-ROOT = Path(__file__).resolve().parents[3]
 STEPS_OF_AN_EPOCH = 5  # 37 videos in batches of 8
 
 
