@@ -32,7 +32,7 @@ from trainer.data.records import ID_KEYS, LABELS_KEY, MAX_FRAMES, RecordFormat
 SHUFFLED_VIDEOS = 16384
 SHUFFLED_FRAME_LEVEL_VIDEOS = 2048
 # Labels and frames are padded to one of a few lengths, so that batches have few shapes: each is
-# traced and compiled anew.
+# traced and compiled anew. Segments of 5 frames divide the lengths.
 LABEL_SLOTS = 32
 FRAME_SLOTS = (10, 20, 40, 80, 160, 240, MAX_FRAMES)
 READ_BUFFER_BYTES = 1 << 20
