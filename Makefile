@@ -14,7 +14,7 @@ CLIENT := $(if $(filter vertex,$(TARGET)),install-dev,install)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev run compile submit schedule doctor cluster cluster-down images push engines test test-fast test-cluster lint format protos lock bench tensorboard clean
+.PHONY: help install install-dev run compile submit schedule serve doctor cluster cluster-down images push engines test test-fast test-cluster lint format protos lock bench bench-serving quality tensorboard clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,9 +35,9 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	@touch $@
 
 run: install $(if $(filter docker,$(RUNNER)),images) ## Run the whole pipeline here on generated data, or TRAIN='glob' EVAL='glob'; ARGS='name=value ...'; RUNNER=docker: in containers
-	@$(RUN) -m pipeline run $${RUNNER:+"--runner=$$RUNNER"} $${TRAIN:+"train_data=$$TRAIN"} $${EVAL:+"eval_data=$$EVAL"} $(ARGS)
+	@$(RUN) -m pipeline run $${PIPELINE:+"--pipeline=$$PIPELINE"} $${RUNNER:+"--runner=$$RUNNER"} $${TRAIN:+"train_data=$$TRAIN"} $${EVAL:+"eval_data=$$EVAL"} $(ARGS)
 
-compile: install ## Compile the pipeline to build/pipeline.yaml (Kubeflow) and build/pipeline.vertex.yaml; PROFILE=gke-l4; ARGS='--registry=...'
+compile: install ## Compile the pipelines train and predict to build/, for Kubeflow and Vertex AI; PROFILE=gke-l4; ARGS='--registry=...'
 	@$(RUN) -m pipeline compile $${PROFILE:+"--profile=$$PROFILE"} $(ARGS)
 
 images: install ## Build the images with Docker; VARIANT=gpu: with CUDA; BASE_IMAGE=...
@@ -47,13 +47,16 @@ push: install $(if $(REGISTRY),images) ## Push the images to REGISTRY=HOST/PROJE
 	@$(RUN) -m pipeline push $${VARIANT:+"--variant=$$VARIANT"} --registry="$$REGISTRY"
 
 submit: $(CLIENT) ## Run the compiled pipeline on Kubeflow, or with TARGET=vertex on Vertex AI; ARGS='--wait name=value ...'
-	@$(RUN) -m pipeline submit $${TARGET:+"--target=$$TARGET"} $(ARGS)
+	@$(RUN) -m pipeline submit $${PIPELINE:+"--pipeline=$$PIPELINE"} $${TARGET:+"--target=$$TARGET"} $(ARGS)
 
 schedule: $(CLIENT) ## Run the pipeline there on a schedule: CRON='0 2 * * *'; or ARGS=pause, resume, list, delete
-	@$(RUN) -m pipeline schedule $(ARGS) $${TARGET:+"--target=$$TARGET"} $${CRON:+"--cron=$$CRON"}
+	@$(RUN) -m pipeline schedule $${PIPELINE:+"--pipeline=$$PIPELINE"} $(ARGS) $${TARGET:+"--target=$$TARGET"} $${CRON:+"--cron=$$CRON"}
+
+serve: install-dev ## Serve the published model on port 8080, and newer ones when they are promoted: SERVED=FOLDER; ARGS='--port=... --log_dir=...'
+	@$(RUN) -m trainer.serving.server --served_dir="$${SERVED:-build/output/published}" $(ARGS)
 
 doctor: $(CLIENT) ## Check what a run needs, before it starts; ARGS='name=value ...' as for submit
-	@$(RUN) -m pipeline doctor $${TARGET:+"--target=$$TARGET"} $(ARGS)
+	@$(RUN) -m pipeline doctor $${PIPELINE:+"--pipeline=$$PIPELINE"} $${TARGET:+"--target=$$TARGET"} $(ARGS)
 
 cluster: install ## Create a kind cluster with Kubeflow Pipelines, the images and generated data (docs/kind.md)
 	@infra/kind.sh up
@@ -78,8 +81,8 @@ test: install-dev ## Run all tests
 test-fast: install-dev ## Run the tests that take at most a few seconds each
 	@$(RUN) -m pytest -m "not slow" $(ARGS)
 
-test-cluster: install-dev ## Run whole pipelines on the Kubeflow at KF_PIPELINES_ENDPOINT, in the cluster of the current kubeconfig
-	@$(RUN) -m pytest tests/cluster $(ARGS)
+test-cluster: install-dev ## Run tests/cluster on the Kubeflow at KF_PIPELINES_ENDPOINT; or, with YT8M_KUBERNETES=1, what needs Kubernetes alone; in the current kubeconfig's cluster
+	@$(RUN) -m pytest -rs tests/cluster $(ARGS)
 
 lint: install-dev ## Check style and format
 	@$(RUN) -m ruff check .
@@ -97,14 +100,21 @@ UV_COMPILE = build/lock/bin/uv pip compile --quiet --generate-hashes --python-ve
 	$(if $(UPGRADE),--upgrade) --custom-compile-command "make lock"
 lock: ## Compile the locks *.txt from *.in (UPGRADE=1: with the newest releases)
 	@test -x build/lock/bin/uv || { $(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet uv; }
-	@for name in requirements requirements-dev docker/data docker/trainer-cpu docker/trainer-gpu; do \
+	@for name in requirements requirements-dev docker/data docker/trainer-cpu docker/trainer-gpu docker/serving; do \
 		$(UV_COMPILE) $$name.in -o $$name.txt || exit 1; done
 	@$(UV_COMPILE) --no-deps docker/kfp.in -o docker/kfp.txt
+
+bench-serving: install-dev ## Measure the model server under load, beside calling the model directly
+	@$(RUN) -m benchmarks.serving $(ARGS)
 
 bench: install ## Benchmark training, reading and validation (15 minutes)
 	@$(RUN) -m benchmarks.reading
 	@$(RUN) -m benchmarks.step
 	@$(RUN) -m benchmarks.validation
+	@$(RUN) -m benchmarks.prediction
+
+quality: install-dev ## Train recipes and compare GAP, Hit@1, PERR, mAP and calibration: RECIPE=best TRAIN='glob' EVAL='glob' for one on your shards
+	@$(RUN) -m benchmarks.quality $${RECIPE:+"--recipes=$$RECIPE" "--baseline=$$RECIPE"} $${TRAIN:+"--train=$$TRAIN"} $${EVAL:+"--eval=$$EVAL"} $(ARGS)
 
 tensorboard: install ## Start TensorBoard for TRAIN_DIR=..., or for build/
 	@TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/tensorboard --logdir "$${TRAIN_DIR:-build}"

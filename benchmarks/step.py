@@ -22,6 +22,8 @@ from trainer.models.registry import MODELS
 VIDEO_LEVEL_BATCH_SIZE = 1024
 FRAME_LEVEL_BATCH_SIZE = 64
 BATCH_SIZES = {"FrameLevelLogisticModel": 128, "DbofModel": 128, "LstmModel": 16, "GruModel": 16}
+# Models that take steps.
+TRAINED = [name for name, entry in MODELS.items() if not entry.closed_form]
 TYPES = ("float32", "bfloat16")
 
 COLUMNS = {
@@ -43,7 +45,7 @@ class StepBenchmark:
         UserError: unknown model or type.
     """
 
-    models: str = flag(",".join(MODELS), "Names of models, comma-separated.", "Benchmark")
+    models: str = flag(",".join(TRAINED), "Names of models, comma-separated.", "Benchmark")
     types: str = flag(
         ",".join(TYPES), "Types of the matrix products, comma-separated.", "Benchmark"
     )
@@ -53,7 +55,7 @@ class StepBenchmark:
     )
 
     def __post_init__(self):
-        for names, known in ((self.models, MODELS), (self.types, TYPES)):
+        for names, known in ((self.models, TRAINED), (self.types, TYPES)):
             for name in names.split(","):
                 if name not in known:
                     raise UserError(f"Expected names out of {', '.join(known)}; got {name!r}.")

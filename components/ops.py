@@ -134,7 +134,8 @@ def train(train_data: str, train_dir: str, trainer_argv: list, num_workers: int)
     from trainer.common import console
     from trainer.common.errors import without_traceback
 
-    console.set_up()
+    if num_workers == 1:
+        console.set_up()  # loads TensorFlow; with more workers, only their own processes do
     # In its own folder, which all runs with the same inputs share, because the step may be cached.
     with without_traceback(), recorded(train_dir, "", "train"):
         if num_workers == 1:
@@ -166,12 +167,14 @@ def evaluate(
     from components.evaluate import evaluate
     from components.run_folder import run_folder
     from components.summary import recorded
+    from components.tracking import log_evaluation
 
     run = run_folder(output_dir, run_name, job_name, job_id)
     with without_traceback(), recorded(run, job_id, "evaluate"):
         folder = storage.join(run, "evaluation")
         publish_dir = storage.join(output_dir, "published")
         scores = evaluate(train_dir, eval_data, publish_dir, folder, vocabulary, batch_size)
+        log_evaluation(train_dir, folder, scores)
         for prefix, values in (("", scores["challenger"]), ("champion_", scores["champion"] or {})):
             for name, value in values.items():
                 metrics.log_metric(prefix + name, value)
@@ -264,16 +267,19 @@ def publish(
     from components.publish import publish
     from components.run_folder import run_folder
     from components.summary import recorded
+    from components.tracking import log_published
     from trainer.common import storage
     from trainer.common.errors import without_traceback
 
     run = run_folder(output_dir, run_name, job_name, job_id)
     with without_traceback(), recorded(run, job_id, "publish"):
         publish_dir = storage.join(output_dir, "published")
-        champion = storage.read_json(metrics_file.path)["champion_version"]
+        metrics = storage.read_json(metrics_file.path)
+        champion = metrics["champion_version"]
         version = publish(model.path, publish_dir, metrics_file.path, champion)
         published = {"version": version, "path": storage.join(publish_dir, version)}
         storage.write_text(storage.join(run, "publish.json"), json.dumps(published, indent=1))
+        log_published(metrics["train_dir"], published)
         print(f"Published: {published['path']}")
         return (version,)
 
@@ -302,3 +308,116 @@ def summary(
             from components.workers.cluster import delete_workers
 
             delete_workers(job_id)
+
+
+@step
+def validate_records(
+    data: str,
+    model_dir: str,
+    vocabulary: str,
+    fail_on: str,
+    baseline: str,
+    validation_flags: str,
+    output_dir: str,
+    run_name: str,
+    job_name: str,
+    job_id: str,
+    scheduled_at: str,
+    data_statistics: Output[Artifact],
+    validation_report: Output[HTML],
+) -> NamedTuple("ValidatedRecords", [("data", str), ("model_dir", str), ("statistics_file", str)]):
+    import logging
+
+    from components.dates import fill_in, run_time
+    from components.predict.inputs import read_record_format, resolve_model
+    from components.run_folder import run_folder
+    from components.summary import recorded
+    from components.validate_data.flags import parse
+    from components.validate_data.references import Settings
+    from components.validate_data.validation import validate
+    from trainer.common import storage
+    from trainer.common.errors import without_traceback
+    from trainer.data import manifest
+
+    logging.getLogger("apache_beam").setLevel(logging.WARNING)
+    run = run_folder(output_dir, run_name, job_name, job_id)
+    with without_traceback(), recorded(run, job_id, "validate_records"):
+        # Here, once, so that all steps read the same files and use the same model.
+        data = fill_in(data, run_time(scheduled_at))
+        model_dir = resolve_model(model_dir, storage.join(output_dir, "published"))
+        folder = storage.join(run, "validation")
+        thresholds, beam_args = parse(validation_flags)
+        settings = Settings(fail_on, vocabulary, baseline, thresholds=thresholds)
+        validate({"predict": data}, folder, read_record_format(model_dir), beam_args, settings)
+        files = manifest.read(storage.join(folder, "predict" + manifest.SUFFIX))
+        data = manifest.store(files, storage.join(output_dir, "data"))
+        statistics_file = storage.join(folder, "statistics.json")
+        for artifact, path in (
+            (data_statistics, statistics_file),
+            (validation_report, storage.join(folder, "report.html")),
+        ):
+            storage.write_bytes(artifact.path, storage.read_bytes(path))
+        return data, model_dir, statistics_file
+
+
+@step
+def predict(
+    data: str,
+    model_dir: str,
+    output_format: str,
+    top_k: int,
+    min_probability: float,
+    batch_size: int,
+    beam_options: str,
+    predictions_dir: str,
+    output_dir: str,
+    run_name: str,
+    job_name: str,
+    job_id: str,
+) -> NamedTuple("Predicted", [("predictions_dir", str), ("videos", int)]):
+    import logging
+
+    from trainer.common import console, storage
+    from trainer.common.errors import without_traceback
+
+    console.set_up()
+    from components.predict.prediction import predict
+    from components.run_folder import run_folder
+    from components.summary import recorded
+    from components.validate_data.beam_options import split
+    from trainer.serving.options import PredictionOptions
+
+    logging.getLogger("apache_beam").setLevel(logging.WARNING)
+    run = run_folder(output_dir, run_name, job_name, job_id)
+    with without_traceback(), recorded(run, job_id, "predict"):
+        options = PredictionOptions(output_format, top_k, min_probability, batch_size)
+        predictions_dir = predictions_dir or storage.join(run, "predictions")
+        summary = predict(model_dir, data, predictions_dir, options, split(beam_options))
+        videos = summary["statistics"]["videos"]
+        print(f"Predictions for {videos:,} videos in {predictions_dir}.")
+        return predictions_dir, videos
+
+
+@step
+def report_predictions(
+    predictions_dir: str,
+    statistics_file: str,
+    baseline: str,
+    vocabulary: str,
+    output_dir: str,
+    run_name: str,
+    job_name: str,
+    job_id: str,
+    prediction_report: Output[HTML],
+):
+    from components.predict.report import write_report
+    from components.run_folder import run_folder
+    from components.summary import recorded
+    from trainer.common import storage
+    from trainer.common.errors import without_traceback
+
+    run = run_folder(output_dir, run_name, job_name, job_id)
+    with without_traceback(), recorded(run, job_id, "report_predictions"):
+        write_report(predictions_dir, baseline, statistics_file, vocabulary)
+        page = storage.read_bytes(storage.join(predictions_dir, "report.html"))
+        storage.write_bytes(prediction_report.path, page)

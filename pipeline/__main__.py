@@ -14,13 +14,14 @@ from trainer.common.errors import UserError, without_traceback
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Run the whole pipeline on this machine.
+    """Run a whole pipeline on this machine.
 
     Each step runs in a process of its own, or with --runner=docker in a container of the images
-    that `images` builds. Without train_data and eval_data, small data sets are generated, once.
+    that `images` builds. Without files to read, small data sets are generated, once.
     Without output_dir, results go to build/output*.
     """
 
+    pipeline: Literal["train", "predict"] = option("train", "Pipeline to run.")
     runner: Literal["subprocess", "docker"] = option("subprocess", "How to run a step.")
     list_parameters: bool = option(False, "Print the pipeline's parameters and exit.")
 

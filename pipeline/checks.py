@@ -3,6 +3,7 @@
 from components.gate import GateConfig
 from components.train import check_num_workers, parse_accelerator_count, trainer_config
 from components.validate_data.flags import parse
+from trainer.serving.options import PredictionOptions
 
 
 def check(values: dict):
@@ -12,9 +13,13 @@ def check(values: dict):
         values: Name -> value; parameters that are not given have their defaults.
 
     Raises:
-        UserError: A minimum of the gate, a flag of the trainer, the number of accelerators or of
-            workers is unknown or out of range.
+        UserError: A minimum of the gate, a flag of the trainer, an option of the prediction, the
+            number of accelerators or of workers is unknown or out of range.
     """
+    if "predictions_dir" in values:  # batch prediction
+        names = ("output_format", "top_k", "min_probability", "batch_size")
+        PredictionOptions(**{name: values[name] for name in names})
+        return
     minimums = {name: value for name, value in values.items() if name.startswith("min_")}
     GateConfig(metrics_file="comes later", **minimums)
     parse_accelerator_count(values.get("accelerator_count", "0"))

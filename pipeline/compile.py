@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.command_line import option
-from pipeline.paths import BUILD, COMPILED, ROOT, VERSION
+from pipeline.paths import BUILD, COMPILED, ROOT, VERSION, compiled_files
 from pipeline.profiles import profile as profiles
 from trainer.common.errors import UserError
 
 
 @dataclass(frozen=True)
 class CompileConfig:
-    """Compile the pipeline to pipeline.yaml for Kubeflow and pipeline.vertex.yaml for Vertex AI."""
+    """Compile the pipelines, train and predict, for Kubeflow and for Vertex AI.
+
+    Writes pipeline.yaml and pipeline.vertex.yaml of the training pipeline, and predict.yaml and
+    predict.vertex.yaml of batch prediction.
+    """
 
     output_dir: str = option(str(BUILD), "Local folder to write the files to.")
     profile: str = option(
@@ -31,7 +35,7 @@ class CompileConfig:
 
 
 def compile_pipeline(
-    config: CompileConfig, images: dict[str, str] | None = None
+    config: CompileConfig, images: dict[str, str] | None = None, pipeline: str = "train"
 ) -> dict[str, Path]:
     """Write the compiled pipelines. The same config and images give the same bytes.
 
@@ -48,19 +52,20 @@ def compile_pipeline(
     # kfp is loaded here, so that --help is fast.
     from kfp.compiler import Compiler
 
-    from pipeline.graphs import train as graph
+    from pipeline import graphs
+    from pipeline.graphs.train import TARGETS, Images
 
     profile = profiles.read(config.profile)
-    images = graph.Images(**(images or _images(config)))
+    images = Images(**(images or _images(config)))
     folder = Path(config.output_dir).absolute()
-    files = {target: folder / name for target, name in COMPILED.items()}
+    files = compiled_files(folder, pipeline)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".compile-", dir=folder) as temporary:
             for target, file in files.items():
                 unfinished = Path(temporary) / file.name
-                pipeline = graph.build(images, graph.TARGETS[target], profile)
-                Compiler().compile(pipeline, str(unfinished))
+                built = graphs.load(pipeline).build(images, TARGETS[target], profile)
+                Compiler().compile(built, str(unfinished))
                 unfinished.replace(file)
     except OSError as error:
         raise UserError(f"Cannot write the compiled pipeline to {folder}: {error}.") from None
@@ -87,6 +92,7 @@ def _images(config: CompileConfig) -> dict[str, str]:
 
 
 def compile_command(config: CompileConfig):
-    """Compile the pipeline and print the files' paths."""
-    for target, file in compile_pipeline(config).items():
-        print(f"{target + ':':<10}{file}")
+    """Compile the pipelines and print the files' paths."""
+    for pipeline in COMPILED:
+        for target, file in compile_pipeline(config, pipeline=pipeline).items():
+            print(f"{pipeline:<8} {target + ':':<10}{file}")

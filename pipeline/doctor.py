@@ -64,8 +64,8 @@ def checks(config: DoctorConfig, words: list[str]) -> Iterator[tuple[str, Callab
     yield from _kubeflow(config) if config.target == "kubeflow" else _vertex(config)
     for image in compiled.images:
         yield "Image", lambda image=image: _image(config, image)
-    for name in ("train_data", "eval_data", "vocabulary"):
-        if values[name]:
+    for name in ("train_data", "eval_data", "data", "vocabulary"):
+        if values.get(name):
             yield name, lambda name=name: _data(_from_here(config, values[name]))
     yield "output_dir", lambda: _output(_from_here(config, values["output_dir"]))
     _, count = _accelerators(values)
@@ -79,7 +79,8 @@ def checks(config: DoctorConfig, words: list[str]) -> Iterator[tuple[str, Callab
 
 def _accelerators(values: dict) -> tuple[str, int]:
     """Type and number of the accelerators that training requests."""
-    return values["accelerator_type"], parse_accelerator_count(values["accelerator_count"])
+    count = parse_accelerator_count(values.get("accelerator_count", "0"))
+    return values.get("accelerator_type", ""), count
 
 
 def _kubeflow(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], str]]]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 
 # Lines of kfp's launcher, which wraps a step on a cluster.
 _LAUNCHER_LINE = re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ \w+\.go:\d+\]")
+# Lines of Argo's executor, which wraps the launcher.
+_ARGO_LINE = re.compile(r"time=\S+ level=\w+ msg=.* argo=true( .*)?|Error: exit status \d+")
 # Lines of kfp's executor, which also reformats the lines that a step logs.
 _KFP_LINE = re.compile(r"\[KFP Executor [-0-9]+ [0-9:,]+ (?P<level>[A-Z]+)\]: (?P<text>.*)")
 _KFP_TEXTS = (
@@ -22,7 +24,7 @@ def without_kfp(lines: Iterable[str]) -> Iterator[str]:
     in_input = False  # an indented JSON object, which ends with a closing brace alone
     for line in lines:
         line = line.rstrip()
-        if _LAUNCHER_LINE.match(line):
+        if _LAUNCHER_LINE.match(line) or _ARGO_LINE.fullmatch(line):
             continue
         if in_input:
             in_input = line != "}"

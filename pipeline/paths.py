@@ -5,6 +5,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
-# Target -> name of the compiled pipeline.
-COMPILED = {"kubeflow": "pipeline.yaml", "vertex": "pipeline.vertex.yaml"}
+
+# Pipeline -> name of its compiled files, without the ending.
+COMPILED = {"train": "pipeline", "predict": "predict"}
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def compiled_files(folder: Path, pipeline: str = "train") -> dict[str, Path]:
+    """Return target ("kubeflow", "vertex") -> file of a compiled pipeline in a folder."""
+    name = COMPILED[pipeline]
+    return {"kubeflow": folder / f"{name}.yaml", "vertex": folder / f"{name}.vertex.yaml"}

@@ -6,7 +6,7 @@ from typing import Literal
 from pipeline import parameters
 from pipeline.command_line import TARGET_GROUPS, option
 from pipeline.kubeflow.connection import ConnectionConfig
-from pipeline.paths import BUILD, COMPILED
+from pipeline.paths import BUILD, COMPILED, compiled_files
 from trainer.common.errors import UserError
 
 EXPERIMENT = "yt8m-pipeline"
@@ -20,7 +20,9 @@ class PackageConfig(ConnectionConfig):
     target: Literal["kubeflow", "vertex"] = option(
         "kubeflow", "Kubeflow Pipelines or Vertex AI Pipelines."
     )
-    pipeline: str = option("", "Compiled pipeline. Default: the output of `compile`.")
+    pipeline: str = option(
+        "train", "Pipeline compiled by `compile`, train or predict, or a compiled file."
+    )
     params: str = option("", "TOML or YAML file of parameters.")
     no_cache: bool = option(
         False, "Train a new model even if an earlier run used the same data, flags and code."
@@ -44,14 +46,20 @@ def prepare(config: PackageConfig, arguments: list[str]):
     from pipeline import package
     from pipeline.checks import check  # loads NumPy
 
-    compiled = package.read(config.pipeline or str(BUILD / COMPILED[config.target]))
+    compiled = package.read(_compiled_file(config))
     values = parameters.read(config.params, compiled.parameters) if config.params else {}
     values |= parameters.parse(arguments, compiled.parameters)
-    if config.no_cache:
+    if config.no_cache and "reuse_training" in compiled.parameters:
         values["reuse_training"] = False
     parameters.require(values, compiled.parameters)
     check(complete(compiled, values))
     return compiled, values
+
+
+def _compiled_file(config: PackageConfig) -> str:
+    if config.pipeline in COMPILED:
+        return str(compiled_files(BUILD, config.pipeline)[config.target])
+    return config.pipeline
 
 
 def complete(compiled, values: dict) -> dict:

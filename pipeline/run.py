@@ -31,7 +31,12 @@ GENERATED = {
 
 def run_command(config, given: list[str]):
     """Run the pipeline with parameters name=value, or list the parameters."""
-    known = _known_parameters()
+    if config.pipeline == "predict":
+        from pipeline import run_predict
+
+        run_predict.run_command(config, given)
+        return
+    known = known_parameters()
     if config.list_parameters:
         print(parameters.help_text(known))
         return
@@ -46,10 +51,13 @@ def run_command(config, given: list[str]):
         sys.exit(130)
 
 
-def _known_parameters() -> dict[str, parameters.Parameter]:
-    from pipeline.graphs import train as graph  # loads kfp
+def known_parameters(pipeline: str = "train") -> dict[str, parameters.Parameter]:
+    """Return name -> parameter of a pipeline."""
+    from pipeline import graphs
+    from pipeline.graphs.train import TARGETS, Images  # loads kfp
 
-    return parameters.parameters_of(graph.build(graph.Images("", ""), graph.TARGETS["kubeflow"]))
+    built = graphs.load(pipeline).build(Images("", ""), TARGETS["kubeflow"])
+    return parameters.parameters_of(built)
 
 
 def _complete(given: dict, known: dict[str, parameters.Parameter]) -> dict:
@@ -69,28 +77,28 @@ def _complete(given: dict, known: dict[str, parameters.Parameter]) -> dict:
         "output_dir": str(BUILD / "output"),
     }
     if missing:
-        arguments |= _generated_data("frame" if given.get("frame_features") else "video")
+        arguments |= generated_data("frame" if given.get("frame_features") else "video")
     arguments |= given
     now = datetime.now(UTC)
     for name in DATA:
-        with _naming(name):
+        with naming(name):
             files = fill_in(arguments[name], now)
-            arguments[name] = ",".join(map(_absolute, files.split(",")))
+            arguments[name] = ",".join(map(absolute, files.split(",")))
             storage.glob(arguments[name])
-    arguments["output_dir"] = _absolute(arguments["output_dir"])
+    arguments["output_dir"] = absolute(arguments["output_dir"])
     for name in ("vocabulary", "data_schema", "data_baseline"):
         if arguments.get(name):
-            arguments[name] = _absolute(arguments[name])
-            with _naming(name):
+            arguments[name] = absolute(arguments[name])
+            with naming(name):
                 storage.size(arguments[name])
     return arguments
 
 
-def _generated_data(kind: str) -> dict:
+def generated_data(kind: str) -> dict:
     """Generate a data set if it does not exist; return the arguments for a run on it."""
     folder = ROOT / ".cache" / f"generated-{kind}"
     if not folder.exists():
-        print(f"Generating data in {_short(folder)}:", flush=True)
+        print(f"Generating data in {shown(folder)}:", flush=True)
     generate_data.generate(str(folder), frame_features=kind == "frame")
     return {
         "train_data": f"{folder}/train*.tfrecord",
@@ -102,18 +110,18 @@ def _generated_data(kind: str) -> dict:
     }
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
     path = path.strip()
     return path if not path or "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
-def _short(value) -> str:
+def shown(value) -> str:
     """Return a value as text; a path below the current folder relative to it."""
     return str(value).removeprefix(os.getcwd() + os.sep)
 
 
 @contextlib.contextmanager
-def _naming(parameter: str):
+def naming(parameter: str):
     """Prefix the message of a UserError with a parameter's name."""
     try:
         yield
@@ -137,7 +145,7 @@ def run(arguments: dict, runner: str = "subprocess"):
 
     for name, value in arguments.items():
         files = f"  (files: {len(storage.glob(value))})" if name in DATA else ""
-        print(f"{name + ':':<20}{_short(value)}{files}")
+        print(f"{name + ':':<20}{shown(value)}{files}")
     sys.stdout.flush()
 
     # In a folder of its own: what is compiled for a cluster names images in a registry.
@@ -183,4 +191,4 @@ def _links(folder: str, summary: dict) -> str:
     places = {"Summary": storage.join(folder, "summary.html"), **summary["reports"]}
     if summary["model"]:
         places["Model"] = summary["model"]
-    return "\n".join(f"{title + ':':<12}{_short(path)}" for title, path in places.items())
+    return "\n".join(f"{title + ':':<12}{shown(path)}" for title, path in places.items())

@@ -17,7 +17,9 @@ class ScheduleConfig(PackageConfig):
     Without an action, the schedule is set: created or, if it differs, replaced.
     """
 
-    name: str = option("yt8m-nightly", "Name of the schedule.")
+    name: str = option(
+        "", "Name of the schedule. Default: yt8m-nightly, of predict yt8m-predict-nightly."
+    )
     cron: str = option("", "Cron expression in UTC: five fields, or six with seconds first.")
     catchup: bool = option(False, "Make up for missed runs.")
     max_concurrency: int = option(1, "Maximum number of concurrent runs, 1 to 10.")
@@ -27,6 +29,9 @@ class ScheduleConfig(PackageConfig):
     force: bool = option(False, "Delete the schedule even if this ends a run.", KUBEFLOW)
 
     def __post_init__(self):
+        if not self.name:
+            name = "yt8m-predict-nightly" if self.pipeline == "predict" else "yt8m-nightly"
+            object.__setattr__(self, "name", name)
         if not 1 <= self.max_concurrency <= 10:
             raise UserError(f"--max-concurrency must be 1 to 10; got {self.max_concurrency}.")
 

@@ -7,7 +7,14 @@ from dataclasses import dataclass, fields
 
 from trainer.common.command_line import flag
 from trainer.common.errors import UserError
-from trainer.common.flags import as_dataclass, at_least_one, not_negative, one_of, positive
+from trainer.common.flags import (
+    as_dataclass,
+    at_least_one,
+    fraction,
+    not_negative,
+    one_of,
+    positive,
+)
 from trainer.data.records import NUM_CLASSES, RecordFormat, record_format
 from trainer.models import registry as models
 from trainer.training.registry import LOSSES, OPTIMIZERS
@@ -25,6 +32,7 @@ MODEL_FLAGS = (
     "feature_sizes",
     "frame_features",
     "num_classes",
+    "calibration_fraction",
     *dict.fromkeys(flag.name for flag in _MODEL_FLAGS),
 )
 
@@ -105,6 +113,52 @@ class GeneralFlags:
     learning_rate_decay_examples: float = flag(
         4000000.0, "Number of examples between two decays.", "Training", positive
     )
+    learning_rate_schedule: str = flag(
+        "staircase",
+        "Learning rate schedule: staircase, the decay above; or cosine, which decays every epoch "
+        "and approaches 0 at the end of --num_epochs.",
+        "Training",
+        one_of(("staircase", "cosine")),
+    )
+    warmup_steps: int = flag(
+        0,
+        "Number of steps in which the learning rate first grows linearly; 0 disables warm-up.",
+        "Training",
+        not_negative,
+    )
+    mixup: float = flag(
+        0.0,
+        "Parameter of the Beta distribution of mixup, which trains on mixtures of two videos and "
+        "of their losses; 0 disables it. For video-level features.",
+        "Training",
+        not_negative,
+    )
+    calibration_fraction: float = flag(
+        0.0,
+        "Fraction of the training videos to hold out for recalibrating the predictions after "
+        "training, by class frequency and by video; 0 disables recalibration.",
+        "Training",
+        fraction,
+    )
+    teacher_dir: str = flag(
+        "",
+        "Directory of a trained KernelModel, local or gs://, whose leave-one-out predictions are "
+        "soft targets.",
+        "Training",
+    )
+    teacher_weight: float = flag(
+        0.5,
+        "Weight of the soft targets of --teacher_dir; the labels have the rest.",
+        "Training",
+        not_negative,
+    )
+    ema_decay: float = flag(
+        0.0,
+        "Decay per step of an exponential moving average of the weights, which then replaces the "
+        "weights in evaluation and export; 0 disables it.",
+        "Training",
+        fraction,
+    )
     clip_gradient_norm: float = flag(
         1.0,
         "L2 norm that each variable's gradient is clipped to; 0 disables clipping.",
@@ -177,6 +231,11 @@ class TrainConfig(RegisteredFlags, GeneralFlags):
             if expected:
                 raise UserError(f"--{field.name} {expected}; got {value!r}.")
         self._check_level()
+        if self.mixup and self.frame_features:
+            raise UserError(
+                f"--mixup needs video-level features; got --mixup={self.mixup} with "
+                "--frame_features."
+            )
         _ = self.record_format
 
     def _check_level(self):

@@ -44,6 +44,7 @@ def main(argv: list[str]):
         config = parse(EvaluateConfig, argv)
         console.set_up()
         from trainer.common import storage
+        from trainer.common.tracking import Tracker
         from trainer.evaluation import evaluator
 
         result = evaluator.evaluate(
@@ -60,6 +61,8 @@ def main(argv: list[str]):
             f"videos: {values['num_videos']} | "
             f"classes with videos: {values['num_classes_with_videos']}"
         )
+        with Tracker(config.train_dir) as tracker:
+            tracker.log_metrics({f"eval/{name}": v for name, v in values.items()}, result.step)
         if config.output_file:
             storage.write_text(config.output_file, json.dumps(values, indent=1) + "\n")
 

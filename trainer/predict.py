@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from trainer.common import console
 from trainer.common.command_line import flag, parse
 from trainer.common.errors import UserError, without_traceback
+from trainer.serving.options import FORMATS, PredictionOptions
+
+DEFAULTS = PredictionOptions()
 
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Write the top classes of every video to a CSV file, in input order."""
+    """Write the classes with the highest probabilities of every video to a file, in input order."""
 
     train_dir: str = flag(
         "/tmp/yt8m_model/", "Directory of the trained or exported model, local or gs://.", "Files"
@@ -18,18 +21,32 @@ class PredictConfig:
     input_data_pattern: str | None = flag(
         None, "File glob(s) for the videos, comma-separated.", "Files"
     )
-    output_file: str | None = flag(None, "CSV file to write, local or gs://.", "Files")
-    batch_size: int = flag(512, "Examples per batch.", "Prediction")
-    top_k: int = flag(20, "Number of classes to write per video.", "Prediction")
+    output_file: str | None = flag(None, "File to write, local or gs://.", "Files")
+    output_format: str = flag(
+        DEFAULTS.output_format,
+        f"Format of the file: {', '.join(FORMATS)}. csv is the format of YouTube-8M challenge "
+        "submissions.",
+        "Files",
+    )
+    batch_size: int = flag(DEFAULTS.batch_size, "Examples per batch.", "Prediction")
+    top_k: int = flag(DEFAULTS.top_k, "Maximum number of classes to write per video.", "Prediction")
+    min_probability: float = flag(
+        DEFAULTS.min_probability, "Minimum probability of a class to write, 0 to 1.", "Prediction"
+    )
 
     def __post_init__(self):
         if not self.input_data_pattern:
             raise UserError("--input_data_pattern must be given: a glob of the shards to predict.")
         if not self.output_file:
-            raise UserError("--output_file must be given: the CSV file to write.")
-        for name in ("batch_size", "top_k"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} must be at least 1; got {getattr(self, name)}.")
+            raise UserError("--output_file must be given: the file to write.")
+        _ = self.options
+
+    @property
+    def options(self) -> PredictionOptions:
+        """What to write for each video."""
+        return PredictionOptions(
+            self.output_format, self.top_k, self.min_probability, self.batch_size
+        )
 
 
 def main(argv: list[str]):
@@ -37,16 +54,13 @@ def main(argv: list[str]):
     with without_traceback():
         config = parse(PredictConfig, argv)
         console.set_up()
-        from trainer.serving import submission
+        from trainer.data import manifest
+        from trainer.serving import loading, prediction
 
-        num_videos = submission.predict(
-            config.train_dir,
-            config.input_data_pattern,
-            config.output_file,
-            config.batch_size,
-            config.top_k,
-        )
-        print(f"Wrote predictions for {num_videos:,} videos to {config.output_file}.")
+        model = loading.load(config.train_dir)
+        files = manifest.expand(config.input_data_pattern)
+        written = prediction.predict_to_file(model, files, config.output_file, config.options)
+        print(f"Wrote predictions for {written.videos:,} videos to {config.output_file}.")
 
 
 if __name__ == "__main__":

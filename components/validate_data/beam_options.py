@@ -1,8 +1,10 @@
 """Apache Beam's pipeline options: which runner does the work, and how."""
 
 import contextlib
+import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +24,62 @@ DATAFLOW_OPTIONS = {
     "temp_location": "gs://my-bucket/tmp",
     "sdk_container_image": "REGISTRY/yt8m-dataflow:0.1.0",
 }
+
+
+def split(text: str) -> list[str]:
+    """Split a string into options, with the shell's quoting rules.
+
+    Raises:
+        UserError: a quote is not closed.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"beam_options: {error} in {text!r}.") from None
+
+
+def empty_pipeline(beam_args: Sequence[str], total_bytes: int):
+    """Return an empty Beam pipeline.
+
+    Args:
+        beam_args: Options as on a command line, e.g. ["--runner=FlinkRunner"].
+        total_bytes: Size of the data. 0 means one local process, whatever the size.
+
+    Raises:
+        UserError: An option is invalid or missing.
+    """
+    with _quiet():
+        import apache_beam as beam
+
+        options = complete(beam_args, total_bytes)
+    try:
+        return beam.Pipeline(argv=options)
+    except ValueError as error:
+        raise UserError(f"Invalid Beam options: {error}") from None
+
+
+@contextlib.contextmanager
+def runner_errors(pipeline):
+    """Turn the errors of a distributed runner (no Java, no cluster, failed job) into UserErrors."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # each runner raises its own types
+        runner = type(pipeline.runner).__name__
+        if runner == LOCAL_RUNNER:
+            raise
+        raise UserError(f"Beam's {runner} failed: {error}") from error
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Suppress Beam's warnings about missing Google services and unknown options."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def complete(beam_args: Sequence[str], total_bytes: int) -> list[str]:

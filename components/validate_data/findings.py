@@ -14,6 +14,8 @@ class Kind(NamedTuple):
     advice: str
 
 
+DRIFT = ("label_drift", "feature_drift")
+
 # In the order of the report.
 KINDS = {
     "unreadable": Kind(
@@ -131,6 +133,11 @@ KINDS = {
         "Repeated labels",
         "Write each label once; repetitions are ignored.",
     ),
+    "unusual_id": Kind(
+        "warning",
+        "Ids with commas, quotes, line breaks or bytes that are not UTF-8",
+        "Check the program that wrote the ids; in CSV files of predictions they are quoted.",
+    ),
     "file_size": Kind(
         "warning",
         "Files with an unusual number of records",
@@ -215,6 +222,10 @@ class Findings:
     def has(self, severity: str) -> bool:
         """Return whether there is a finding of this severity."""
         return any(KINDS[kind].severity == severity for kind, _ in self.found)
+
+    def has_drift(self) -> bool:
+        """Return whether there is a finding of drift."""
+        return any(kind in DRIFT for kind, _ in self.found)
 
     def as_rows(self) -> list[dict]:
         """Return one JSON object per finding, most severe first."""

@@ -90,6 +90,7 @@ def fails(findings: Findings, fail_on: str) -> bool:
     """Return whether a finding has the severity that fails the run."""
     return {
         "never": False,
+        "drift": findings.has_drift(),
         "error": findings.has("error"),
         "warning": findings.has("error") or findings.has("warning"),
     }[fail_on]
@@ -107,11 +108,10 @@ def _compare(
     """Compare each split with the training split and with the baseline."""
     first = training_split(splits)
     pairs = [(split, first, splits[first]) for split in splits if split != first]
-    pairs += [
-        (split, f"{split} (baseline)", references.baseline[split])
-        for split in splits
-        if split in references.baseline
-    ]
+    for split in splits if references.baseline else ():
+        # Data to predict, or a log of served requests, is compared with the training data.
+        name = split if split in references.baseline else training_split(references.baseline)
+        pairs.append((split, f"{name} (baseline)", references.baseline[name]))
     comparisons = []
     for split, name, other in pairs:
         comparison = drift.compare(splits[split], other)

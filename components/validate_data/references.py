@@ -11,7 +11,7 @@ from trainer.common import storage
 from trainer.common.errors import UserError
 from trainer.data.vocabulary import read_names
 
-SEVERITIES_TO_FAIL_ON = ("error", "warning", "never")
+SEVERITIES_TO_FAIL_ON = ("error", "warning", "drift", "never")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Settings:
     """Settings of a validation run. Paths are local or gs://; "" means none.
 
     Attributes:
-        fail_on: Minimum severity that fails the run: "error", "warning" or "never".
+        fail_on: Minimum severity that fails the run: "error", "warning" or "never"; or "drift",
+            which drift alone fails, as in a check of served inputs.
         vocabulary: CSV file with class names.
         baseline: statistics.json of an earlier run, to detect drift.
         schema: schema.pbtxt to enforce.

@@ -1,17 +1,15 @@
 """The validate_data step: check all records, write statistics and a report, and fail on errors."""
 
-import contextlib
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from components.validate_data.beam_options import (
-    LOCAL_RUNNER,
-    complete,
+    empty_pipeline,
     python_path_for_workers,
+    runner_errors,
 )
-from components.validate_data.findings import Example
+from components.validate_data.findings import DRIFT, Example
 from components.validate_data.output import ANOMALIES, MANIFEST, REPORT, STATISTICS, write
 from components.validate_data.references import Settings, read
 from components.validate_data.shard import Shard
@@ -59,7 +57,7 @@ def validate(
     ]
     statuses = storage.statuses(shard.path for shard in shards)
     total_bytes = sum(status.size for status in statuses.values())
-    pipeline = _pipeline(beam_args, total_bytes)
+    pipeline = empty_pipeline(beam_args, total_bytes)
     references = read(settings, record_format.num_classes)
     _clear(output_dir)
     write_result = partial(
@@ -89,18 +87,6 @@ def _clear(output_dir: str) -> None:
     storage.write_text(storage.join(output_dir, ANOMALIES), unfinished)
 
 
-def _pipeline(beam_args: Sequence[str], total_bytes: int):
-    """Return an empty Beam pipeline."""
-    with _quiet():
-        import apache_beam as beam
-
-        options = complete(beam_args, total_bytes)
-    try:
-        return beam.Pipeline(argv=options)
-    except ValueError as error:
-        raise UserError(f"Invalid Beam options: {error}") from None
-
-
 def _run(
     pipeline,
     shards: list[Shard],
@@ -112,7 +98,7 @@ def _run(
 
     from components.validate_data.pipeline import Validate
 
-    with _runner_errors(pipeline), python_path_for_workers(), pipeline:
+    with runner_errors(pipeline), python_path_for_workers(), pipeline:
         _ = (
             pipeline
             | "Files" >> beam.Create(shards, reshuffle=False)
@@ -121,32 +107,10 @@ def _run(
         )
 
 
-@contextlib.contextmanager
-def _runner_errors(pipeline):
-    """Turn the errors of a distributed runner (no Java, no cluster, failed job) into UserErrors."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # each runner raises its own types
-        runner = type(pipeline.runner).__name__
-        if runner == LOCAL_RUNNER:
-            raise
-        raise UserError(f"Beam's {runner} failed: {error}") from error
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Suppress Beam's warnings about missing Google services and unknown options."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-
-
 def _message(anomalies: list[dict], fail_on: str, report: str) -> str:
     severities = ("error",) if fail_on == "error" else ("error", "warning")
+    if fail_on == "drift":
+        anomalies = [row for row in anomalies if row["kind"] in DRIFT]
     lines = [f"Validation failed. Full report: {report}. First example of each finding:"]
     for row in anomalies:
         if row["severity"] not in severities:

@@ -1,5 +1,6 @@
 """Warnings about valid videos, computed batch by batch."""
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,11 +11,15 @@ from trainer.data.records import MAX_FRAMES, Feature, RecordFormat
 # Range of the published features' quantizer, rounded outwards.
 LOWEST, HIGHEST = -2.0, 2.01
 
+# A comma, a quote, a control character, or a byte that is not UTF-8, which parsing writes as \xNN.
+UNUSUAL_IN_ID = re.compile(r'[,"\x00-\x1f\x7f]|\\x[0-9a-f]{2}')
+
 Found = tuple[int, str, str]  # index of the video in the batch, kind of finding, reason
 
 
 def check(batch: Batch, record_format: RecordFormat) -> Iterator[Found]:
     """Yield all warnings about the videos of a batch."""
+    yield from _check_ids(batch)
     yield from _check_labels(batch)
     for i, extra in enumerate(batch.extra):
         if extra:
@@ -27,6 +32,14 @@ def check(batch: Batch, record_format: RecordFormat) -> Iterator[Found]:
             yield from _check_frames(values, batch.lengths[feature.name], feature)
         else:
             yield from _check_vectors(values, feature)
+
+
+def _check_ids(batch: Batch) -> Iterator[Found]:
+    if not UNUSUAL_IN_ID.search(" ".join(batch.ids)):
+        return
+    for i, video_id in enumerate(batch.ids):
+        if found := UNUSUAL_IN_ID.search(video_id):
+            yield i, "unusual_id", f"the id {video_id!r} contains {found[0]!r}"
 
 
 def _check_labels(batch: Batch) -> Iterator[Found]:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+from pathlib import Path
 
 from trainer.common import console
 from trainer.common.command_line import parse
@@ -17,6 +18,7 @@ from trainer.config import TrainConfig
 
 ADDRESSES = "WORKER_ADDRESSES"  # host:port of each worker, comma-separated
 MESSAGE_FILE = "WORKER_MESSAGE_FILE"  # where the reason of a failure is written
+CONNECTED_FILE = "WORKER_CONNECTED_FILE"  # created once all workers are connected
 KUBERNETES_MESSAGE_FILE = "/dev/termination-log"  # it becomes part of the pod's status
 
 RESTART = os.EX_TEMPFAIL  # exit code: all workers must restart
@@ -25,13 +27,18 @@ RESTART = os.EX_TEMPFAIL  # exit code: all workers must restart
 def main(argv: list[str]):
     """Run the command."""
     os.environ["TF_CONFIG"] = tf_config(os.environ)
+    # Its C++ code reports a lost worker in a dozen lines; what is raised in Python says as much.
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     try:
         config = parse(TrainConfig, argv)
         console.set_up(config.log_format)
-        from trainer.training import loop
+        from trainer.training import distribution, loop
 
         try:
-            loop.train(config)
+            strategy = distribution.strategy_for(config)
+            if CONNECTED_FILE in os.environ:
+                Path(os.environ[CONNECTED_FILE]).touch()
+            loop.train(config, strategy)
         except loop.WorkersMustRestart as error:
             _exit(RESTART, str(error))
         except loop.LOST_WORKER as error:  # while it connects
@@ -52,14 +59,10 @@ def tf_config(environment: dict[str, str]) -> str:
 
 
 def _exit(code: int, message: str):
-    with contextlib.suppress(OSError), open(_message_file(), "w") as file:
-        file.write(message)
+    with contextlib.suppress(OSError):
+        Path(os.environ.get(MESSAGE_FILE, KUBERNETES_MESSAGE_FILE)).write_text(message)
     logging.error("error: %s", message)
     sys.exit(code)
-
-
-def _message_file() -> str:
-    return os.environ.get(MESSAGE_FILE, KUBERNETES_MESSAGE_FILE)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.workers import manifests, status
-from components.workers.__main__ import ADDRESSES, MESSAGE_FILE, RESTART
+from components.workers.__main__ import ADDRESSES, CONNECTED_FILE, MESSAGE_FILE, RESTART
 from components.workers.cluster import Cluster
 from components.workers.manifests import RUN_LABEL
 from components.workers.status import ENDED, MUST_END, Worker
@@ -24,11 +24,12 @@ MAX_RESTARTS = 10
 POLL_SECONDS = 2
 
 # How long worker 0 may take to end by itself once another worker was lost: it saves a checkpoint,
-# and uploads it to gs://. After that it is ended, because it still waits for a connection.
+# and uploads it to gs://. While it connects, it would wait for the lost worker for ever.
 MAX_SECONDS_TO_SAVE = 600
+MAX_SECONDS_TO_CONNECT = 20
 # How long the status of the other workers may lag behind the end of worker 0.
 MAX_SECONDS_TO_END = 60
-SECONDS_TO_TERMINATE = 20
+SECONDS_TO_TERMINATE = 10
 
 
 def train(
@@ -90,7 +91,10 @@ class _Group:
         """Return the workers from 1 on; log their states when they change."""
         pods = self.cluster.pods_of_job(self.name)
         if pods is not None:
-            workers = status.workers(pods, len(self.addresses), self._created)
+            # One that has ended stays so, even if Kubernetes has removed its pod since.
+            ended = {worker.index: worker for worker in self._workers if worker.state in ENDED}
+            found = status.workers(pods, len(self.addresses), self._created)
+            workers = [ended.get(worker.index, worker) for worker in found]
             if workers != self._workers:
                 logging.info("Other workers: %s.", status.summary(workers).rstrip("."))
             self._workers = workers
@@ -131,30 +135,35 @@ def _train_together(group: _Group, argv: list[str]) -> list[Worker]:
     if _ended(group.others()):
         return [Worker(0, "stopped"), *group.others()]
     with tempfile.TemporaryDirectory() as folder:
-        message_file = Path(folder) / "message"
-        process = subprocess.Popen(
-            [*WORKER, *argv],
-            env=os.environ
-            | {ADDRESSES: ",".join(group.addresses), MESSAGE_FILE: str(message_file)},
-        )
+        message_file, connected_file = Path(folder) / "message", Path(folder) / "connected"
+        environment = {
+            ADDRESSES: ",".join(group.addresses),
+            MESSAGE_FILE: str(message_file),
+            CONNECTED_FILE: str(connected_file),
+        }
+        process = subprocess.Popen([*WORKER, *argv], env=os.environ | environment)
         try:
-            _watch(process, group)
+            ended = _watch(process, group, connected_file)
         finally:
             _terminate(process)
         message = message_file.read_text() if message_file.exists() else ""
     _wait(lambda: all(worker.state in ENDED for worker in group.others()), MAX_SECONDS_TO_END)
-    return [Worker(0, *_end(process.returncode, message)), *group.others()]
+    state = _end(process.returncode, message) if ended else ("stopped",)
+    return [Worker(0, *state), *group.others()]
 
 
-def _watch(process: subprocess.Popen, group: _Group):
-    """Wait for the end of worker 0, which ends by itself after another worker was lost."""
+def _watch(process: subprocess.Popen, group: _Group, connected_file: Path) -> bool:
+    """Wait for the end of worker 0, which ends by itself after another worker was lost.
+
+    Returns:
+        Whether it ended by itself.
+    """
     while process.poll() is None:
         if any(worker.state in MUST_END for worker in group.others()):
-            if not _wait(lambda: process.poll() is not None, MAX_SECONDS_TO_SAVE):
-                logging.warning("Worker 0 still waits for another worker. Ending it.")
-                process.terminate()
-            return
+            seconds = MAX_SECONDS_TO_SAVE if connected_file.exists() else MAX_SECONDS_TO_CONNECT
+            return _wait(lambda: process.poll() is not None, seconds)
         time.sleep(POLL_SECONDS)
+    return True
 
 
 def _wait(condition, seconds: float) -> bool:
@@ -185,7 +194,7 @@ def _end(code: int, message: str) -> tuple[str, str]:
     if code == 0:
         return "succeeded", ""
     if code in (RESTART, 128 + signal.SIGTERM, -signal.SIGTERM):
-        return "stopped", message
+        return "stopped", ""
     if code == -signal.SIGKILL:
         return "failed", "It was killed, probably at its memory limit. Increase node_memory."
     return "failed", message or f"It ended with exit code {code}. See the log."

@@ -82,7 +82,7 @@ def _end(terminated: V1ContainerStateTerminated) -> tuple[str, str]:
     if code == 0:
         return "succeeded", ""
     if code in (RESTART, 128 + signal.SIGTERM):
-        return "stopped", message
+        return "stopped", ""
     if code > 128:
         return "lost", f"killed by {_signal_name(code - 128)}"
     if "Traceback (most recent call last)" in message:  # the end of the log

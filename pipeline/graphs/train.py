@@ -9,12 +9,12 @@ from kfp import dsl, kubernetes
 
 from components import ops
 from components.train import FLAGS
+from components.workers.manifests import QUEUE_LABEL
 from pipeline.parameters import Parameter, parameters_of
 from pipeline.profiles import profile as profiles
 from pipeline.profiles.profile import Profile
 
 NAME = "yt8m-pipeline"
-DEFAULT_PROFILE = "cpu"
 
 # Defaults that differ from the trainer's: both features of the video-level data set.
 FLAG_DEFAULTS = {
@@ -43,6 +43,9 @@ GROUPS = {
     "Resources of the training step": ("accelerator_", "num_workers", "node_"),
     "Run": ("run_name", "reuse_training"),
 }
+
+
+NUMERALS = {2: "two", 3: "three"}
 
 
 @dataclass(frozen=True)
@@ -74,17 +77,32 @@ def build(images: Images, target: Target, profile: Profile | None = None):
     Args:
         profile: What the steps ask of a cluster. None: what is in profiles/cpu.toml.
     """
-    profile = profile or profiles.read(DEFAULT_PROFILE)
-    # A pipeline for each profile, so that its newest version has the same profile.
-    name = NAME if profile.name == DEFAULT_PROFILE else f"{NAME}-{_slug(profile.name)}"
+    profile = profile or profiles.read(profiles.DEFAULT)
     function = _pipeline(images, target, profile)
     function = _with_flags(function, () if target.has_kubernetes else KUBEFLOW_ONLY)
+    return described(function, NAME, profile, GROUPS)
+
+
+def described(function, name: str, profile: Profile, groups: dict[str, tuple[str, ...]]):
+    """Return the pipeline of a function, described by its docstring and tables of its parameters.
+
+    Args:
+        function: The pipeline's function.
+        name: The pipeline's name.
+        profile: Its name is a part of the pipeline's, except for the default.
+        groups: A table's title -> parameters, or prefixes; an empty one has all others.
+    """
+    # A pipeline for each profile, so that its newest version has the same profile.
+    if profile.name != profiles.DEFAULT:
+        name = f"{name}-{_slug(profile.name)}"
     plain = dsl.pipeline(function, name=name)
-    description = _description(plain.description, parameters_of(plain))
+    description = _description(plain.description, parameters_of(plain), groups)
     return dsl.pipeline(function, name=name, description=description)
 
 
-def _description(text: str, parameters: dict[str, Parameter]) -> str:
+def _description(
+    text: str, parameters: dict[str, Parameter], groups: dict[str, tuple[str, ...]]
+) -> str:
     """The pipeline's description, in Markdown.
 
     Kubeflow's UI shows it in a narrow card that does not scroll, and keeps line breaks. So each
@@ -92,31 +110,34 @@ def _description(text: str, parameters: dict[str, Parameter]) -> str:
 
     Args:
         text: A line of summary, and the lines of a paragraph.
+        parameters: Name -> parameter.
+        groups: As in `described`.
     """
     summary, _, paragraph = text.partition("\n")
-    groups = {title: [] for title in GROUPS}
+    grouped = {title: [] for title in groups}
     for name in parameters:
-        groups[_group(name)].append(name)
-    lines = [f"- `{name}`: {parameters[name].description}" for name in groups.pop("Required")]
+        grouped[_group(name, groups)].append(name)
+    required = grouped.pop("Required")
+    lines = [f"- `{name}`: {parameters[name].description}" for name in required]
     lines += [
         f"- **{title}**: {', '.join(f'`{name}`' for name in names)}"
-        for title, names in groups.items()
+        for title, names in grouped.items()
     ]
     parts = [
         summary,
         " ".join(paragraph.split()),
-        "**Parameters**, of which the first three are required "
-        "(`make run ARGS=--help` explains all):",
+        f"**Parameters**, of which the first {NUMERALS[len(required)]} are required "
+        "(`make run ARGS=--list-parameters` explains all):",
         "\n".join(lines),
     ]
     return "\n\n".join(parts)
 
 
-def _group(name: str) -> str:
-    for title, names in GROUPS.items():
+def _group(name: str, groups: dict[str, tuple[str, ...]] = GROUPS) -> str:
+    for title, names in groups.items():
         if any(name == other or (other[-1] == "_" and name.startswith(other)) for other in names):
             return title
-    return "Training"
+    return next(title for title, names in groups.items() if not names)
 
 
 def _slug(name: str) -> str:
@@ -167,7 +188,7 @@ def _types(flag) -> tuple[type, ...]:
 
 
 def _pipeline(images: Images, target: Target, profile: Profile):
-    configure = _configurer(target, profile)
+    configure = configurer(target, profile)
 
     def train_and_publish(
         train_data: str,
@@ -299,6 +320,8 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 # A pod's own /dev/shm is 64 MiB, too little for GPUs to talk to each other.
                 size = profile.train.shared_memory
                 kubernetes.empty_dir_mount(trained, "shm", "/dev/shm", "Memory", size)
+                if profile.train.queue:
+                    kubernetes.add_pod_label(trained, QUEUE_LABEL, profile.train.queue)
             else:
                 trained.set_cpu_limit(node_cpu)  # by which Vertex AI chooses a machine
 
@@ -339,7 +362,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
     return train_and_publish
 
 
-def _configurer(target: Target, profile: Profile):
+def configurer(target: Target, profile: Profile):
     """Return the function that sets what every step has: its name, image, retries and resources."""
 
     def configure(task, display_name: str, image: str, retries: int, cache: bool = False):

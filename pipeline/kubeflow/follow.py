@@ -166,18 +166,26 @@ def _line(step: Step, title: str, needs: str | None, waited: int) -> str:
     return line
 
 
-def failure(client, run: V2beta1Run, steps: dict[str, str]) -> tuple[str, str]:
-    """Return the step that failed first, by its name to show, and why; empty where unknown."""
+def failure(
+    client, run: V2beta1Run, steps: dict[str, str], namespace: str = "kubeflow"
+) -> tuple[str, str]:
+    """Return the step that failed first, by its name to show, and why; empty where unknown.
+
+    Args:
+        namespace: That of the run's pods.
+    """
     failed = [step for step in started_steps(run, steps) if step.state == "FAILED"]
     if not failed:
         return "", (run.error and run.error.message) or ""
     step = min(failed, key=lambda step: str(step.ended))
-    log = _log(client, run, step)
-    return steps[step.name], reason(list(without_kfp(log.splitlines())), 1) if log else ""
+    node = _failed_node(run, step)
+    log = _log(client, run, node, namespace) if node else ""
+    lines = list(without_kfp(log.splitlines()))
+    return steps[step.name], reason(lines, 1) if lines else ""
 
 
-def _log(client, run: V2beta1Run, step: Step) -> str:
-    """The log of a failed step's last try; empty where it cannot be read."""
+def _failed_node(run: V2beta1Run, step: Step) -> str:
+    """Argo's id of the node that was a failed step's last try; empty where unknown."""
     (task,) = [task for task in _tasks(run) if task.display_name == step.name][-1:]
     tries = [
         pod
@@ -185,19 +193,33 @@ def _log(client, run: V2beta1Run, step: Step) -> str:
         if pod.display_name == "executor" and pod.state == "FAILED" and _is_executor_of(pod, task)
     ]
     nodes = [child.pod_name for pod in tries for child in pod.child_tasks or [] if child.pod_name]
-    if not nodes:
-        return ""
-    try:
-        # The one path of the API that answers with a log; the newer versions of it do not.
-        log = client.runs.api_client.call_api(
-            "/apis/v1alpha1/runs/{run}/nodes/{node}/log",
-            "GET",
-            path_params={"run": run.run_id, "node": nodes[-1]},
-            auth_settings=["Bearer"],
-            response_type="object",
-            _return_http_data_only=True,
-        )
-    except (ApiException, urllib3.exceptions.HTTPError):
-        return ""  # the run's page, which is linked, shows it
-    # Of a log that cannot be read, the server says so in JSON, with the status 200.
-    return log if isinstance(log, str) else ""
+    return nodes[-1] if nodes else ""
+
+
+def _log(client, run: V2beta1Run, node: str, namespace: str) -> str:
+    """The log of a node's pod; empty where it cannot be read."""
+
+    def get(path: str, query: dict[str, str]) -> str:
+        try:
+            log = client.runs.api_client.call_api(
+                path,
+                "GET",
+                query_params=query,
+                auth_settings=["Bearer"],
+                response_type="object",
+                _return_http_data_only=True,
+            )
+        except (ApiException, urllib3.exceptions.HTTPError, kubeflow.WebPage):
+            return ""  # the run's page, which is linked, shows it
+        # Of a log that cannot be read, the server says so in JSON, with the status 200.
+        return log if isinstance(log, str) else ""
+
+    # The one path of the API that answers with a log; the newer versions of the API have none.
+    log = get(f"/apis/v1alpha1/runs/{run.run_id}/nodes/{node}/log", {})
+    if not log:
+        # The UI does not pass that path on to the API, and has one of its own for a pod's log.
+        workflow, _, number = node.rpartition("-")
+        pod = f"{workflow}-retry-system-container-impl-{number}"
+        query = {"podname": pod, "podnamespace": namespace, "runid": run.run_id}
+        log = get("/k8s/pod/logs", query)
+    return log

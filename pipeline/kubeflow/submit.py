@@ -48,7 +48,8 @@ def submit(config, compiled, values: dict) -> int:
         except KeyboardInterrupt:
             print("\nThe run continues, but is no longer followed.", file=sys.stderr)
             return 130
-        return _tell(client, run, compiled.steps, link)
+        namespace = connection.namespace or "kubeflow"
+        return _tell(client, run, compiled.steps, link, namespace)
 
 
 def _needs(compiled, values: dict) -> dict[str, str]:
@@ -96,7 +97,7 @@ def _create(client, config, experiment_id, version: tuple[str, str], name, value
     return kubeflow.ensure(find, create, look_first=False)[0]
 
 
-def _tell(client, run, steps: dict[str, str], link: str) -> int:
+def _tell(client, run, steps: dict[str, str], link: str, namespace: str) -> int:
     """Print how the run ended; return the exit code."""
     state = follow.state(run)
     if state not in follow.EXIT_CODES:
@@ -108,7 +109,7 @@ def _tell(client, run, steps: dict[str, str], link: str) -> int:
     was = "was " if state in ("CANCELED", "SKIPPED") else ""
     print(f"The run {was}{state.lower()}.")
     if state == "FAILED":
-        step, why = follow.failure(client, run, steps)
+        step, why = follow.failure(client, run, steps, namespace)
         print(f"error: {step or 'The run'} failed{': ' + why if why else '.'}", file=sys.stderr)
         print(f"Run: {link}", file=sys.stderr)
     return follow.EXIT_CODES[state]

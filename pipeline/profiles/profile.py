@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 from trainer.common.errors import UserError
 
 FOLDER = Path(__file__).parent
+DEFAULT = "cpu"
 
 # As in Kubernetes, e.g. 500m CPUs, 8Gi of memory.
 Cpu = Annotated[str, Field(pattern=r"^(\d+(\.\d+)?|\d+m)$")]
@@ -20,7 +21,7 @@ class _Table(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Train(_Table):
-    """Resources of the training step. A run can override all but shared_memory and retries.
+    """Resources of the training step. A run can override all but shared_memory, queue and retries.
 
     Attributes:
         accelerator_type: Target ("kubeflow", "vertex") -> its name of the accelerator.
@@ -31,6 +32,7 @@ class Train(_Table):
             the memory. The default of container runtimes, 64 MiB, is too small.
         node_selector: Labels of the nodes that it may run on.
         tolerations: Tolerations of node taints, as in Kubernetes.
+        queue: Kueue's LocalQueue of the training step and of its workers. Empty: none.
         retries: Maximum number of retries, e.g. after its node is lost.
     """
 
@@ -41,6 +43,7 @@ class Train(_Table):
     shared_memory: Memory = "2Gi"
     node_selector: dict[str, str] = {}
     tolerations: list[dict[str, Any]] = []
+    queue: str = ""
     retries: int = 3
 
 

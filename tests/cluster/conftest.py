@@ -1,6 +1,7 @@
 """A real Kubeflow: the one at KF_PIPELINES_ENDPOINT, in the cluster of the current kubeconfig.
 
-It must have what docs/kind.md sets up: the images on its nodes, and the volume claim yt8m.
+It must have what docs/kind.md sets up: the images on its nodes (with the tag YT8M_IMAGE_TAG, if it
+is set), and the volume claim yt8m. test_kubernetes.py needs only the images, and a Kubernetes.
 """
 
 import json
@@ -147,9 +148,21 @@ def wait_for(condition: Callable, seconds: float = 300):
 
 
 @pytest.fixture(scope="session")
+def core() -> kubernetes.client.CoreV1Api:
+    """The API of the current kubeconfig's cluster, if it may be used."""
+    if not os.environ.get("KF_PIPELINES_ENDPOINT") and os.environ.get("YT8M_KUBERNETES") != "1":
+        pytest.skip(
+            "NOT RUN, for it needs a Kubernetes cluster: YT8M_KUBERNETES=1 runs it in that of the "
+            "current kubeconfig"
+        )
+    kubernetes.config.load_kube_config()
+    return kubernetes.client.CoreV1Api()
+
+
+@pytest.fixture(scope="session")
 def cluster(tmp_path_factory) -> Iterator[Cluster]:
     if not os.environ.get("KF_PIPELINES_ENDPOINT"):
-        pytest.skip("no Kubeflow cluster: KF_PIPELINES_ENDPOINT names none")
+        pytest.skip("NOT RUN, for it needs Kubeflow: KF_PIPELINES_ENDPOINT names none")
     kubernetes.config.load_kube_config()
     config = CompileConfig(str(tmp_path_factory.mktemp("build")), profile=PROFILE)
     pipeline = compile_pipeline(config, IMAGES)["kubeflow"]

@@ -1,5 +1,6 @@
 """Security settings of the Kubernetes manifests, the workflows and the Terraform configuration."""
 
+import json
 import re
 
 import pytest
@@ -12,9 +13,14 @@ MANIFESTS = [
     for file in sorted((ROOT / "infra" / "kubernetes").glob("*.yaml"))
     for manifest in yaml.safe_load_all(file.read_text())
 ]
+JOBS = [
+    {"metadata": m["metadata"], "kind": "Job", "spec": m["spec"]["jobTemplate"]["spec"]}
+    for m in MANIFESTS
+    if m["kind"] == "CronJob"
+]
 PODS = {
     manifest["metadata"]["name"]: manifest if manifest["kind"] == "Pod" else template
-    for manifest in MANIFESTS
+    for manifest in [*MANIFESTS, *JOBS]
     if (template := manifest.get("spec", {}).get("template")) or manifest["kind"] == "Pod"
 }
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -68,6 +74,31 @@ def test_accounts_of_steps_cannot_create_pods_or_read_all_secrets():
             assert rule["resourceNames"] == ["mlpipeline-minio-artifact"]
 
 
+def test_who_may_create_jobs_is_held_to_the_policy():
+    allowed = {
+        (resource, verb)
+        for rule in named("Role", "yt8m-workers")["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert allowed == {
+        ("pods", "get"),
+        ("pods", "list"),
+        ("jobs", "create"),
+        ("jobs", "delete"),
+        ("services", "create"),
+        ("services", "list"),
+        ("services", "delete"),
+    }
+    policy = named("ValidatingAdmissionPolicy", "yt8m-workers")["spec"]
+    (condition,) = policy["matchConditions"]
+    for account in named("RoleBinding", "yt8m-workers")["subjects"]:
+        assert f":{account['name']}'" in condition["expression"]
+    assert policy["failurePolicy"] == "Fail"
+    binding = named("ValidatingAdmissionPolicyBinding", "yt8m-workers")["spec"]
+    assert binding == {"policyName": "yt8m-workers", "validationActions": ["Deny"]}
+
+
 def test_terraform_binds_the_accounts_of_the_manifests():
     terraform = (ROOT / "infra/gke/accounts.tf").read_text()
     assert "[${var.namespace}/yt8m-${each.key}]" in terraform
@@ -119,3 +150,35 @@ def test_workflows_pin_actions_and_limit_permissions(file):
         for step in job["steps"]:
             if step.get("uses", "").startswith("actions/checkout@"):
                 assert step["with"]["persist-credentials"] is False
+
+
+@pytest.mark.parametrize("name", ["yt8m", "yt8m-tensorflow"])
+def test_kserve_knows_every_field_of_the_inference_services(name, monkeypatch):
+    """KServe's client leaves out fields that it does not know."""
+    kserve = pytest.importorskip("kserve")
+    import kubernetes
+    from kserve.api_client import ApiClient
+
+    for model in dir(kubernetes.client.models):  # the types of Kubernetes in those of KServe
+        if model.startswith("V1") and not hasattr(kserve.models, model):
+            value = getattr(kubernetes.client.models, model)
+            monkeypatch.setattr(kserve.models, model, value, raising=False)
+    manifest = named("InferenceService", name)
+
+    class Response:
+        data = json.dumps(manifest)
+
+    client = ApiClient()
+    parsed = client.deserialize(Response, kserve.V1beta1InferenceService)
+    known = client.sanitize_for_serialization(parsed)
+    known["spec"]["predictor"].get("model", {}).pop("name", None)  # which KServe fills in
+    assert known == manifest
+
+
+def test_drift_is_checked_on_what_the_server_logs():
+    (server,) = PODS["yt8m-serving"]["spec"]["containers"]
+    (folder,) = [a.partition("=")[2] for a in server["args"] if a.startswith("--log_dir=")]
+    (job,) = [m for m in MANIFESTS if m["kind"] == "CronJob"]
+    (check,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert f'--input serving="{folder}/$day/*.tfrecord"' in check["args"][0]
+    assert "--fail_on=drift" in check["args"][0]

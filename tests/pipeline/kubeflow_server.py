@@ -60,6 +60,7 @@ class KubeflowServer:
             recorded run; the last stays.
         page_size: Most items in an answer.
         logs: Argo's node id -> the log of that pod.
+        is_ui: Whether it is the UI, which does not pass on every path to the API.
     """
 
     def __init__(self):
@@ -72,6 +73,7 @@ class KubeflowServer:
         self.script = []
         self.page_size = 2
         self.logs = {}
+        self.is_ui = False
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (_Handler,), {"app": self}))
         self._server.handle_error = lambda *_: None  # a client that has hung up
@@ -104,7 +106,7 @@ class KubeflowServer:
         with self._lock:
             for of_method, pattern, respond in self._routes():
                 match = re.fullmatch(
-                    pattern if pattern.startswith("/apis") else API + pattern, path
+                    pattern if pattern.startswith(("/apis", "/k8s")) else API + pattern, path
                 )
                 if match and of_method == method:
                     return respond(*match.groups(), query, content)
@@ -114,6 +116,7 @@ class KubeflowServer:
         kind = "(pipelines|experiments|runs|recurringruns)"
         return [
             ("GET", "/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", self._log),
+            ("GET", "/k8s/pod/logs", self._pod_log),
             ("GET", "/healthz", self._health),
             ("POST", "/pipelines/upload_version", self._upload_version),
             ("GET", "/pipelines/([^/]+)/versions", lambda i, q, b: self._list("versions", q, i)),
@@ -296,6 +299,12 @@ class KubeflowServer:
         # A success all the same.
         return json.dumps({"error_message": words, "error_details": words}, separators=(",", ":"))
 
+    def _pod_log(self, query: dict, content: bytes) -> str:
+        node = query["podname"].replace("-retry-system-container-impl", "")
+        if not (self.is_ui and query["podnamespace"] == "kubeflow" and node in self.logs):
+            raise Refusal(404, "Not Found")
+        return self.logs[node]
+
     def _switch(self, item_id: str, to: str, query: dict, content: bytes) -> dict:
         if item_id not in self.items["recurringruns"]:
             raise not_found(
@@ -360,6 +369,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, b"<html><title>Sign in | Dex</title></html>", "text/html")
         if self.app.token and self.headers.get("Authorization") != f"Bearer {self.app.token}":
             return self._refuse_stranger()
+        if self.app.is_ui and url.path.startswith("/apis/v1alpha1/"):
+            return self._send(404, b"<!DOCTYPE html><title>Error</title>", "text/html")
         fault = self.app.fault(self.command, url.path)
         if isinstance(fault, float):
             time.sleep(fault)

@@ -11,6 +11,7 @@ from pipeline.compile import CompileConfig
 from pipeline.doctor import DoctorConfig
 from pipeline.paths import ROOT
 from pipeline.profiles import profile
+from pipeline.run import known_parameters
 from pipeline.schedule import ScheduleConfig
 from pipeline.submit import SubmitConfig
 
@@ -36,9 +37,15 @@ def commands(file: Path) -> list[tuple[str, str]]:
     return re.findall(r"\bmake ([a-z-]+)([^\n`&#]*)", text)
 
 
+@pytest.fixture(scope="module")
+def parameters_of(compiled) -> dict[str, dict]:
+    """Pipeline -> its parameters by name."""
+    train = package.read(str(compiled["kubeflow"])).parameters
+    return {"train": train, "predict": known_parameters("predict")}
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_documented_commands_exist(file, compiled):
-    parameters = package.read(str(compiled["kubeflow"])).parameters
+def test_documented_commands_exist(file, parameters_of):
     for target, rest in commands(file):
         assert target in TARGETS, target
         for name in re.findall(r"PROFILE=([a-z0-9-]+)(?:\s|$)", rest):
@@ -48,6 +55,7 @@ def test_documented_commands_exist(file, compiled):
         known = {field.name for field in fields(CONFIGS[target])}
         for name in re.findall(r"--([a-z_-]+)", rest):
             assert name.removeprefix("no-").replace("-", "_") in known, f"--{name}"
+        parameters = parameters_of["predict" if "PIPELINE=predict" in rest else "train"]
         for name in re.findall(r"[ '\"]([a-z][a-z_0-9]+)=", rest):
             assert name in parameters, name
 

@@ -357,6 +357,18 @@ def test_failed_step_is_named_with_its_message(server, run):
     )
 
 
+def test_failed_step_is_named_with_its_message_through_the_ui(server, run):
+    executor = task("executor", "FAILED", 1, 4, child_tasks=[{"pod_name": "yt8m-abcde-12"}])
+    server.script = [{"state": "FAILED", "tasks": [executor, task("train", "FAILED", 0, 5)]}]
+    server.is_ui = True
+    server.logs["yt8m-abcde-12"] = (
+        "ValueError: no\n"
+        'time=2026-11-25T15:27:00.403Z level=INFO msg="sub-process exited" argo=true error="exit '
+        'status 1"\nError: exit status 1\n'
+    )
+    assert run("--wait")[2].startswith("error: Train failed: ValueError: no\nRun: ")
+
+
 def test_failed_step_without_a_log_is_named(server, run):
     executor = task("executor", "FAILED", 1, 4, child_tasks=[{"pod_name": "node-0"}])
     server.script = [{"state": "FAILED", "tasks": [executor, task("train", "FAILED", 0, 5)]}]

@@ -130,7 +130,8 @@ def test_a_frame_level_model_takes_nothing_but_frames(name):
         parsed(f"--model={name}")
     assert str(raised.value) == (
         f"--model={name} takes frame-level features; got --noframe_features. Say "
-        "--frame_features, or choose one of ['LogisticModel', 'MoeModel']."
+        "--frame_features, or choose one of ['GatedMlpModel', 'KernelModel', 'LogisticModel', "
+        "'MoeModel', 'RoutedExpertsModel']."
     )
 
 

@@ -150,7 +150,7 @@ def read_json(path: str, *keys: str) -> dict:
 def write_bytes(path: str, data: bytes) -> None:
     """Create or replace a file atomically: readers see the old content or the new one.
 
-    Missing folders are created.
+    Missing folders are created. A link is followed; a device or a pipe is written to.
     """
     write_file(path, io.BytesIO(data))
 
@@ -172,11 +172,13 @@ def write_text(path: str, text: str) -> None:
 
 
 def remove_temporary_files(path: str) -> None:
-    """Remove what killed processes left of writing the local file `path`.
+    """Remove what killed processes left of writing the file `path`.
 
     No process may be writing the file.
     """
-    folder, name = map(local_glob.escape, os.path.split(_local(path)))
+    if is_remote(path):
+        return  # an upload that does not end leaves nothing
+    folder, name = map(local_glob.escape, os.path.split(os.path.realpath(path)))
     for temporary in local_glob.glob(os.path.join(folder, f".{name}.*.tmp")):
         os.remove(temporary)
 
@@ -293,6 +295,11 @@ def _local_files_below(folder: str) -> list[str]:
 
 
 def _write_local(path: str, source: BinaryIO) -> None:
+    path = os.path.realpath(path)
+    if os.path.exists(path) and not os.path.isfile(path):  # a device, which must not be replaced
+        with open(path, "wb") as file:
+            shutil.copyfileobj(source, file, _CHUNK)
+        return
     folder, name = os.path.split(path)
     os.makedirs(folder or ".", exist_ok=True)
     # In the same folder, so that renaming is atomic; with a dot, so that no glob matches it.

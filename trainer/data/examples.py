@@ -58,11 +58,13 @@ def parse(serialized: bytes, record_format: RecordFormat) -> Video:
     return video
 
 
-def first_error(paths: Iterable[str], record_format: RecordFormat) -> str | None:
+def first_error(
+    paths: Iterable[str], record_format: RecordFormat, ignored_kinds: Sequence[str] = ()
+) -> str | None:
     """Return the first invalid record's file, number and problem; None if all are valid."""
     errors: list[str] = []
     for path in paths:
-        for _ in good_records(path, record_format, errors.append):
+        for _ in good_records(path, record_format, errors.append, ignored_kinds):
             if errors:
                 break
         if errors:
@@ -71,13 +73,22 @@ def first_error(paths: Iterable[str], record_format: RecordFormat) -> str | None
 
 
 def good_records(
-    path: str, record_format: RecordFormat, on_bad_record: Callable[[str], None]
+    path: str,
+    record_format: RecordFormat,
+    on_bad_record: Callable[[str], None],
+    ignored_kinds: Sequence[str] = (),
 ) -> Iterator[bytes]:
-    """Yield the valid records of a file; call `on_bad_record` with the problem of each other."""
+    """Yield the valid records of a file; call `on_bad_record` with the problem of each other.
+
+    Problems of `ignored_kinds` do not make a record invalid.
+    """
     for number, record in enumerate(scan_records(path), start=1):
         if isinstance(record, BadRecord):
             on_bad_record(str(record))
-        elif problems := inspect(record, record_format)[1]:
+            continue
+        problems = inspect(record, record_format)[1]
+        problems = [problem for problem in problems if problem.kind not in ignored_kinds]
+        if problems:
             on_bad_record(f"{path}, record {number}: {problems[0].reason}.")
         else:
             yield record

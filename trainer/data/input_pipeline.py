@@ -12,7 +12,7 @@ A batch is a dict:
 import contextlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tensorflow as tf
 
@@ -37,6 +37,29 @@ class Position:
     videos: int = 0
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """A part of the videos, chosen by a hash of their records.
+
+    Attributes:
+        fraction: fraction of the videos.
+        seed: chooses another part.
+        invert: whether to choose all others instead.
+    """
+
+    fraction: float
+    seed: int = 0
+    invert: bool = False
+
+    def complement(self) -> "HeldOut":
+        return replace(self, invert=not self.invert)
+
+    def contains(self, record: tf.Tensor) -> tf.Tensor:
+        """Whether a serialized record, a string scalar, belongs to the part."""
+        bucket = tf.strings.to_hash_bucket_strong(record, 10000, [self.seed, 0])
+        return (bucket < round(self.fraction * 10000)) != self.invert
+
+
 def training_batches(
     files: list[str],
     record_format: RecordFormat,
@@ -46,6 +69,7 @@ def training_batches(
     seed: int,
     start: Position = Position(),
     on_bad_record: Callable[[str], None] | None = None,
+    held_out: HeldOut | None = None,
 ) -> tf.data.Dataset:
     """Return the batches of a training run, each video once per epoch.
 
@@ -62,6 +86,7 @@ def training_batches(
         start: position of the first batch.
         on_bad_record: function to call with the reason for each bad record, which is then skipped.
             This checks every record in Python and is slower. If None, a bad record is an error.
+        held_out: videos to leave out.
 
     Returns:
         A dataset of (batch, epoch) pairs.
@@ -74,6 +99,8 @@ def training_batches(
         seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
         order = tf.random.experimental.stateless_shuffle(tf.constant(files), seeds)
         records = _records(tf.data.Dataset.from_tensor_slices(order), num_readers, read)
+        if held_out:
+            records = records.filter(held_out.complement().contains)
         shuffle_seed = tf.random.stateless_uniform([], seeds, 1, 2**31 - 1, tf.int64)
         records = records.shuffle(buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
         done = tf.where(epoch == start.epoch, tf.constant(start.videos, tf.int64), 0)
@@ -92,25 +119,42 @@ def training_batches(
 
 
 def batches(
-    files: list[str], record_format: RecordFormat, batch_size: int, num_readers: int = 1
+    files: list[str],
+    record_format: RecordFormat,
+    batch_size: int,
+    num_readers: int = 1,
+    labels: bool = True,
+    held_out: HeldOut | None = None,
 ) -> tf.data.Dataset:
-    """Return batches of every video once; with one reader, in the order of files and records."""
-    batches = batches_in_formats(files, [record_format], batch_size, num_readers)
+    """Return batches of every video once; with one reader, in the order of files and records.
+
+    Without `labels`, those of the records are ignored, and a batch has none. With `held_out`, only
+    videos of that part are returned.
+    """
+    formats = [record_format]
+    batches = batches_in_formats(files, formats, batch_size, num_readers, labels, held_out)
     return batches.map(lambda batch: batch)
 
 
 def batches_in_formats(
-    files: list[str], record_formats: list[RecordFormat], batch_size: int, num_readers: int = 1
+    files: list[str],
+    record_formats: list[RecordFormat],
+    batch_size: int,
+    num_readers: int = 1,
+    labels: bool = True,
+    held_out: HeldOut | None = None,
 ) -> tf.data.Dataset:
     """Return batches of every video once, each read once and parsed in every format.
 
     Elements are tuples with one batch per format.
     """
     records = _records(tf.data.Dataset.from_tensor_slices(files), num_readers)
+    if held_out:
+        records = records.filter(held_out.contains)
     return (
         records.batch(batch_size)
         .map(
-            lambda batch: tuple(parse(batch, record_format) for record_format in record_formats),
+            lambda batch: tuple(parse(batch, each, labels) for each in record_formats),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
@@ -188,38 +232,43 @@ def _records(files: tf.data.Dataset, num_readers: int, read: Callable = _read) -
     )
 
 
-def parse(records: tf.Tensor, record_format: RecordFormat) -> dict[str, tf.Tensor]:
-    """Parse serialized records, [batch] string, into a batch.
+def parse(
+    records: tf.Tensor, record_format: RecordFormat, labels: bool = True
+) -> dict[str, tf.Tensor]:
+    """Parse serialized records, [batch] string, into a batch, with or without labels.
 
     Raises:
         tf.errors.InvalidArgumentError: a record does not match `record_format`. The message names
             neither file nor record; `explained` finds them.
     """
-    if record_format.frame_features:
-        return _parse_frame_level(records, record_format)
-    return _parse_video_level(records, record_format)
+    context = dict(_IDS)
+    if labels:
+        context[LABELS_KEY] = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
+    parse_level = _parse_frame_level if record_format.frame_features else _parse_video_level
+    parsed, features = parse_level(records, record_format, context)
+    ids = tf.where(parsed[ID_KEYS[0]] == "", parsed[ID_KEYS[1]], parsed[ID_KEYS[0]])
+    batch = {"id": ids} | features
+    return batch | {"labels": _labels(parsed[LABELS_KEY], record_format)} if labels else batch
 
 
-_IDS_AND_LABELS = {key: tf.io.FixedLenFeature([], tf.string, "") for key in ID_KEYS} | {
-    LABELS_KEY: tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
-}
+_IDS = {key: tf.io.FixedLenFeature([], tf.string, "") for key in ID_KEYS}
 
 
-def _parse_video_level(records, record_format):
+def _parse_video_level(records, record_format, context):
     spec = {f.name: tf.io.FixedLenFeature([f.size], tf.float32) for f in record_format.features}
-    parsed = tf.io.parse_example(records, _IDS_AND_LABELS | spec)
+    parsed = tf.io.parse_example(records, context | spec)
     features = tf.concat([parsed[f.name] for f in record_format.features], axis=1)
-    return _id_and_labels(parsed, record_format) | {"features": features}
+    return parsed, {"features": features}
 
 
-def _parse_frame_level(records, record_format):
+def _parse_frame_level(records, record_format, context):
     features = record_format.features
     spec = {f.name: tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64) for f in features}
-    context, frames, _ = tf.io.parse_sequence_example(records, _IDS_AND_LABELS, spec)
+    parsed, frames, _ = tf.io.parse_sequence_example(records, context, spec)
     num_frames = frames[features[0].name].row_lengths()
     for feature in features:  # a missing feature has no frames
         tf.debugging.assert_positive(frames[feature.name].row_lengths())
-    return _id_and_labels(context, record_format) | {
+    return parsed, {
         "features": tuple(_frame_matrix(frames[f.name], f.size) for f in features),
         "num_frames": tf.cast(tf.minimum(num_frames, MAX_FRAMES), tf.int32),
     }
@@ -239,24 +288,25 @@ def _frame_matrix(frames: tf.RaggedTensor, size: int) -> tf.Tensor:
     return values.to_tensor(shape=[None, MAX_FRAMES, size])
 
 
-def _id_and_labels(parsed, record_format):
-    ids = tf.where(parsed[ID_KEYS[0]] == "", parsed[ID_KEYS[1]], parsed[ID_KEYS[0]])
-    labels = parsed[LABELS_KEY].to_tensor(default_value=-1)
+def _labels(class_ids, record_format):
+    """Return the distinct class ids of a ragged tensor, then -1: "labels" of a batch."""
+    labels = class_ids.to_tensor(default_value=-1)
     most = tf.shape(labels)[1]
     slots = LABEL_SLOTS * tf.maximum((most + LABEL_SLOTS - 1) // LABEL_SLOTS, 1)
     labels = tf.pad(labels, [[0, 0], [0, slots - most]], constant_values=-1)
-    values = parsed[LABELS_KEY].flat_values
+    values = class_ids.flat_values
     in_range = (values >= 0) & (values < record_format.num_classes)
     with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(in_range), ["label range"])]):
         labels = tf.cast(tf.sort(labels, axis=1, direction="DESCENDING"), tf.int32)
     again = tf.pad(labels[:, 1:] == labels[:, :-1], [[0, 0], [1, 0]])
-    return {"id": ids, "labels": tf.where(again, -1, labels)}
+    return tf.where(again, -1, labels)
 
 
 @contextlib.contextmanager
-def explained(files: list[str], record_format: RecordFormat):
+def explained(files: list[str], record_format: RecordFormat, labels: bool = True):
     """Turn a failure to read `files` into a UserError that names file, record and reason.
 
+    Without `labels`, a missing id and invalid labels are no reason.
     Running out of memory, in reading or in a step, is reported without searching the files.
     """
     try:
@@ -266,7 +316,8 @@ def explained(files: list[str], record_format: RecordFormat):
         raise UserError(f"Out of memory. Reduce --batch_size. {wanted}") from e
     # UnicodeDecodeError: TensorFlow quotes bytes of the record in its message, which is not UTF-8.
     except (tf.errors.OpError, UnicodeDecodeError) as e:
-        reason = examples.first_error(files, record_format)
+        ignored = () if labels else ("no_id", "label_out_of_range")
+        reason = examples.first_error(files, record_format, ignored)
         if reason is None:
             raise
         raise UserError(reason) from e

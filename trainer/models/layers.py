@@ -41,6 +41,17 @@ def l2_normalize(vectors: tf.Tensor) -> tf.Tensor:
     return tf.nn.l2_normalize(vectors, axis=-1, epsilon=1e-12)
 
 
+def unit_features(features: tf.Tensor, sizes: list[int]) -> tf.Tensor:
+    """Scale each feature to length 1, and their concatenation to a variance of about 1 per entry.
+
+    Args:
+        features: [batch, width] float32, the features side by side.
+        sizes: sizes of the features.
+    """
+    parts = [l2_normalize(part) for part in tf.split(features, sizes, axis=-1)]
+    return tf.concat(parts, axis=-1) * (sum(sizes) / len(sizes)) ** 0.5
+
+
 def normal_initializer() -> keras.initializers.Initializer:
     """Normal with standard deviation 1 / sqrt(fan-in).
 
@@ -134,6 +145,29 @@ class BatchNorm(Float32Weights, keras.layers.Layer):
             updated = decay * average.value + (1 - decay) * new
             replicas.assign(average.value, tf.where(finite, updated, average.value))
         replicas.assign(self.updates.value, self.updates.value + tf.cast(finite, tf.float32))
+
+
+class LayerNorm(Float32Weights, keras.layers.Layer):
+    """Layer normalization in float32: [..., size] float32, normalized over the last axis.
+
+    Source: Ba et al. 2016, arXiv:1607.06450.
+    """
+
+    EPSILON = 1e-3
+
+    def __init__(self, name="norm"):
+        super().__init__(autocast=False, name=name)
+
+    def build(self, shape):
+        size = (shape[-1],)
+        self.gamma = self.add_weight(shape=size, initializer="ones", name="gamma")
+        self.beta = self.add_weight(shape=size, initializer="zeros", name="beta")
+
+    def call(self, values):
+        mean, variance = tf.nn.moments(values, [-1], keepdims=True)
+        return tf.nn.batch_normalization(
+            values, mean, variance, self.beta.value, self.gamma.value, self.EPSILON
+        )
 
 
 def _moments(values):

@@ -15,9 +15,12 @@ class Logistic(keras.layers.Layer):
     Source: Abu-El-Haija et al. 2016, arXiv:1609.08675, section 4.
     """
 
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: int, initial_bias: float = 0.0):
         super().__init__(autocast=False, name="logistic")
-        self.classes = Dense(num_classes, kernel_regularizer=L2, name="classes")
+        bias = keras.initializers.Constant(initial_bias)
+        self.classes = Dense(
+            num_classes, kernel_regularizer=L2, bias_initializer=bias, name="classes"
+        )
 
     def build(self, shape):
         self.classes.build(shape)
@@ -39,8 +42,8 @@ class VideoLevelModel(VideoModel):
         return l2_normalize(features)
 
 
-def build_classifier(flags: dict) -> Logistic:
-    return Logistic(flags["num_classes"])
+def build_classifier(flags: dict, initial_bias: float = 0.0) -> Logistic:
+    return Logistic(flags["num_classes"], initial_bias)
 
 
 def build(flags: dict) -> VideoLevelModel:

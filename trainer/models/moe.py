@@ -26,14 +26,19 @@ class Moe(keras.layers.Layer):
         Abu-El-Haija et al. 2016, arXiv:1609.08675, section 4.
     """
 
-    def __init__(self, num_classes: int, num_mixtures: int):
+    def __init__(self, num_classes: int, num_mixtures: int, initial_bias: float = 0.0):
         super().__init__(autocast=False, name="moe")
         self.num_classes = num_classes
         self.num_mixtures = num_mixtures
         self.gates = Dense(
             num_classes * (num_mixtures + 1), use_bias=False, kernel_regularizer=L2, name="gates"
         )
-        self.experts = Dense(num_classes * num_mixtures, kernel_regularizer=L2, name="experts")
+        self.experts = Dense(
+            num_classes * num_mixtures,
+            kernel_regularizer=L2,
+            bias_initializer=keras.initializers.Constant(initial_bias),
+            name="experts",
+        )
 
     def build(self, shape):
         self.gates.build(shape)
@@ -68,8 +73,8 @@ class Moe(keras.layers.Layer):
         return tf.reduce_sum(gates[:, :-1] * experts, axis=1) / tf.reduce_sum(gates, axis=1)
 
 
-def build_classifier(flags: dict) -> Moe:
-    return Moe(flags["num_classes"], flags["moe_num_mixtures"])
+def build_classifier(flags: dict, initial_bias: float = 0.0) -> Moe:
+    return Moe(flags["num_classes"], flags["moe_num_mixtures"], initial_bias)
 
 
 def build(flags: dict) -> VideoLevelModel:

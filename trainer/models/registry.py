@@ -22,7 +22,7 @@ import pkgutil
 import typing
 from dataclasses import dataclass
 
-from trainer.common.flags import Flag, at_least_one, fraction, one_of
+from trainer.common.flags import Flag, at_least_one, fraction, not_negative, one_of, positive
 from trainer.data.records import record_format
 
 if typing.TYPE_CHECKING:
@@ -40,12 +40,15 @@ class Model:
         frame_level: whether the model takes frames instead of a video's mean features.
         flags: the flags that shape the model, besides those that describe the records.
         from_logits: whether the model returns logits whose sigmoid are the probabilities.
+        closed_form: whether the model is fitted in closed form (`fit_closed_form`) instead of by
+            gradient steps.
     """
 
     builder: str
     frame_level: bool = False
     flags: tuple[Flag, ...] = ()
     from_logits: bool = False
+    closed_form: bool = False
 
 
 MOE_NUM_MIXTURES = Flag(
@@ -64,7 +67,8 @@ CLASSIFIER = (
     Flag(
         "video_level_classifier_model",
         "MoeModel",
-        "Classifier that the frame-level models except FrameLevelLogisticModel end in: "
+        "Classifier that GatedMlpModel and the frame-level models except FrameLevelLogisticModel "
+        "end in: "
         f"{' or '.join(CLASSIFIERS)}.",
         one_of(CLASSIFIERS),
     ),
@@ -95,6 +99,75 @@ POOLING = (
 MODELS = {
     "LogisticModel": Model("trainer.models.logistic:build"),
     "MoeModel": Model("trainer.models.moe:build", flags=(MOE_NUM_MIXTURES,)),
+    "GatedMlpModel": Model(
+        "trainer.models.gated_mlp:build",
+        flags=(
+            *CLASSIFIER,
+            Flag("gated_mlp_size", 1024, "GatedMlpModel: size of the hidden layers.", at_least_one),
+            Flag("gated_mlp_blocks", 2, "GatedMlpModel: number of residual blocks.", not_negative),
+            Flag("gated_mlp_dropout", 0.4, "GatedMlpModel: dropout rate.", fraction),
+        ),
+    ),
+    "KernelModel": Model(
+        "trainer.models.kernel_ridge:build",
+        closed_form=True,
+        flags=(
+            Flag(
+                "kernel_centers",
+                10000,
+                "KernelModel: largest number of training videos; further ones are not used.",
+                at_least_one,
+            ),
+            Flag("kernel_ridge", 0.03, "KernelModel: penalty of the coefficients.", positive),
+            Flag(
+                "kernel_audio_weight",
+                0.45,
+                "KernelModel: weight in distances of the features after the first.",
+                positive,
+            ),
+        ),
+    ),
+    "RoutedExpertsModel": Model(
+        "trainer.models.routed_experts:build",
+        flags=(
+            Flag("routed_experts", 8, "RoutedExpertsModel: number of experts.", at_least_one),
+            Flag(
+                "routed_experts_picked",
+                2,
+                "RoutedExpertsModel: number of experts that the router picks per video.",
+                at_least_one,
+            ),
+            Flag(
+                "routed_expert_size",
+                512,
+                "RoutedExpertsModel: size of an expert's hidden layer.",
+                at_least_one,
+            ),
+            Flag("routed_dropout", 0.4, "RoutedExpertsModel: dropout rate.", fraction),
+            Flag(
+                "routed_shared_expert",
+                False,
+                "RoutedExpertsModel: add an expert that is picked for every video.",
+            ),
+            Flag(
+                "routed_soft_steps",
+                100,
+                "RoutedExpertsModel: number of first steps in which all experts are picked.",
+                not_negative,
+            ),
+            Flag(
+                "routed_balance_rate",
+                0.01,
+                "RoutedExpertsModel: change per step of the router's load-balancing bias.",
+                not_negative,
+            ),
+            Flag(
+                "routed_random",
+                False,
+                "RoutedExpertsModel: pick experts at random, by a hash of the video; a control.",
+            ),
+        ),
+    ),
     "FrameLevelLogisticModel": Model("trainer.models.frame_level_logistic:build", frame_level=True),
     "DbofModel": Model(
         "trainer.models.dbof:build",
@@ -190,16 +263,24 @@ MODELS = {
     ),
 }
 
+# Made from trained models by trainer.ensemble; --model cannot name it.
+ENSEMBLE = Model("trainer.models.ensemble:build")
+
 
 def names(frame_level: bool) -> list[str]:
     """Names of the models of a level, sorted."""
     return sorted(name for name, entry in MODELS.items() if entry.frame_level == frame_level)
 
 
-def build_classifier(model_flags: dict) -> keras.layers.Layer:
-    """Build the classifier that a frame-level model with these flags ends in."""
+def build_classifier(model_flags: dict, initial_bias: float = 0.0) -> keras.layers.Layer:
+    """Build the classifier that a model with these flags ends in.
+
+    Args:
+        model_flags: TrainConfig.model_flags.
+        initial_bias: initial bias of its logits.
+    """
     builder = CLASSIFIERS[model_flags["video_level_classifier_model"]]
-    return pkgutil.resolve_name(builder)(model_flags)
+    return pkgutil.resolve_name(builder)(model_flags, initial_bias)
 
 
 def create(model_flags: dict, mixed_precision: bool = False) -> keras.Model:
@@ -208,7 +289,10 @@ def create(model_flags: dict, mixed_precision: bool = False) -> keras.Model:
     import tensorflow as tf
     from keras.src.utils import naming
 
-    entry = MODELS[model_flags["model"]]
+    from trainer.models.recalibration import Recalibration
+
+    name = model_flags["model"]
+    entry = ENSEMBLE if name == "EnsembleModel" else MODELS[name]
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
     # Keras numbers unnamed layers of a process. Start again, so that every model's variables have
@@ -218,6 +302,8 @@ def create(model_flags: dict, mixed_precision: bool = False) -> keras.Model:
         model = pkgutil.resolve_name(entry.builder)(model_flags)
         if entry.from_logits:
             model.head = tf.sigmoid
+        if model_flags["calibration_fraction"]:
+            model.recalibration = Recalibration(model_flags["num_classes"])
         predict(model, _example_inputs(model_flags))  # creates the weights
     finally:
         keras.config.set_dtype_policy(policy)
@@ -252,12 +338,23 @@ def call(model: keras.Model, inputs: dict[str, tf.Tensor], training: bool):
     return model(*inputs.values(), training=training)
 
 
-def probabilities(model: keras.Model, outputs) -> tf.Tensor:
-    """Probabilities, [batch, num_classes] float32, from the output of `call`."""
+def uncalibrated(model: keras.Model, outputs) -> tf.Tensor:
+    """Probabilities before recalibration, [batch, num_classes] float32, from `call`'s output."""
     import tensorflow as tf
 
     outputs = tf.nest.map_structure(lambda output: tf.cast(output, tf.float32), outputs)
     return model.head(outputs) if hasattr(model, "head") else outputs
+
+
+def recalibrated(model: keras.Model, predictions: tf.Tensor) -> tf.Tensor:
+    """Predictions of `uncalibrated` after the model's recalibration, if it has one."""
+    recalibration = getattr(model, "recalibration", None)
+    return recalibration(predictions) if recalibration else predictions
+
+
+def probabilities(model: keras.Model, outputs) -> tf.Tensor:
+    """Probabilities, [batch, num_classes] float32, from the output of `call`."""
+    return recalibrated(model, uncalibrated(model, outputs))
 
 
 def predict(model: keras.Model, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -271,6 +368,14 @@ def variables(model: keras.Model) -> dict[str, tf.Variable]:
     Raises:
         ValueError: two variables have the same path.
     """
+    members = getattr(model, "members", None)
+    if members:
+        result = {
+            name.replace("model/", f"model/member_{i}/", 1): variable
+            for i, member in enumerate(members)
+            for name, variable in variables(member).items()
+        }
+        return result | _recalibration_variables(model)
     paths = [variable.path for variable in model.variables]
     repeated = sorted({path for path in paths if paths.count(path) > 1})
     if repeated:
@@ -278,4 +383,11 @@ def variables(model: keras.Model) -> dict[str, tf.Variable]:
             f"Expected the variables of {model.name} to have different paths; got {repeated} more "
             "than once. Give its layers different names."
         )
-    return {f"model/{variable.path}": variable.value for variable in model.variables}
+    result = {f"model/{variable.path}": variable.value for variable in model.variables}
+    return result | _recalibration_variables(model)
+
+
+def _recalibration_variables(model):
+    recalibration = getattr(model, "recalibration", None)
+    names = ("coefficients", "log_counts", "fitted_step") if recalibration else ()
+    return {f"model/recalibration/{name}": getattr(recalibration, name) for name in names}

@@ -25,11 +25,13 @@ from trainer.common import storage
 from trainer.common.errors import UserError
 from trainer.config import TrainConfig
 from trainer.data import examples, input_pipeline, manifest, tfrecord
-from trainer.data.input_pipeline import Position
+from trainer.data.input_pipeline import HeldOut, Position
+from trainer.models import registry as models
 from trainer.run_dir import checkpoints, working_dir
 from trainer.run_dir.checkpoints import State
 from trainer.serving import saved_model
-from trainer.training import distribution
+from trainer.training import calibration, closed_form, distillation, distribution
+from trainer.training.distillation import Teacher
 from trainer.training.progress import Progress
 from trainer.training.step import Trainer
 
@@ -71,6 +73,7 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
     worker, num_workers = distribution.worker(trainer.strategy)
     is_chief = worker == 0
     order = _video_order(config, files, num_workers)
+    all_files = files
     files = _worker_files(files, worker, num_workers)
 
     with contextlib.ExitStack() as stack:
@@ -85,6 +88,14 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
         if _reached_max_steps(config, state):
             logging.info("Nothing to train: --max_steps=%d was reached already.", config.max_steps)
             return state.step
+
+        if models.MODELS[config.model].closed_form:
+            _fit_closed_form(config, trainer, all_files, folder, state, is_chief)
+            return 1
+        if state.step == 0 and hasattr(trainer.model, "initialize"):
+            with input_pipeline.explained(all_files, config.record_format):
+                trainer.model.initialize(_first_features(config, all_files))
+        teacher = Teacher(config.teacher_dir) if config.teacher_dir else None
 
         # Input, checkpoints and progress.
         stack.enter_context(input_pipeline.explained(files, config.record_format))
@@ -101,6 +112,7 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
             config.seed,
             state.position,
             skipped if config.skip_bad_records else None,
+            held_out=_held_out(config),
         )
         batches = _Batches(dataset, config, state.position.epoch, num_workers)
         del dataset
@@ -112,7 +124,9 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
                 for batch, epoch, wait_seconds in batches:
                     if state.step == start.step:
                         _warn_if_unlabelled(batch)
-                    result = trainer.step(batch, signals.received)
+                    if teacher:
+                        batch |= teacher.targets(batch)
+                    result = trainer.step(batch, signals.received, epoch)
                     if not result["videos"]:  # all workers have read the epoch
                         batches.finish_epoch()
                         state = replace(state, position=Position(epoch + 1))
@@ -126,7 +140,8 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
                     if is_chief:
                         labels = batch["labels"]
                         progress.add(state, result, labels, trainer.report, wait_seconds, last)
-                    saver.save_if_due(state)
+                    if not (last and config.calibration_fraction):  # saved once it is recalibrated
+                        saver.save_if_due(state)
                     if last:
                         break
                 else:
@@ -140,7 +155,13 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
                 "from the newest checkpoint."
             ) from error
 
-        # Last checkpoint.
+        # Recalibration and last checkpoint.
+        complete = not signals.received or _reached_max_steps(config, state)
+        recalibrate = config.calibration_fraction and is_chief and complete
+        if recalibrate and trainer.model.recalibration.fitted_step != state.step:
+            with trainer.averaged() as model:
+                calibration.fit(config, model, all_files, state.step)
+            saver.save(state, again=True)
         saver.save(state)
         skipped.log_total()
         if signals.received:
@@ -175,6 +196,41 @@ def _video_order(config: TrainConfig, files: list[str], num_workers: int) -> str
     """Return an identifier of the order in which the input pipeline reads the videos."""
     settings = json.dumps([files, num_workers, config.num_readers, config.seed])
     return hashlib.sha256(settings.encode()).hexdigest()[:16]
+
+
+def _fit_closed_form(
+    config: TrainConfig, trainer: Trainer, files: list[str], folder, state: State, is_chief: bool
+):
+    """Fit a model that has a closed-form solution, as one step of all epochs, and save it."""
+    if state.step:
+        logging.info("Nothing to train: the model was fitted already.")
+        return
+    if not is_chief:
+        return
+    with input_pipeline.explained(files, config.record_format):
+        held_out = _held_out(config)
+        ids, predictions = closed_form.fit(config, trainer.model, files, held_out)
+        trainer.steps.assign(1)
+        if held_out:
+            calibration.fit(config, trainer.model, files, 1)
+    distillation.save(folder.local, ids, trainer.model, predictions)
+    state = replace(state, step=1, position=Position(config.num_epochs))
+    checkpoints.save(folder.local, trainer.variables, state, config.keep_checkpoints)
+    folder.changed()
+
+
+def _first_features(config: TrainConfig, files: list[str], num_videos: int = 8192) -> np.ndarray:
+    """Return the features of the first training videos, [videos, width] float32."""
+    batches = input_pipeline.batches(files, config.record_format, 1024)
+    first = [batch["features"].numpy() for batch in batches.take(num_videos // 1024)]
+    return np.concatenate(first or [np.zeros([1, config.record_format.width], np.float32)])
+
+
+def _held_out(config: TrainConfig) -> HeldOut | None:
+    """Return the videos that are held out for recalibration; None if there are none."""
+    if not config.calibration_fraction:
+        return None
+    return HeldOut(config.calibration_fraction, config.seed)
 
 
 def _worker_files(files: list[str], worker: int, num_workers: int) -> list[str]:
@@ -397,15 +453,14 @@ class _Saver:
         if export_due or time.monotonic() - self._saved_at > 60 * self._config.checkpoint_minutes:
             self.save(state)
         if export_due and self._is_chief:
-            saved_model.export_periodically(
-                self._config, self._folder.local, self._trainer.model, state.step
-            )
+            with self._trainer.averaged() as model:
+                saved_model.export_periodically(self._config, self._folder.local, model, state.step)
             self._folder.changed()
 
-    def save(self, state: State):
-        """Write a checkpoint, unless there is one of this step."""
+    def save(self, state: State, again: bool = False):
+        """Write a checkpoint, unless there is one of this step and not `again`."""
         self._saved_at = time.monotonic()
-        if state.step != self._saved_step and self._is_chief:
+        if (again or state.step != self._saved_step) and self._is_chief:
             checkpoints.save(
                 self._folder.local, self._trainer.variables, state, self._config.keep_checkpoints
             )

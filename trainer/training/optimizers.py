@@ -5,6 +5,7 @@ tf.compat.v1.train. Keras' optimizers have other defaults (epsilon, initial accu
 several passes.
 """
 
+import math
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -170,18 +171,29 @@ class Optimizer:
             self._update(variable, slots, gradient, learning_rate, step, **self._hyperparameters)
 
 
-def learning_rate(config, step: tf.Tensor, batch_size: int) -> tf.Tensor:
-    """Staircase decay: base * decay ^ floor(examples seen / examples per decay).
+def learning_rate(config, step: tf.Tensor, epoch: tf.Tensor, batch_size: int) -> tf.Tensor:
+    """Learning rate of a step: the schedule's, times that of the warm-up.
+
+    staircase: base * decay ^ floor(examples seen / examples per decay)
+    cosine: base * (1 + cos(pi * (epoch + 1/2) / epochs)) / 2; by epochs because the number of
+        examples is unknown before the first one ends.
 
     Args:
         config: a TrainConfig.
         step: number of updates before this one, int64.
+        epoch: number of complete epochs, int64.
         batch_size: examples per step, of all replicas.
     """
-    examples = tf.cast(step, tf.float64) * batch_size
-    num_decays = tf.floor(examples / config.learning_rate_decay_examples)
-    decay = tf.pow(tf.constant(config.learning_rate_decay, tf.float64), num_decays)
-    return tf.cast(config.base_learning_rate * decay, tf.float32)
+    if config.learning_rate_schedule == "cosine":
+        done = (tf.cast(epoch, tf.float64) + 0.5) / config.num_epochs
+        factor = (1 + tf.cos(math.pi * done)) / 2
+    else:
+        examples = tf.cast(step, tf.float64) * batch_size
+        num_decays = tf.floor(examples / config.learning_rate_decay_examples)
+        factor = tf.pow(tf.constant(config.learning_rate_decay, tf.float64), num_decays)
+    if config.warmup_steps:
+        factor *= tf.minimum((tf.cast(step, tf.float64) + 1) / config.warmup_steps, 1)
+    return tf.cast(config.base_learning_rate * factor, tf.float32)
 
 
 def norm(gradient: tf.Tensor) -> tf.Tensor:

@@ -1,14 +1,16 @@
-"""Progress of training: log lines, a progress bar on a terminal, TensorBoard summaries."""
+"""Progress of training: log lines, a progress bar on a terminal, TensorBoard summaries, MLflow."""
 
 import logging
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 import rich.console
 import rich.progress
 import tensorflow as tf
 
+from trainer.common.tracking import Tracker
 from trainer.config import TrainConfig
 from trainer.evaluation.metrics import MetricCollection, top_predictions
 from trainer.run_dir.checkpoints import State
@@ -33,6 +35,7 @@ class Progress:
         self.num_videos = num_videos
         self.first_step = state.step
         self.summaries = tf.summary.create_file_writer(events_dir)
+        self.tracker, self.params_logged = Tracker(config.train_dir), False
         self.bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(),
@@ -57,6 +60,7 @@ class Progress:
     def __exit__(self, *_):
         self.bar.stop()
         self.summaries.close()
+        self.tracker.close()
 
     def add(
         self,
@@ -123,6 +127,11 @@ class Progress:
             for name, number in numbers.items():
                 tf.summary.scalar(f"train/{name}", number)
         self.summaries.flush()
+        if not self.params_logged:
+            self.tracker.log_params(asdict(self.config))
+            self.params_logged = True
+        metrics = {f"train/{name}": number for name, number in numbers.items()}
+        self.tracker.log_metrics(metrics, state.step)
 
     def _eta(self, state: State) -> str:
         total, done = self._total_videos(), self._done_videos(state)

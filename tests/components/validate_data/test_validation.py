@@ -205,6 +205,29 @@ def test_drift_from_an_earlier_run(data, tmp_path):
     assert "train compared with train (baseline)" in (data / "out" / "report.html").read_text()
 
 
+def test_a_split_that_the_baseline_lacks_is_compared_with_its_training_split(data, tmp_path):
+    run(data, train=f"{data}/train*")
+    (data / "out" / "statistics.json").rename(tmp_path / "baseline.json")
+    settings = Settings(baseline=str(tmp_path / "baseline.json"))
+    run(data, settings=settings, serving=f"{data}/train*")
+    assert "serving compared with train (baseline)" in (data / "out" / "report.html").read_text()
+
+
+def test_drift_alone_fails_a_check_of_served_inputs(data, tmp_path):
+    many = [video(f"v{i}", rgb=[i / 500, 0.333 - i / 500]) for i in range(500)]
+    other = [video("same id", labels=[], rgb=[i / 500 + 0.5, 0.333]) for i in range(500)]
+    write_records(str(data / "train0"), many)
+    run(data, train=f"{data}/train0")
+    (data / "out" / "statistics.json").rename(tmp_path / "baseline.json")
+    settings = Settings(fail_on="drift", baseline=str(tmp_path / "baseline.json"))
+    write_records(str(data / "served"), many[:400])
+    run(data, settings=settings, serving=f"{data}/served")
+    write_records(str(data / "served"), other)
+    with pytest.raises(UserError, match=r"Feature drift: .*served") as error:
+        run(data, settings=settings, serving=f"{data}/served")
+    assert "Duplicate" not in str(error.value)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"splits": {"train": {}}}', '{"splits": 3}'])
 def test_a_baseline_that_is_none(data, tmp_path, text):
     (tmp_path / "baseline.json").write_text(text)
@@ -227,7 +250,7 @@ def test_the_vocabulary_names_classes_and_counts(data, tmp_path):
 
 
 def test_a_setting_that_is_none():
-    with pytest.raises(UserError, match="one of error, warning, never; got 'sometimes'"):
+    with pytest.raises(UserError, match="one of error, warning, drift, never; got 'sometimes'"):
         Settings(fail_on="sometimes")
 
 

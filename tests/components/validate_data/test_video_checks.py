@@ -10,9 +10,9 @@ VIDEO = RecordFormat((Feature("rgb", 3), Feature("audio", 1)), num_classes=10)
 FRAME = RecordFormat((Feature("rgb", 3), Feature("audio", 1)), frame_features=True, num_classes=10)
 
 
-def video(labels=(1, 2), rgb=(0.5, 1, 2), audio=(0.5,), **extra) -> Video:
+def video(labels=(1, 2), rgb=(0.5, 1, 2), audio=(0.5,), video_id="id", **extra) -> Video:
     features = {"rgb": np.array(rgb, np.float32), "audio": np.array(audio, np.float32)}
-    return Video("id", np.array(labels, np.int64), features, extra)
+    return Video(video_id, np.array(labels, np.int64), features, extra)
 
 
 def frames(rgb=((1, 2, 3), (4, 5, 6)), audio=((1,), (1,))) -> Video:
@@ -32,6 +32,9 @@ def test_nothing_is_wrong():
 @pytest.mark.parametrize(
     "bad, kind, reason",
     [
+        (video(video_id="a,b"), "unusual_id", "the id 'a,b' contains ','"),
+        (video(video_id="a\nb"), "unusual_id", "the id 'a\\nb' contains '\\n'"),
+        (video(video_id="\\xffa"), "unusual_id", r"the id '\\xffa' contains '\\xff'"),
         (video(labels=[]), "unlabelled", "the video has no labels"),
         (video(labels=[5, 3, 5]), "repeated_label", "label 5 is repeated 2 times"),
         (video(z="float", a="bytes"), "extra_feature", "the record also has 'a', 'z'"),

@@ -24,15 +24,21 @@ RUNNING = [pod(index=0), pod(index=1)]
 LOST = [pod(index=0), pod(index=1, deleted=True)]
 DONE = [terminated(0, index=0), terminated(0, index=1)]
 
-# Ends as the next line of a file says: with an exit code, or "waits".
+# Ends as the next word of a file says. CODE: with this exit code. slow-CODE: with this exit code, a
+# while after it has connected to the other workers. connects: once it is killed.
 WORKER_0 = """
-import os, pathlib, sys, time
+import os, pathlib, signal, sys, time
 
 file = pathlib.Path(sys.argv[1])
 how, *later = file.read_text().split()
 file.write_text(" ".join(later))
-if how == "waits":
+if how == "connects":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as TensorFlow does
     time.sleep(60)
+if how.startswith("slow-"):
+    pathlib.Path(os.environ["WORKER_CONNECTED_FILE"]).touch()
+    time.sleep(1)
+    how = how.removeprefix("slow-")
 pathlib.Path(os.environ["WORKER_MESSAGE_FILE"]).write_text("Said by worker 0.")
 sys.exit(int(how))
 """
@@ -98,7 +104,8 @@ def train(pod, monkeypatch, tmp_path):
     """
     monkeypatch.setenv("KFP_POD_NAME", pod["metadata"]["name"])
     monkeypatch.setattr(coordinator, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(coordinator, "MAX_SECONDS_TO_SAVE", 1)
+    monkeypatch.setattr(coordinator, "MAX_SECONDS_TO_CONNECT", 5)
+    monkeypatch.setattr(coordinator, "MAX_SECONDS_TO_SAVE", 60)
     monkeypatch.setattr(coordinator, "MAX_SECONDS_TO_END", 1)
     file = tmp_path / "ends"
     monkeypatch.setattr(coordinator, "WORKER", (sys.executable, "-c", WORKER_0, str(file)))
@@ -164,9 +171,28 @@ def test_an_error_of_worker_0_is_shown_and_not_tried_again(train):
         train([[RUNNING, RUNNING, others]], "1")
 
 
-def test_worker_0_is_ended_if_it_does_not_notice_a_loss(train):
-    api = train([[RUNNING, RUNNING, LOST], [RUNNING, RUNNING, DONE]], "waits 0")
+def test_worker_0_is_killed_while_it_connects_to_a_lost_worker(train, monkeypatch):
+    monkeypatch.setattr(coordinator, "SECONDS_TO_TERMINATE", 0.1)
+    api = train([[RUNNING, RUNNING, LOST], [RUNNING, RUNNING, DONE]], "connects 0")
     assert len(api.jobs) == 2
+
+
+def test_the_error_that_kept_another_worker_from_connecting_is_shown(train, monkeypatch):
+    monkeypatch.setattr(coordinator, "SECONDS_TO_TERMINATE", 0.1)
+    failed = [terminated(1, "found 0 GPUs", index=0), pod(index=1)]
+    with pytest.raises(UserError, match="Worker 1 of 3 failed: found 0 GPUs"):
+        train([[RUNNING, RUNNING, failed]], "connects")
+
+
+def test_worker_0_may_save_a_checkpoint_when_another_is_lost(train, caplog):
+    train([[RUNNING, RUNNING, LOST], [RUNNING, RUNNING, DONE]], "slow-75 0")
+    assert "worker 0 stopped" in caplog.text
+
+
+def test_worker_0_may_be_the_last_to_end(train, monkeypatch):
+    monkeypatch.setattr(coordinator, "MAX_SECONDS_TO_SAVE", 0)
+    api = train([[RUNNING, RUNNING, DONE, []]], "slow-0")  # Kubernetes has removed the Job
+    assert len(api.jobs) == 1
 
 
 def test_gives_up_after_too_many_restarts(train, monkeypatch):

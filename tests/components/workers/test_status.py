@@ -24,7 +24,7 @@ TRACEBACK = "Traceback (most recent call last):\n  File ...\nMemoryError: no mem
             "waiting for a node: 0/1 nodes are available: 1 Insufficient cpu.",
         ),
         (terminated(0), "succeeded", ""),
-        (terminated(75, "Lost another worker."), "stopped", "Lost another worker."),
+        (terminated(75, "Lost another worker."), "stopped", ""),
         (terminated(143), "stopped", ""),
         (terminated(1, "No file matches 'x'."), "failed", "No file matches 'x'."),
         (terminated(1, TRACEBACK), "failed", "MemoryError: no memory"),

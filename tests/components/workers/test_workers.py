@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,13 @@ class Processes(Api):
         return V1PodList(items=[terminated(code if code >= 0 else 128 - code)])
 
 
+def local_addresses() -> list[str]:
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("localhost", 0))
+        other.bind(("localhost", 0))
+        return [f"localhost:{bound.getsockname()[1]}" for bound in (one, other)]
+
+
 @pytest.mark.slow
 def test_a_killed_worker_ends_both_and_both_resume(pod, monkeypatch, tmp_path, capfd):
     rng = np.random.default_rng(3)
@@ -65,8 +73,7 @@ def test_a_killed_worker_ends_both_and_both_resume(pod, monkeypatch, tmp_path, c
         write_records(
             str(tmp_path / f"train{shard}.tfrecord"), [encode_example(video) for video in videos]
         )
-    ports = iter([("localhost:29701", "localhost:29702"), ("localhost:29703", "localhost:29704")])
-    monkeypatch.setattr(manifests, "addresses", lambda *_: list(next(ports)))
+    monkeypatch.setattr(manifests, "addresses", lambda *_: local_addresses())
     monkeypatch.setenv("KFP_POD_NAME", pod["metadata"]["name"])
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(coordinator, "POLL_SECONDS", 0.1)

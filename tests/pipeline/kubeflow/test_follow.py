@@ -46,8 +46,8 @@ class Client:
     def get_run(self, run_id):
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
-    def call_api(self, path, method, path_params, **_):
-        self.asked.append(path_params)
+    def call_api(self, path, method, **_):
+        self.asked.append(path)
         return self.log
 
 
@@ -151,7 +151,8 @@ def test_failed_steps_message_is_shown():
     assert step == "Validate data"
     assert why == "No file matches '/data/video/nothing*.tfrecord'; expected at least one."
     assert client.asked == [
-        {"run": "d74114d5-62a7-49de-ab79-efd691eefa57", "node": "yt8m-pipeline-csjsq-3992769959"}
+        "/apis/v1alpha1/runs/d74114d5-62a7-49de-ab79-efd691eefa57/nodes/"
+        "yt8m-pipeline-csjsq-3992769959/log"
     ]
 
 

@@ -137,6 +137,21 @@ def test_training_pod_has_the_profiles_resources(compiled, name):
     assert shm["sizeLimit"] == wanted.shared_memory
 
 
+def test_the_training_step_is_in_the_profiles_queue(tmp_path):
+    file = tmp_path / "mine.toml"
+    cpu = (profiles.FOLDER / "cpu.toml").read_text()
+    file.write_text(cpu.replace("[train]", '[train]\nqueue = "video"'))
+    config = CompileConfig(str(tmp_path), profile=str(file))
+    text = compile_pipeline(config)["kubeflow"].read_text()
+    documents = list(yaml.load_all(text, LOADER))
+    labels = {
+        name: step["kubernetes"].get("podMetadata", {}).get("labels", {})
+        for name, step in steps_of(documents, GIVEN).items()
+    }
+    assert labels.pop("train") == {"kueue.x-k8s.io/queue-name": "video"}
+    assert not any(labels.values())
+
+
 @pytest.mark.parametrize("name", profiles.names())
 def test_run_overrides_the_profiles_resources(compiled, name):
     values = {

@@ -16,7 +16,8 @@ from trainer.data.tfrecord import read_records, write_records
 from trainer.evaluation.evaluator import evaluate, evaluate_pair
 from trainer.evaluation.metrics import METRICS, HitAt1, Metric
 from trainer.serving import loading, saved_model
-from trainer.serving.submission import predict
+from trainer.serving.options import PredictionOptions
+from trainer.serving.prediction import predict_to_file
 from trainer.training.loop import train
 
 
@@ -139,7 +140,8 @@ def test_exported_frame_level_model_has_the_same_metrics_and_predictions(
     model, exported = loading.load(config.train_dir), loading.load(f"{tmp_path}/exported")
     (batch,) = input_pipeline.batches(sorted(glob(frame_shards)), model.record_format, 100)
     np.testing.assert_allclose(exported.predict(batch), model.predict(batch), rtol=1e-5)
-    predict(f"{tmp_path}/exported", frame_shards, f"{tmp_path}/predictions.csv", batch_size=4)
+    options = PredictionOptions(batch_size=4)
+    predict_to_file(exported, sorted(glob(frame_shards)), f"{tmp_path}/predictions.csv", options)
     lines = (tmp_path / "predictions.csv").read_text().splitlines()[1:]
     assert [line.split(",")[0].encode() for line in lines] == batch["id"].numpy().tolist()
     best = model.predict(batch).numpy().max(axis=1)

@@ -8,7 +8,9 @@ import tensorflow as tf
 from trainer.common import storage
 from trainer.evaluation import evaluator
 from trainer.models import registry
-from trainer.serving import loading, saved_model, submission
+from trainer.serving import loading, saved_model
+from trainer.serving.options import PredictionOptions
+from trainer.serving.prediction import predict_to_file
 from trainer.training.loop import train
 
 
@@ -97,7 +99,9 @@ def test_trains_resumes_evaluates_exports_and_predicts(
         metrics = evaluator.evaluate(model_dir, config.train_data_pattern).metrics
         assert metrics["loss"] == pytest.approx(after["loss"], rel=1e-5)
         output = str(tmp_path / "predictions.csv")
-        assert submission.predict(model_dir, config.train_data_pattern, output) > 10
+        files = storage.glob(config.train_data_pattern)
+        model = loading.load(model_dir)
+        assert predict_to_file(model, files, output, PredictionOptions()).videos > 10
         assert storage.exists(output)
 
 

@@ -112,14 +112,16 @@ def test_every_optimizer_goes_downhill_in_a_compiled_function(name):
     assert values[-1] < 3
 
 
-def rate(step, batch_size=100, base=0.01, decay=0.5, examples=1000.0):
+def rate(step, batch_size=100, base=0.01, decay=0.5, examples=1000.0, epoch=0, **flags):
     config = SimpleNamespace(
         batch_size=batch_size,
         base_learning_rate=base,
         learning_rate_decay=decay,
         learning_rate_decay_examples=examples,
+        **{"learning_rate_schedule": "staircase", "warmup_steps": 0, "num_epochs": 4} | flags,
     )
-    return float(optimizers.learning_rate(config, tf.constant(step, tf.int64), config.batch_size))
+    step, epoch = (tf.constant(number, tf.int64) for number in (step, epoch))
+    return float(optimizers.learning_rate(config, step, epoch, config.batch_size))
 
 
 @pytest.mark.parametrize(
@@ -141,6 +143,19 @@ def test_the_learning_rate_after_more_examples_than_an_int32_counts():
     expected = 0.01 * 0.99**750
     got = rate(3_000_000, batch_size=1000, decay=0.99, examples=4e6)
     assert got == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_cosine_schedule_falls_by_epochs():
+    # cos(pi/8) = 0.92388, cos(3 pi/8) = 0.38268
+    expected = [0.01 * (1 + c) / 2 for c in (0.92388, 0.38268, -0.38268, -0.92388)]
+    got = [rate(7, learning_rate_schedule="cosine", epoch=epoch) for epoch in range(4)]
+    assert got == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_learning_rate_grows_during_the_warm_up():
+    got = [rate(step, warmup_steps=4) for step in (0, 1, 2, 3, 4, 9, 10)]
+    expected = [0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01, 0.005]
+    assert got == pytest.approx(expected, rel=1e-6)
 
 
 def test_each_gradient_is_clipped_on_its_own():

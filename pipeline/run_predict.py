@@ -1,0 +1,92 @@
+"""Run batch prediction on this machine."""
+
+import sys
+import time
+from datetime import UTC, datetime
+
+from components.dates import fill_in
+from components.run_folder import run_folder
+from pipeline import parameters
+from pipeline.checks import check
+from pipeline.compile import CompileConfig, compile_pipeline
+from pipeline.images import local_names
+from pipeline.paths import BUILD
+from pipeline.run import absolute, generated_data, known_parameters, naming, shown
+from trainer.common import storage
+from trainer.common.errors import UserError
+
+FOLDERS = ("output_dir", "model_dir", "predictions_dir")
+
+
+def run_command(config, words: list[str]):
+    """Run the pipeline with parameters name=value, or list the parameters."""
+    known = known_parameters("predict")
+    if config.list_parameters:
+        print(parameters.help_text(known))
+        return
+    arguments = complete(parameters.parse(words, known), known)
+    for name, value in arguments.items():
+        print(f"{name + ':':<20}{shown(value)}")
+    sys.stdout.flush()
+    run(arguments, config.runner)
+
+
+def complete(given: dict, known: dict[str, parameters.Parameter]) -> dict:
+    """Return the arguments of a run on this machine, checked as far as possible.
+
+    Raises:
+        UserError: a value is out of its range, or no file matches.
+    """
+    defaults = {name: p.default for name, p in known.items() if p.default is not None}
+    check(defaults | given)
+    arguments = {"run_name": time.strftime("predict-%Y%m%d-%H%M%S")}
+    if "data" in given:
+        arguments["output_dir"] = str(BUILD / "output")
+    else:
+        generated = generated_data("video")
+        arguments |= {name: generated[name] for name in ("output_dir", "vocabulary")}
+        arguments["data"] = generated["eval_data"]
+    arguments |= given
+    with naming("data"):
+        files = fill_in(arguments["data"], datetime.now(UTC))
+        arguments["data"] = ",".join(map(absolute, files.split(",")))
+        storage.glob(arguments["data"])
+    for name in FOLDERS:
+        if arguments.get(name):
+            arguments[name] = absolute(arguments[name])
+    for name in ("vocabulary", "data_baseline"):
+        if arguments.get(name):
+            arguments[name] = absolute(arguments[name])
+            with naming(name):
+                storage.size(arguments[name])
+    return arguments
+
+
+def run(arguments: dict, runner: str = "subprocess"):
+    """Compile the pipeline, run it with `arguments`, and print where the predictions are.
+
+    Raises:
+        UserError: a step failed; or there is no engine, or an image is missing, to run it in.
+    """
+    from pipeline.local import subprocess_runner as local  # loads kfp
+
+    run_pipeline = local.run
+    if runner == "docker":
+        from pipeline.local import docker_runner
+
+        run_pipeline = docker_runner.run
+    config = CompileConfig(str(BUILD / "local"))
+    compiled = compile_pipeline(config, local_names("cpu"), "predict")["kubeflow"]
+    try:
+        run_pipeline(compiled, arguments, BUILD / "kfp")
+    except local.StepFailed as failed:
+        raise UserError(f"{failed.step} failed: {failed.reason}") from None
+    folder = run_folder(arguments["output_dir"], arguments["run_name"], "", "")
+    predictions = arguments.get("predictions_dir") or storage.join(folder, "predictions")
+    summary = storage.read_json(storage.join(predictions, "predictions.json"))
+    print(
+        f"\n{summary['statistics']['videos']:,} videos in {len(summary['files']):,} files\n"
+        f"Predictions: {shown(storage.join(predictions, 'predictions'))}\n"
+        f"Report:      {shown(storage.join(predictions, 'report.html'))}\n"
+        f"Validation:  {shown(storage.join(folder, 'validation/report.html'))}"
+    )

@@ -1,0 +1,1 @@
+"""A KServe model server for published models."""
