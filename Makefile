@@ -53,7 +53,7 @@ schedule: $(CLIENT) ## Run the pipeline there on a schedule: CRON='0 2 * * *'; o
 	@$(RUN) -m pipeline schedule $${PIPELINE:+"--pipeline=$$PIPELINE"} $(ARGS) $${TARGET:+"--target=$$TARGET"} $${CRON:+"--cron=$$CRON"}
 
 serve: install-dev ## Serve the published model on port 8080, and newer ones when they are promoted: SERVED=FOLDER; ARGS='--port=... --log_dir=...'
-	@$(RUN) -m trainer.serving.server --served_dir="$${SERVED:-build/output/published}" $(ARGS)
+	@$(RUN) -m trainer.serving.server --served_dir="$${SERVED:-build/output/published/served}" $(ARGS)
 
 doctor: $(CLIENT) ## Check what a run needs, before it starts; ARGS='name=value ...' as for submit
 	@$(RUN) -m pipeline doctor $${PIPELINE:+"--pipeline=$$PIPELINE"} $${TARGET:+"--target=$$TARGET"} $(ARGS)

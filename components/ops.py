@@ -41,6 +41,9 @@ def validate_data(
     trainer_flags: str,
     num_gpu: str,
     num_workers: int,
+    commit: str,
+    images: dict,
+    libraries: str,
     # Flags of the trainer. Each becomes a parameter of the pipeline, with the flag's default and
     # help. They are checked here, before the data is read and before a GPU is waited for.
     feature_names: str,
@@ -65,7 +68,8 @@ def validate_data(
     import logging
 
     from components.dates import fill_in, run_time
-    from components.run_folder import run_folder
+    from components.registry.lineage import training_statistics
+    from components.run_folder import describe, run_folder
     from components.summary import recorded
     from components.train import check_num_workers, command_line, train_folder, trainer_config
     from components.validate_data.flags import parse
@@ -77,9 +81,8 @@ def validate_data(
 
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
     run = run_folder(output_dir, run_name, job_name, job_id)
-    with without_traceback():
-        storage.delete_tree(run)  # what an earlier run of the same name left
     with without_traceback(), recorded(run, job_id, "validate_data"):
+        describe(run, parameters)
         config = trainer_config(parameters)
         # Here, once, so that all steps read the same files. A run that makes up for a missed one
         # reads the files of the day that was missed.
@@ -88,6 +91,7 @@ def validate_data(
         check_num_workers(num_workers, train_data)
         folder = storage.join(run, "validation")
         thresholds, beam_args = parse(validation_flags)
+        publish_dir = storage.join(output_dir, "published")
         validate(
             {"train": train_data, "eval": eval_data},
             folder,
@@ -96,7 +100,7 @@ def validate_data(
             Settings(
                 fail_on=fail_on,
                 vocabulary=vocabulary,
-                baseline=baseline,
+                baseline=baseline or training_statistics(publish_dir, config.model_flags),
                 schema=schema,
                 thresholds=thresholds,
             ),
@@ -115,7 +119,7 @@ def validate_data(
         )
         run_id = "" if reuse_training else job_id
         data_key = listed["train"].content_key
-        train_dir = train_folder(config, output_dir, data_key, run_id, num_workers)
+        train_dir = train_folder(config, output_dir, data_key, run_id, num_workers, libraries)
         argv = command_line(config)
         plan = {
             "train_data": train_data,
@@ -129,6 +133,7 @@ def validate_data(
 
 @step
 def train(train_data: str, train_dir: str, trainer_argv: list, num_workers: int):
+    from components import learning_curve
     from components.summary import recorded
     from components.train import train
     from trainer.common import console
@@ -144,14 +149,18 @@ def train(train_data: str, train_dir: str, trainer_argv: list, num_workers: int)
             from components.workers import coordinator
 
             coordinator.train(train_data, train_dir, trainer_argv, num_workers)
+        learning_curve.write(train_dir)
 
 
 @step
 def evaluate(
     train_dir: str,
     eval_data: str,
+    data_statistics: Input[Artifact],
     vocabulary: str,
     batch_size: int,
+    slice_file: str,
+    confidence: float,
     output_dir: str,
     run_name: str,
     job_name: str,
@@ -172,8 +181,17 @@ def evaluate(
     run = run_folder(output_dir, run_name, job_name, job_id)
     with without_traceback(), recorded(run, job_id, "evaluate"):
         folder = storage.join(run, "evaluation")
-        publish_dir = storage.join(output_dir, "published")
-        scores = evaluate(train_dir, eval_data, publish_dir, folder, vocabulary, batch_size)
+        scores = evaluate(
+            train_dir,
+            eval_data,
+            storage.join(output_dir, "published"),
+            folder,
+            vocabulary=vocabulary,
+            batch_size=batch_size,
+            statistics_file=data_statistics.path,
+            slice_file=slice_file,
+            confidence=confidence,
+        )
         log_evaluation(train_dir, folder, scores)
         for prefix, values in (("", scores["challenger"]), ("champion_", scores["champion"] or {})):
             for name, value in values.items():
@@ -185,11 +203,17 @@ def evaluate(
 @step
 def gate(
     metrics_file: Input[Artifact],
-    min_gap: float,
-    min_hit_at_1: float,
-    min_perr: float,
-    min_map: float,
-    min_improvement: float,
+    gate_confidence: float,
+    gate_min_improvement: float,
+    gate_metric_margin: float,
+    gate_slice_margin: float,
+    gate_min_support: int,
+    gate_min_gap: float,
+    gate_min_hit_at_1: float,
+    gate_min_perr: float,
+    gate_min_map: float,
+    gate_first_model: str,
+    gate_force_reason: str,
     output_dir: str,
     run_name: str,
     job_name: str,
@@ -197,7 +221,9 @@ def gate(
     reason: OutputPath(str),
     verdict: Output[Markdown],
 ) -> bool:  # alone: of outputs that have names kfp's local runner takes no condition
-    from components.gate import decide
+    settings = {name: value for name, value in locals().items() if name.startswith("gate_")}
+
+    from components.gate import decide, page
     from components.run_folder import run_folder
     from components.summary import recorded
     from trainer.common import storage
@@ -205,25 +231,17 @@ def gate(
 
     run = run_folder(output_dir, run_name, job_name, job_id)
     with without_traceback(), recorded(run, job_id, "gate"):
-        decision = decide(
-            metrics_file.path,
-            storage.join(run, "verdict.json"),
-            min_gap=min_gap,
-            min_hit_at_1=min_hit_at_1,
-            min_perr=min_perr,
-            min_map=min_map,
-            min_improvement=min_improvement,
-        )
-        title = "Accepted" if decision.accepted else "Rejected"
-        storage.write_text(verdict.path, f"# {title}\n\n{decision.reason}\n")
+        decision = decide(metrics_file.path, storage.join(run, "verdict.json"), **settings)
+        storage.write_text(verdict.path, page(decision))
         storage.write_text(reason, decision.reason)
-        print(f"{title}: {decision.reason}")
+        print(f"{decision.outcome.capitalize()}: {decision.reason}")
         return decision.accepted
 
 
 @step
 def export_model(
     train_dir: str,
+    eval_data: str,
     vocabulary: str,
     output_dir: str,
     run_name: str,
@@ -249,7 +267,7 @@ def export_model(
     ):
         # Not to model.path at once, for the folder is renamed when it is whole: on Vertex that
         # path is in a bucket mounted as a folder, where folders cannot be renamed.
-        export(train_dir, storage.join(folder, "model"), vocabulary)
+        export(train_dir, storage.join(folder, "model"), eval_data, vocabulary)
         storage.copy_tree(storage.join(folder, "model"), model.path)
 
 
@@ -264,7 +282,8 @@ def publish(
 ) -> NamedTuple("Published", [("version", str)]):
     import json
 
-    from components.publish import publish
+    from components.registry.lineage import lineage
+    from components.registry.registry import publish, read_champion
     from components.run_folder import run_folder
     from components.summary import recorded
     from components.tracking import log_published
@@ -275,9 +294,9 @@ def publish(
     with without_traceback(), recorded(run, job_id, "publish"):
         publish_dir = storage.join(output_dir, "published")
         metrics = storage.read_json(metrics_file.path)
-        champion = metrics["champion_version"]
-        version = publish(model.path, publish_dir, metrics_file.path, champion)
-        published = {"version": version, "path": storage.join(publish_dir, version)}
+        expected = metrics["champion_version"]
+        version = publish(model.path, publish_dir, metrics_file.path, expected, lineage(run))
+        published = {"version": version, "path": read_champion(publish_dir).path}
         storage.write_text(storage.join(run, "publish.json"), json.dumps(published, indent=1))
         log_published(metrics["train_dir"], published)
         print(f"Published: {published['path']}")

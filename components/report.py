@@ -35,7 +35,8 @@ def render(template: str, **context) -> str:
     )
     environment.globals.update({chart.__name__: _as_figure(chart) for chart in _CHARTS})
     environment.globals.update(chart_scripts=lambda: Markup(charts.javascript()))
-    environment.filters.update(count=count, score=score, signed=signed)
+    environment.globals.update(score=score, signed=signed)
+    environment.filters.update(count=count, score=score, signed=signed, duration=duration)
     return environment.get_template(template).render(**context)
 
 
@@ -61,3 +62,14 @@ def score(value: float | None) -> str:
 def signed(value: float | None) -> str:
     """Format a difference of metrics, e.g. +0.0120; None as a dash."""
     return _DASH if value is None else f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
+
+
+def duration(seconds: float | None) -> str:
+    """Format a duration, e.g. 2 h 5 min; None as a dash."""
+    if seconds is None:
+        return _DASH
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

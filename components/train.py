@@ -7,6 +7,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import trainer
+from components.code_digest import code_digest
 from trainer.common import storage
 from trainer.common.command_line import parse
 from trainer.common.errors import UserError
@@ -82,12 +83,13 @@ def train_folder(
     data_key: str,
     run_id: str = "",
     num_workers: int = 1,
+    libraries: str = "",
 ) -> str:
     """Return the trainer's folder, output_dir/train/KEY.
 
-    The key is made of everything that decides the weights: the data, the flags and the trainer's
-    code. A step that was killed therefore resumes when it is retried, in the same run or in
-    another one, and nothing is trained twice.
+    The key is made of everything that decides the weights: the data, the flags, the trainer's code
+    and the versions of the libraries. A step that was killed therefore resumes when it is retried,
+    in the same run or in another one, and nothing is trained twice.
 
     Args:
         config: The trainer's flags.
@@ -95,11 +97,11 @@ def train_folder(
         data_key: Identifies the content and order of the training data: `Manifest.content_key`.
         run_id: If given, the key is made of it too, so that the run trains a new model.
         num_workers: Number of workers, each with a batch of its own.
+        libraries: Identifies the versions of the libraries that the trainer's images contain.
     """
-    parts = [asdict(config), data_key, run_id, num_workers]
+    code = code_digest(Path(trainer.__file__).parent)
+    parts = [asdict(config), data_key, run_id, num_workers, libraries, code]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-    for source in sorted(Path(trainer.__file__).parent.rglob("*.py")):
-        digest.update(source.read_bytes())
     return storage.join(output_dir, "train", digest.hexdigest()[:16])
 
 

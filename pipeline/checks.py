@@ -13,15 +13,15 @@ def check(values: dict):
         values: Name -> value; parameters that are not given have their defaults.
 
     Raises:
-        UserError: A minimum of the gate, a flag of the trainer, an option of the prediction, the
+        UserError: A parameter of the gate, a flag of the trainer, an option of the prediction, the
             number of accelerators or of workers is unknown or out of range.
     """
     if "predictions_dir" in values:  # batch prediction
         names = ("output_format", "top_k", "min_probability", "batch_size")
         PredictionOptions(**{name: values[name] for name in names})
         return
-    minimums = {name: value for name, value in values.items() if name.startswith("min_")}
-    GateConfig(metrics_file="comes later", **minimums)
+    rules = {name: value for name, value in values.items() if name.startswith("gate_")}
+    GateConfig(metrics_file="comes later", **rules)
     parse_accelerator_count(values.get("accelerator_count", "0"))
     parse(values.get("data_validation_flags", ""))
     check_num_workers(values.get("num_workers", 1))

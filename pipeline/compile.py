@@ -93,6 +93,14 @@ def _images(config: CompileConfig) -> dict[str, str]:
 
 def compile_command(config: CompileConfig):
     """Compile the pipelines and print the files' paths."""
+    from pipeline.graphs.train import Images
+
+    images = Images(**_images(config))
+    if not images.are_pinned:
+        print(
+            f"Training is not cached, because {images.trainer} is not named by its digest, so that "
+            "its code may change. `make push` records the digests."
+        )
     for pipeline in COMPILED:
         for target, file in compile_pipeline(config, pipeline=pipeline).items():
             print(f"{pipeline:<8} {target + ':':<10}{file}")

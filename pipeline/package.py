@@ -1,6 +1,7 @@
 """A compiled pipeline as it is sent to a server: content, version and parameters."""
 
 import hashlib
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def read(path: str) -> Package:
     return Package(
         name=info["name"],
         description=info.get("description", ""),
-        version=f"{_commit()}-{hashlib.sha256(text.encode()).hexdigest()[:12]}",
+        version=f"{commit()}-{hashlib.sha256(text.encode()).hexdigest()[:12]}",
         text=text,
         parameters=parameters_of_spec(spec),
         images=sorted(
@@ -81,7 +82,7 @@ def _dags(spec: dict) -> list[dict]:
     return [part["dag"] for part in (spec["root"], *spec["components"].values()) if "dag" in part]
 
 
-def _commit() -> str:
+def commit() -> str:
     """Return the abbreviated commit, with -dirty if files differ from it; "nogit" without git."""
     # In CI's containers another user may own the files, which git refuses by default.
     git = ["git", "-c", f"safe.directory={ROOT}"]
@@ -91,3 +92,10 @@ def _commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return "nogit"
     return ran.stdout.strip() if ran.returncode == 0 else "nogit"
+
+
+def library_versions() -> str:
+    """Return 16 hex digits that identify the versions in the locks of the trainer's images."""
+    locks = sorted((ROOT / "docker").glob("trainer-*.txt"))
+    pins = [re.findall(r"^[^\s#]+==[^\s;\\]+", lock.read_text(), re.M) for lock in locks]
+    return hashlib.sha256(repr(pins).encode()).hexdigest()[:16]

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import time
+import uuid
 from datetime import UTC, datetime
 
 from components import generate_data
@@ -152,15 +153,15 @@ def run(arguments: dict, runner: str = "subprocess"):
     num_gpus = parse_accelerator_count(arguments.get("accelerator_count", "0"))
     names = local_names("gpu" if num_gpus else "cpu")
     pipeline = compile_pipeline(CompileConfig(str(BUILD / "local")), names)["kubeflow"]
-    folder = run_folder(arguments["output_dir"], arguments["run_name"], "", "")
+    job_id = uuid.uuid4().hex[:8]
+    folder = run_folder(arguments["output_dir"], arguments["run_name"], "", job_id)
     try:
-        run_pipeline(pipeline, arguments, BUILD / "kfp")
+        run_pipeline(pipeline, arguments, BUILD / "kfp", job_id)
     except local.StepFailed as failed:
         # The summary step does not get the output of a step that recorded no error, so write the
         # summary again with it. If that fails, report the step's error all the same.
         with contextlib.suppress(UserError):
-            run_id = storage.read_json(storage.join(folder, "summary.json"))["run_id"]
-            summary = summarise(folder, run_id, "FAILED", failed.reason)
+            summary = summarise(folder, job_id, "FAILED", failed.reason)
             print(f"\n{_links(folder, summary)}", flush=True)
         raise UserError(f"{failed.step} failed: {failed.reason}") from None
 

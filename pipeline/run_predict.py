@@ -2,6 +2,7 @@
 
 import sys
 import time
+import uuid
 from datetime import UTC, datetime
 
 from components.dates import fill_in
@@ -75,13 +76,14 @@ def run(arguments: dict, runner: str = "subprocess"):
         from pipeline.local import docker_runner
 
         run_pipeline = docker_runner.run
+    job_id = uuid.uuid4().hex[:8]
     config = CompileConfig(str(BUILD / "local"))
     compiled = compile_pipeline(config, local_names("cpu"), "predict")["kubeflow"]
     try:
-        run_pipeline(compiled, arguments, BUILD / "kfp")
+        run_pipeline(compiled, arguments, BUILD / "kfp", job_id)
     except local.StepFailed as failed:
         raise UserError(f"{failed.step} failed: {failed.reason}") from None
-    folder = run_folder(arguments["output_dir"], arguments["run_name"], "", "")
+    folder = run_folder(arguments["output_dir"], arguments["run_name"], "", job_id)
     predictions = arguments.get("predictions_dir") or storage.join(folder, "predictions")
     summary = storage.read_json(storage.join(predictions, "predictions.json"))
     print(

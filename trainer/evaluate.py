@@ -1,5 +1,6 @@
 """Command: python -m trainer.evaluate --train_dir=... --eval_data_pattern=..."""
 
+import contextlib
 import json
 import sys
 from dataclasses import dataclass
@@ -24,6 +25,12 @@ class EvaluateConfig:
         None, "File glob(s) for the evaluation dataset, comma-separated.", "Files"
     )
     output_file: str = flag("", "JSON file to write the metrics to.", "Files")
+    watch: bool = flag(
+        False,
+        "Evaluate every new checkpoint of train_dir until interrupted, and write the metrics to "
+        "train_dir/eval for TensorBoard.",
+        "Evaluation",
+    )
     batch_size: int = flag(1024, "Examples per batch.", "Evaluation")
     num_readers: int = flag(8, "Number of input files to read in parallel.", "Evaluation")
     top_k: int = flag(
@@ -43,28 +50,42 @@ def main(argv: list[str]):
     with without_traceback():
         config = parse(EvaluateConfig, argv)
         console.set_up()
-        from trainer.common import storage
-        from trainer.common.tracking import Tracker
-        from trainer.evaluation import evaluator
+        from trainer.evaluation import evaluator, watching
 
-        result = evaluator.evaluate(
-            config.train_dir,
-            config.eval_data_pattern,
-            config.batch_size,
-            config.top_k,
-            config.num_readers,
-        )
-        values = result.metrics
-        titles = [f"{metric.title}: {values[name]:.3f}" for name, metric in METRICS.items()]
-        print(
-            f"step {result.step} | {' | '.join(titles)} | Loss: {values['loss']:.6f} | "
-            f"videos: {values['num_videos']} | "
-            f"classes with videos: {values['num_classes_with_videos']}"
-        )
-        with Tracker(config.train_dir) as tracker:
-            tracker.log_metrics({f"eval/{name}": v for name, v in values.items()}, result.step)
-        if config.output_file:
-            storage.write_text(config.output_file, json.dumps(values, indent=1) + "\n")
+        settings = {
+            "batch_size": config.batch_size,
+            "top_k": config.top_k,
+            "num_readers": config.num_readers,
+        }
+        if not config.watch:
+            _report(
+                evaluator.evaluate(config.train_dir, config.eval_data_pattern, **settings), config
+            )
+            return
+        with contextlib.suppress(KeyboardInterrupt):
+            for evaluation in watching.watch(
+                config.train_dir, config.eval_data_pattern, **settings
+            ):
+                _report(evaluation, config)
+
+
+def _report(evaluation, config: EvaluateConfig):
+    """Print the metrics in one line, and write them to the output file."""
+    from trainer.common import storage
+    from trainer.common.tracking import Tracker
+
+    values = evaluation.metrics
+    titles = [f"{metric.title}: {values[name]:.3f}" for name, metric in METRICS.items()]
+    print(
+        f"step {evaluation.step} | {' | '.join(titles)} | Loss: {values['loss']:.6f} | "
+        f"videos: {values['num_videos']} | "
+        f"classes with videos: {values['num_classes_with_videos']}",
+        flush=True,
+    )
+    with Tracker(config.train_dir) as tracker:
+        tracker.log_metrics({f"eval/{name}": v for name, v in values.items()}, evaluation.step)
+    if config.output_file:
+        storage.write_text(config.output_file, json.dumps(values, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ class PredictConfig:
         "/tmp/yt8m_model/", "Directory of the trained or exported model, local or gs://.", "Files"
     )
     input_data_pattern: str | None = flag(
-        None, "File glob(s) for the videos, comma-separated.", "Files"
+        None, "Manifest of the videos, or file globs, comma-separated.", "Files"
     )
     output_file: str | None = flag(None, "File to write, local or gs://.", "Files")
     output_format: str = flag(

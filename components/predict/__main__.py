@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model_dir", required=True, help="Exported model or train_dir, local or gs://.")
-    add("--data", required=True, help="File glob(s) for the videos, comma-separated.")
+    add("--data", required=True, help="Manifest of the videos, or file globs, comma-separated.")
     add("--output_dir", required=True, help="Output folder, local or gs://.")
     add(
         "--output_format",

@@ -1,6 +1,6 @@
 """The model that a batch prediction uses, and the format of the records that it reads."""
 
-from components.publish import read_champion
+from components.registry.registry import read_champion
 from trainer.common import storage
 from trainer.common.errors import UserError
 from trainer.data.records import RecordFormat, record_format

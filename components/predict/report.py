@@ -22,7 +22,7 @@ def write_report(
         baseline: statistics.json of the training data's validation. Empty: no comparison.
         validation: statistics.json of the input files' validation. Empty: the features are not
             compared.
-        vocabulary: CSV file with class names. Empty: classes are shown by their ids.
+        vocabulary: CSV file with class names. Empty: those of an exported model, or the ids.
 
     Raises:
         UserError: A file cannot be read, or the report cannot be written.
@@ -30,7 +30,8 @@ def write_report(
     summary = storage.read_json(storage.join(output_dir, SUMMARY), "statistics", "files")
     training = _training_statistics(baseline) if baseline else None
     comparisons = storage.read_json(validation)["comparisons"] if validation else []
-    html = page(summary, training, comparisons, vocabulary)
+    names = _class_names(summary, vocabulary)
+    html = page(summary, training, comparisons, names)
     storage.write_text(storage.join(output_dir, "report.html"), html)
 
 
@@ -39,17 +40,23 @@ def _training_statistics(path: str) -> dict:
     return splits[training_split(splits)]
 
 
-def page(summary: dict, training: dict | None, comparisons: list[dict], vocabulary: str) -> str:
+def _class_names(summary: dict, vocabulary: str) -> list[str]:
+    exported = storage.join(summary["model_dir"], "class_names.json")
+    if not vocabulary and storage.exists(exported):
+        return storage.read_json(exported, "names")["names"]
+    return read_names(vocabulary, len(summary["statistics"]["top_classes"]))
+
+
+def page(summary: dict, training: dict | None, comparisons: list[dict], names: list[str]) -> str:
     """Return the report as HTML.
 
     Args:
         summary: Content of predictions.json.
         training: Statistics of the training split, in the form of statistics.json.
         comparisons: "comparisons" of the input files' statistics.json.
-        vocabulary: CSV file with class names.
+        names: Class names by class id.
     """
     statistics = summary["statistics"]
-    names = read_names(vocabulary, len(statistics["top_classes"]))
     num_bins = len(statistics["top_probabilities"])
     return report.render(
         "predict/report.html",

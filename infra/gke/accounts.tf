@@ -21,7 +21,9 @@ locals {
   step_accounts = {
     training = {
       display_name = "Steps of runs that must not publish"
-      folders      = ["${local.output}/train/", "${local.output}/runs/", "root/", "tmp/"]
+      folders = [
+        "${local.output}/train/", "${local.output}/runs/", "${local.output}/data/", "root/", "tmp/"
+      ]
     }
     publishing = {
       display_name = "Steps of runs that may publish"

@@ -66,8 +66,8 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             top_k: Maximum number of classes per video.
             min_probability: Minimum probability of a class, 0 to 1.
             batch_size: Examples per batch.
-            vocabulary: CSV file with the columns Index and Name, for the reports. Empty: classes
-                are shown by their ids.
+            vocabulary: CSV file with the columns Index and Name, for the reports. Empty: the
+                names in the model.
             data_baseline: statistics.json of the training data's validation, to detect drift from.
                 Empty: none.
             data_fail_on: Minimum severity of findings in the data that ends the run: error,

@@ -3,13 +3,14 @@
 import inspect
 import re
 import typing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from kfp import dsl, kubernetes
 
 from components import ops
 from components.train import FLAGS
 from components.workers.manifests import QUEUE_LABEL
+from pipeline import package
 from pipeline.parameters import Parameter, parameters_of
 from pipeline.profiles import profile as profiles
 from pipeline.profiles.profile import Profile
@@ -39,7 +40,7 @@ GROUPS = {
         "data_",
     ),
     "Training": (),  # all others
-    "Gate": ("gate_", "min_"),
+    "Evaluation and gate": ("eval_slice_file", "gate_"),
     "Resources of the training step": ("accelerator_", "num_workers", "node_"),
     "Run": ("run_name", "reuse_training"),
 }
@@ -54,6 +55,11 @@ class Images:
 
     data: str  # Beam, no TensorFlow
     trainer: str  # TensorFlow
+
+    @property
+    def are_pinned(self) -> bool:
+        """Whether all are named by their digest."""
+        return all("@sha256:" in name for name in (self.data, self.trainer))
 
 
 @dataclass(frozen=True)
@@ -201,11 +207,18 @@ def _pipeline(images: Images, target: Target, profile: Profile):
         data_validation_flags: str = "",
         trainer_flags: str = "",
         reuse_training: bool = True,
-        min_gap: float = 0.0,
-        min_hit_at_1: float = 0.0,
-        min_perr: float = 0.0,
-        min_map: float = 0.0,
-        min_improvement: float = 0.0,
+        eval_slice_file: str = "",
+        gate_confidence: float = 0.95,
+        gate_min_improvement: float = 0.001,
+        gate_metric_margin: float = 0.005,
+        gate_slice_margin: float = 0.01,
+        gate_min_support: int = 100,
+        gate_min_gap: float = 0.0,
+        gate_min_hit_at_1: float = 0.0,
+        gate_min_perr: float = 0.0,
+        gate_min_map: float = 0.0,
+        gate_first_model: str = "minimums",
+        gate_force_reason: str = "",
         accelerator_type: str = profile.train.accelerator_type.get(
             target.name, target.no_accelerator
         ),
@@ -239,7 +252,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             data_schema: schema.pbtxt that the data must conform to, e.g. that of an earlier run's
                 validation. Empty: none.
             data_baseline: statistics.json of an earlier run's validation, to detect drift. Empty:
-                none.
+                that of the published model's training data.
             data_validation_flags: Further flags of the validation, e.g. "--max_label_linf=0.05",
                 or Apache Beam's, e.g. "--runner=DataflowRunner --project=... --region=...
                 --temp_location=gs://...". Empty: Beam runs in the step itself.
@@ -247,20 +260,35 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 -m trainer.train --help` lists them.
             reuse_training: Resume or reuse the training of an earlier run with the same data, flags
                 and code. false: train a new model.
-            min_gap: Least GAP that is accepted, 0 to 1.
-            min_hit_at_1: Least Hit@1 that is accepted, 0 to 1.
-            min_perr: Least PERR that is accepted, 0 to 1.
-            min_map: Least mAP that is accepted, 0 to 1.
-            min_improvement: By how much its GAP must beat that of the published model. 0: by
-                anything above nothing.
+            eval_slice_file: CSV file with the columns id and slice, to compare the models on these
+                slices of the evaluation videos too. Empty: none.
+            gate_confidence: Confidence level of the intervals and of all comparisons with the
+                published model.
+            gate_min_improvement: Minimum improvement of GAP over the published model, which must be
+                significant too. Another seed alone changes GAP by almost 0.001.
+            gate_metric_margin: No metric may be significantly worse than the published model's by
+                more than this.
+            gate_slice_margin: In no slice may GAP be significantly worse than the published
+                model's by more than this.
+            gate_min_support: Minimum number of evaluation videos for a comparison; slices with
+                fewer are not compared.
+            gate_min_gap: Minimum GAP, from 0 to 1.
+            gate_min_hit_at_1: Minimum Hit@1, from 0 to 1.
+            gate_min_perr: Minimum PERR, from 0 to 1.
+            gate_min_map: Minimum mAP, from 0 to 1.
+            gate_first_model: Policy where no model is published yet. minimums: GAP must exceed that
+                of ranking the classes by their frequency; accept: it need not. Minimums that are
+                set apply in any case.
+            gate_force_reason: Publish the model whatever the rules say, for this reason, which is
+                recorded. Empty: the rules decide.
             accelerator_type: Type of accelerator, e.g. nvidia.com/gpu on Kubeflow, NVIDIA_L4 on
                 Vertex AI.
             accelerator_count: Number of accelerators, e.g. "1". "0" trains on the CPU. Training
                 fails at startup if it finds fewer.
             num_workers: Number of pods that train together, each with these accelerators, CPUs and
                 memory. The global batch has batch_size videos for each accelerator of each worker.
-            run_name: Name of the run's folder in output_dir/runs, whose content it replaces. Empty:
-                the name and id that the backend gave the run.
+            run_name: Begins the name of the run's folder in output_dir/runs, which ends with the id
+                that the backend gave the run. Empty: the backend's name of the run.
             node_cpu: Number of CPUs to request, e.g. 500m or 6.
             node_memory: Memory to request, which is also the limit, e.g. 24Gi.
             node_selector: Labels that the node must have, in JSON, e.g.
@@ -291,6 +319,9 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 trainer_flags=trainer_flags,
                 num_gpu=accelerator_count,
                 num_workers=num_workers,
+                commit=package.commit(),
+                libraries=package.library_versions(),
+                images=asdict(images),
                 **flags,
                 **run,
             )
@@ -302,8 +333,11 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 trainer_argv=validated.outputs["trainer_argv"],
                 num_workers=num_workers,
             )
-            # The one step that may be cached: train_dir stands for the data, flags and code.
-            configure(trained, "Train", images.trainer, profile.train.retries, cache=True)
+            # The one step that may be cached: train_dir stands for the data, flags, code and
+            # libraries. But a tag may name other code tomorrow.
+            configure(
+                trained, "Train", images.trainer, profile.train.retries, cache=images.are_pinned
+            )
             # Its own resources, in place of those of the other steps.
             trained.set_accelerator_type(accelerator_type)
             # A string: Kubeflow's driver ignores a count of any other type.
@@ -328,8 +362,11 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             evaluated = ops.evaluate(
                 train_dir=validated.outputs["train_dir"],
                 eval_data=validated.outputs["eval_data"],
+                data_statistics=validated.outputs["data_statistics"],
                 vocabulary=vocabulary,
                 batch_size=flags["batch_size"],
+                slice_file=eval_slice_file,
+                confidence=gate_confidence,
                 **run,
             )
             evaluated.after(trained)
@@ -337,18 +374,27 @@ def _pipeline(images: Images, target: Target, profile: Profile):
 
             verdict = ops.gate(
                 metrics_file=evaluated.outputs["metrics_file"],
-                min_gap=min_gap,
-                min_hit_at_1=min_hit_at_1,
-                min_perr=min_perr,
-                min_map=min_map,
-                min_improvement=min_improvement,
+                gate_confidence=gate_confidence,
+                gate_min_improvement=gate_min_improvement,
+                gate_metric_margin=gate_metric_margin,
+                gate_slice_margin=gate_slice_margin,
+                gate_min_support=gate_min_support,
+                gate_min_gap=gate_min_gap,
+                gate_min_hit_at_1=gate_min_hit_at_1,
+                gate_min_perr=gate_min_perr,
+                gate_min_map=gate_min_map,
+                gate_first_model=gate_first_model,
+                gate_force_reason=gate_force_reason,
                 **run,
             )
             configure(verdict, "Gate", images.data, retries=2)
 
             with dsl.If(verdict.outputs["Output"] == True, name="accepted"):  # noqa: E712
                 exported = ops.export_model(
-                    train_dir=validated.outputs["train_dir"], vocabulary=vocabulary, **run
+                    train_dir=validated.outputs["train_dir"],
+                    eval_data=validated.outputs["eval_data"],
+                    vocabulary=vocabulary,
+                    **run,
                 )
                 configure(exported, "Export model", images.trainer, retries=2)
 

@@ -34,7 +34,7 @@ PASSED_ON = (
 CREDENTIALS = "GOOGLE_APPLICATION_CREDENTIALS"
 
 
-def run(pipeline: Path, arguments: dict, scratch: Path):
+def run(pipeline: Path, arguments: dict, scratch: Path, job_id: str):
     """Run a compiled pipeline in its images and print the steps' output.
 
     A step runs as the current user on a read-only file system. The files in `arguments` are
@@ -44,6 +44,7 @@ def run(pipeline: Path, arguments: dict, scratch: Path):
         pipeline: File that is compiled for Kubeflow.
         arguments: Parameter -> value; paths are absolute.
         scratch: Folder for a temporary folder with the steps' artifacts.
+        job_id: Unique ID of the run.
 
     Raises:
         StepFailed: A step failed. The summary step has run nevertheless.
@@ -81,7 +82,8 @@ def run(pipeline: Path, arguments: dict, scratch: Path):
         for name in ("root", "workspace"):
             (folder / name).mkdir()  # The engine would create it as root.
         replaced = (docker_task_handler, "run_docker_container")
-        local_runs.run_steps(pipeline, arguments, folder, local.DockerRunner(), replaced, start)
+        runner = local.DockerRunner()
+        local_runs.run_steps(pipeline, arguments, folder, runner, replaced, start, job_id)
 
 
 def _check_images(client, pipeline: Path):

@@ -44,13 +44,14 @@ class StepFailed(Exception):
         self.step, self.reason = step, reason
 
 
-def run(pipeline: Path, arguments: dict, scratch: Path):
+def run(pipeline: Path, arguments: dict, scratch: Path, job_id: str):
     """Run a compiled pipeline and print the steps' output.
 
     Args:
         pipeline: File that is compiled for Kubeflow.
         arguments: Parameter -> value.
         scratch: Folder for a temporary folder with the steps' artifacts.
+        job_id: Unique ID of the run.
 
     Raises:
         StepFailed: A step failed. The summary step has run nevertheless.
@@ -70,7 +71,7 @@ def run(pipeline: Path, arguments: dict, scratch: Path):
     with scratch_folder(scratch) as folder:
         runner = local.SubprocessRunner(use_venv=False)
         replaced = (subprocess_task_handler, "run_local_subprocess")
-        run_steps(pipeline, arguments, folder, runner, replaced, start)
+        run_steps(pipeline, arguments, folder, runner, replaced, start, job_id)
 
 
 @contextlib.contextmanager
@@ -81,7 +82,9 @@ def scratch_folder(scratch: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def run_steps(pipeline: Path, arguments: dict, folder: Path, runner, replaced: tuple, start):
+def run_steps(
+    pipeline: Path, arguments: dict, folder: Path, runner, replaced: tuple, start, job_id: str
+):
     """Run a compiled pipeline with one of kfp's local runners, each step by `start`.
 
     Args:
@@ -92,13 +95,14 @@ def run_steps(pipeline: Path, arguments: dict, folder: Path, runner, replaced: t
         replaced: Module and name of the function by which the runner runs a step.
         start: Called instead of this function. Returns the step's name and a context manager of
             an object with `stdout`, the step's lines, and after the exit `returncode`.
+        job_id: Unique ID of the run.
 
     Raises:
         StepFailed: A step failed. The summary step has run nevertheless.
     """
     steps = _Steps()
     with _stop_on_signals(), _silent_kfp(), _replaced(*replaced, steps.by(start)):
-        function = components.load_component_from_text(_for_local_runner(pipeline))
+        function = components.load_component_from_text(_for_local_runner(pipeline, job_id))
         local.init(
             runner,
             pipeline_root=f"{folder}/root",
@@ -115,14 +119,16 @@ def step_name(command: list[str]) -> str:
     return command[command.index("--function_to_execute") + 1]
 
 
-def _for_local_runner(pipeline: Path) -> str:
+def _for_local_runner(pipeline: Path, job_id: str) -> str:
     """Return the compiled pipeline in a form that kfp's local runner supports.
 
     Retries are removed, because a local failure repeats. The placeholder of the scheduled time,
     which the local runner does not support, is replaced by the current time.
+    So is that of the run's ID, which the local runner would replace by a random one.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     text = pipeline.read_text().replace(dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER, now)
+    text = text.replace(dsl.PIPELINE_JOB_ID_PLACEHOLDER, job_id)
     documents = list(yaml.safe_load_all(text))
     for component in [documents[0]["root"], *documents[0]["components"].values()]:
         for task in component.get("dag", {}).get("tasks", {}).values():

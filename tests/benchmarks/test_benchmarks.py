@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks import data, reading, step
+from benchmarks import data, evaluation, reading, step
 from benchmarks.reading import ReadingBenchmark
 from benchmarks.step import StepBenchmark
 from trainer.common.errors import UserError
@@ -35,3 +35,15 @@ def test_an_unknown_model_is_an_error():
         StepBenchmark(models="LogisticModel,MoeModle")
     with pytest.raises(UserError, match="float32, bfloat16; got 'float16'"):
         StepBenchmark(types="float16")
+
+
+@pytest.mark.slow
+def test_evaluation(little_data):
+    lines = evaluation.measure("LogisticModel", batch_size=8).splitlines()
+    assert lines[0] == "LogisticModel: 64 videos"
+    assert [line.split()[0] for line in lines[1:]] == ["forward", "evaluation", "two"]
+
+
+def test_bootstrap():
+    line = evaluation.measure_bootstrap(num_videos=50, replicates=2)
+    assert line.startswith("bootstrap of 2 models, 50 videos") and "for 500 replicates" in line

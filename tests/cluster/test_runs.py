@@ -49,7 +49,7 @@ def test_a_run_is_published_and_the_same_again_is_rejected(cluster):
 
 def test_no_cache_trains_a_new_model(cluster):
     for words in ([], ["--no-cache"]):
-        run = cluster.submit(*words, *cluster.parameters("nocache", "min_gap=1"))
+        run = cluster.submit(*words, *cluster.parameters("nocache", "gate_min_gap=1"))
         assert run.end() == 0, run.output
         assert "cached" not in run.output
     assert len(cluster.run("ls", f"{cluster.folder}/nocache/train").split()) == 2
@@ -59,8 +59,26 @@ def test_bad_data_fails_with_the_steps_own_words(cluster):
     run = cluster.submit(*cluster.parameters("bad", "train_data=/data/nothing*"))
     assert run.end() == 1
     assert "error: Validate data failed: No file matches '/data/nothing*'" in run.output
+    assert len(cluster.pods(run.run_id)) == 2  # Validate data was not tried again, and Summary
     summary = summary_of(cluster, run, "bad")
     assert (summary["outcome"], summary["ended_by"]) == ("failed", "validate_data")
+
+
+@pytest.mark.parametrize(
+    "step, title, damage",
+    [
+        ("evaluate", "Evaluate", "echo damaged >{}/champion.json"),
+        ("publish", "Publish", "chmod 555 {}"),
+    ],
+)
+def test_a_later_step_that_fails_is_named_too(cluster, step, title, damage):
+    published = f"{cluster.folder}/{step}/published"
+    cluster.run("sh", "-c", f"mkdir -p {published} && {damage.format(published)}")
+    run = cluster.submit(*cluster.parameters(step))
+    assert run.end() == 1, run.output
+    assert f"error: {title} failed: " in run.output
+    summary = summary_of(cluster, run, step)
+    assert (summary["outcome"], summary["ended_by"]) == ("failed", step)
 
 
 def test_training_fails_if_the_gpu_that_it_was_given_is_none(cluster, fake_gpu):
@@ -96,7 +114,7 @@ def test_a_run_that_is_cancelled_while_it_trains(cluster):
 
 
 def test_training_whose_pod_is_deleted_resumes(cluster):
-    settings = ["num_epochs=3000", "trainer_flags=--checkpoint_minutes=0.05", "min_gap=1"]
+    settings = ["num_epochs=3000", "trainer_flags=--checkpoint_minutes=0.05", "gate_min_gap=1"]
     run = cluster.submit(*cluster.parameters("kill", *settings))
     pod = train_pod(cluster, run.run_id)
     train = f"{cluster.folder}/kill/train"

@@ -64,3 +64,26 @@ def test_a_schedule_is_changed_without_ending_its_run(cluster, schedule):
     assert new.recurring_run_id != old.recurring_run_id
     assert "(deleted)" in schedule("delete")
     assert schedules() == []
+
+
+def test_a_scheduled_run_takes_the_newest_version_and_the_files_of_its_day(cluster, schedule):
+    for offset in (0, 86400):  # midnight may come
+        day = f"$(date -u -d @$(($(date +%s) + {offset})) +%Y%m%d)"
+        cluster.run("sh", "-c", f"cp -r {cluster.folder}/set {cluster.folder}/{day}")
+    data = [f"{name}_data={cluster.folder}/{{date}}/{name}*" for name in ("train", "eval")]
+    assert "of the newest version" in schedule(
+        "--latest", "--cron=* * * * *", *cluster.parameters("dated", *data)
+    )
+    api = cluster.client
+    listed = api.list_recurring_runs(page_size=100).recurring_runs
+    (made,) = [one for one in listed if one.display_name == schedule.name]
+    assert made.pipeline_version_reference.pipeline_version_id is None
+
+    def ended():
+        runs = api.list_runs(page_size=50, sort_by="created_at desc").runs or []
+        ours = [run for run in runs if run.recurring_run_id == made.recurring_run_id]
+        return [run for run in ours if run.state in ("SUCCEEDED", "FAILED")]
+
+    (run, *_) = wait_for(ended, 1200)
+    assert run.state == "SUCCEEDED"
+    assert "(paused)" in schedule("pause")

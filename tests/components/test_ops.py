@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from kfp import dsl
@@ -10,13 +11,16 @@ from kfp.dsl import HTML, Artifact, Markdown
 from components import ops
 from components.generate_data import generate
 from components.train import FLAGS as TRAINER_FLAGS
+from trainer.common import storage
+from trainer.data import manifest
 
 
 @pytest.fixture
 def metrics_file(tmp_path):
     scores = {"gap": 0.5, "hit_at_1": 0.7, "perr": 0.6, "map": 0.1}
     path = tmp_path / "metrics.json"
-    path.write_text(json.dumps({"challenger": scores, "champion": None, "champion_version": None}))
+    metrics = {"challenger": scores, "champion": None, "champion_version": None}
+    path.write_text(json.dumps(metrics | {"frequency_gap": 0.1}))
     return Artifact(uri=str(path))
 
 
@@ -25,11 +29,17 @@ def test_gate_shows_its_verdict(metrics_file, tmp_path, min_gap, accepted):
     verdict = Markdown(uri=str(tmp_path / "verdict.md"))
     outcome = ops.gate.python_func(
         metrics_file=metrics_file,
-        min_gap=min_gap,
-        min_hit_at_1=0.0,
-        min_perr=0.0,
-        min_map=0.0,
-        min_improvement=0.0,
+        gate_confidence=0.95,
+        gate_min_improvement=0.0,
+        gate_metric_margin=0.0,
+        gate_slice_margin=0.0,
+        gate_min_support=1,
+        gate_min_gap=min_gap,
+        gate_min_hit_at_1=0.0,
+        gate_min_perr=0.0,
+        gate_min_map=0.0,
+        gate_first_model="accept",
+        gate_force_reason="",
         output_dir=str(tmp_path),
         run_name="nightly",
         job_name="",
@@ -39,10 +49,12 @@ def test_gate_shows_its_verdict(metrics_file, tmp_path, min_gap, accepted):
     )
     reason = (tmp_path / "reason").read_text()
     assert outcome is accepted
-    title = "Accepted" if accepted else "Rejected"
-    assert (tmp_path / "verdict.md").read_text() == f"# {title}\n\n{reason}\n"
+    title = "First" if accepted else "Rejected"
+    text = (tmp_path / "verdict.md").read_text()
+    assert text.startswith(f"# {title}\n\n{reason}\n")
+    assert f"| min_gap | GAP of {min_gap:g} or more | GAP is 0.5000 |" in text
     written = json.loads((tmp_path / "runs" / "nightly" / "verdict.json").read_text())
-    assert written == {"accepted": accepted, "reason": reason}
+    assert (written["accepted"], written["reason"]) == (accepted, reason)
 
 
 DATA_FORMAT = ("feature_names", "feature_sizes", "frame_features", "num_classes")
@@ -84,6 +96,9 @@ def validate_data(tmp_path):
             trainer_flags="",
             num_gpu="0",
             num_workers=1,
+            commit="0123456789ab",
+            libraries="0",
+            images={"data": "data@sha256:1", "trainer": "trainer@sha256:2"},
             data_statistics=Artifact(uri=str(tmp_path / "statistics.json")),
             validation_report=HTML(uri=str(tmp_path / "report.html")),
         )
@@ -100,18 +115,27 @@ def test_validate_data_fills_in_the_day_and_tells_which_files_it_read(validate_d
     train_data, eval_data, train_dir, argv = validated
     assert train_dir.startswith(f"{tmp_path}/output/train/")
     assert "--num_classes=3" in argv
-    plan_file = tmp_path / "output" / "runs" / "nightly" / "plan.json"
-    assert json.loads(plan_file.read_text()) == {"train_dir": train_dir, "trainer_argv": argv}
-    day = train_data.split("/")[-2]
-    assert day in [f"{day:%Y%m%d}" for day in midnight_may_come]
-    assert train_data == f"{tmp_path}/{day}/train*"
-    assert eval_data == f"{tmp_path}/{day}/eval*"
+    plan_file = tmp_path / "output" / "runs" / "nightly-1f2e" / "plan.json"
+    assert json.loads(plan_file.read_text()) == {
+        "train_data": train_data,
+        "eval_data": eval_data,
+        "train_dir": train_dir,
+        "trainer_argv": argv,
+    }
+    (folder,) = {Path(file).parent for file in manifest.expand(train_data)}
+    assert folder.name in [f"{day:%Y%m%d}" for day in midnight_may_come]
+    assert manifest.expand(train_data) == storage.glob(f"{folder}/train*")
+    assert manifest.expand(eval_data) == storage.glob(f"{folder}/eval*")
+    run = json.loads(plan_file.with_name("run.json").read_text())
+    assert (run["run_id"], run["commit"]) == ("1f2e", "0123456789ab")
+    assert run["images"]["trainer"] == "trainer@sha256:2"
+    assert run["parameters"]["num_classes"] == 3
 
 
 def test_a_flag_of_the_trainer_is_checked_before_data_is_read(validate_data, tmp_path):
     with pytest.raises(SystemExit, match="--batch_size must be at least 1; got 0"):
         validate_data("no such file", "nor this", flags={"batch_size": 0})
-    record = tmp_path / "output" / "runs" / "nightly" / "steps" / "validate_data.json"
+    record = tmp_path / "output" / "runs" / "nightly-1f2e" / "steps" / "validate_data.json"
     assert "--batch_size" in json.loads(record.read_text())["error"]
 
 
@@ -120,7 +144,7 @@ def test_validate_data_reads_the_files_of_the_day_that_was_scheduled(validate_da
     train_data, _, _, _ = validate_data(
         f"{tmp_path}/{{date}}/train*", f"{data}/eval*", scheduled_at="2026-03-01T02:00:00Z"
     )
-    assert train_data == f"{tmp_path}/20260301/train*"
+    assert manifest.expand(train_data) == storage.glob(f"{tmp_path}/20260301/train*")
 
 
 @pytest.mark.parametrize("name", ["max_label_linf", "max_label_js", "max_mean_shift"])

@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import signal
+import time
 from datetime import datetime
 
 import pytest
@@ -7,6 +10,7 @@ import pytest
 from components.summary import STEPS, recorded, summarise
 from trainer.common import storage
 from trainer.common.errors import UserError
+from trainer.data.manifest import File, Manifest
 
 SCORES = {"gap": 0.55, "hit_at_1": 0.7, "perr": 0.6, "map": 0.1, "loss": 12.0}
 OLD_SCORES = {"gap": 0.5, "hit_at_1": 0.7, "perr": 0.6, "map": 0.2, "loss": 13.0}
@@ -21,6 +25,38 @@ def run_dir(request, tmp_path) -> str:
 
 RUN_ID = "1f2e3d4c"
 
+VERDICT = {
+    "accepted": True,
+    "outcome": "forced",
+    "reason": "GAP 0.55 beats <0.5.",
+    "rules": [
+        {
+            "name": "improvement",
+            "passed": False,
+            "required": "GAP above 0.5",
+            "measured": "GAP is 0.55",
+            "numbers": {},
+        }
+    ],
+    "force_reason": "the old one is broken",
+}
+COMPARISON = {
+    "gap": {
+        "challenger": {"value": 0.55, "low": 0.54, "high": 0.56, "p_value": 0.0},
+        "champion": {"value": 0.5, "low": 0.49, "high": 0.51, "p_value": 0.0},
+        "difference": {"value": 0.05, "low": 0.04, "high": 0.06, "p_value": 0.012},
+    }
+}
+
+
+def manifest_of(*num_records: int) -> str:
+    """A data manifest with as many files."""
+    files = [
+        File(f"/data/{i}.tfrecord", 1, 1, records, "0" * 64)
+        for i, records in enumerate(num_records)
+    ]
+    return Manifest(tuple(files)).to_json()
+
 
 def leave(
     run_dir: str, accepted: bool = True, until: str | None = "publish", run_id: str = RUN_ID
@@ -31,20 +67,33 @@ def leave(
     files = {
         "validate_data": {
             "validation/report.html": "<p>",
-            "plan.json": {"train_dir": f"{run_dir}-train", "trainer_argv": []},
+            "run.json": {
+                "parameters": {"train_data": "/data/train*", "num_epochs": 5},
+                "commit": "0123456789ab",
+                "images": {"data": "data@sha256:1", "trainer": "trainer@sha256:2"},
+            },
+            "plan.json": {
+                "train_data": f"{run_dir}/train.manifest.json",
+                "eval_data": f"{run_dir}/eval.manifest.json",
+                "train_dir": f"{run_dir}-train",
+                "trainer_argv": [],
+            },
+            "train.manifest.json": manifest_of(10, 20),
+            "eval.manifest.json": manifest_of(10),
         },
-        "train": {},
+        "train": {"../nightly-train/learning_curve.json": {"train/loss": [[1, 9.5], [2, 7.5]]}},
         "evaluate": {
             "evaluation/report.html": "<p>",
             "evaluation/metrics.json": {
                 "challenger": SCORES,
+                "comparison": COMPARISON,
                 "champion": OLD_SCORES,
                 "champion_version": "20260101000000",
                 "train_dir": f"{run_dir}-train",
                 "step": 10,
             },
         },
-        "gate": {"verdict.json": {"accepted": accepted, "reason": "GAP 0.55 beats <0.5."}},
+        "gate": {"verdict.json": VERDICT | {"accepted": accepted}},
         "export_model": {},
         "publish": {"publish.json": {"version": "2026", "path": "/out/published/2026"}},
     }
@@ -84,16 +133,28 @@ def test_a_published_model(run_dir, state):
     steps = summary.pop("steps")
     assert list(steps) == list(STEPS)
     assert {step["state"] for step in steps.values()} == {"done"}
+    assert summary.pop("started") == steps["validate_data"]["started"]
+    assert summary.pop("ended") == steps["publish"]["ended"]
+    assert 0 <= summary.pop("seconds") < 60
     assert summary == {
         "run_id": RUN_ID,
         "outcome": "published",
         "state": state,
         "ended_by": None,
         "error": None,
+        "parameters": {"train_data": "/data/train*", "num_epochs": 5},
+        "commit": "0123456789ab",
+        "images": {"data": "data@sha256:1", "trainer": "trainer@sha256:2"},
+        "data": {
+            "train": {"manifest": f"{run_dir}/train.manifest.json", "files": 2, "records": 30},
+            "eval": {"manifest": f"{run_dir}/eval.manifest.json", "files": 1, "records": 10},
+        },
+        "verdict": VERDICT,
         "accepted": True,
         "reason": "GAP 0.55 beats <0.5.",
         "metrics": SCORES,
         "champion": OLD_SCORES,
+        "comparison": COMPARISON,
         "champion_version": "20260101000000",
         "train_dir": f"{run_dir}-train",
         "version": "2026",
@@ -108,10 +169,29 @@ def test_a_published_model(run_dir, state):
     assert "GAP 0.55 beats &lt;0.5." in html
     assert states(html) == ["done"] * 6
     assert "+0.0500 vs 0.5000" in html and "/out/published/2026" in html
-    assert re.findall(r'href="([^"]*)"', html) == [
-        "validation/report.html",
-        "evaluation/report.html",
-    ]
+    assert "30 records in 2 files" in html and "0123456789ab" in html
+    assert (
+        "GAP above 0.5" in html and "gate_force_reason" in html and "the old one is broken" in html
+    )
+    assert "+0.0400 to +0.0600" in html and "0.012" in html
+    assert "train/loss" not in html and "Loss of a batch" in html
+    links = re.findall(r'href="([^"#]+)"', html)
+    assert links[:2] == ["validation/report.html", "evaluation/report.html"]
+
+
+def test_a_first_model_is_compared_with_none(tmp_path):
+    run_dir = str(tmp_path / "run")
+    leave(run_dir)
+    estimate = COMPARISON["gap"]["challenger"]
+    comparison = {"gap": {"challenger": estimate, "champion": None, "difference": None}}
+    metrics = {"challenger": SCORES, "champion": None, "champion_version": None}
+    storage.write_text(
+        f"{run_dir}/evaluation/metrics.json", json.dumps(metrics | {"comparison": comparison})
+    )
+    assert summarise(run_dir, RUN_ID, "COMPLETE")["champion"] is None
+    html = page_of(run_dir)
+    assert "0.5400 to 0.5600" in html and "Previously published" not in html
+    assert '<th class="number">Difference</th>' not in html
 
 
 @pytest.mark.parametrize("state", ["RUNNING", *GOOD_STATES])
@@ -206,17 +286,68 @@ def test_the_backends_error_is_shown_where_no_step_recorded_one(run_dir):
     assert "No node has a GPU." in page_of(run_dir)
 
 
-def test_an_earlier_run_of_the_same_name_is_not_taken_for_this_one(tmp_path):
-    run_dir = str(tmp_path)
-    leave(run_dir, run_id="an earlier run")
+def test_evaluate_never_started_after_a_training_that_was_answered_from_the_cache(
+    tmp_path, monkeypatch
+):
+    run_dir = str(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("components.summary._now", lambda: "2026-01-01T00:00:00+00:00")
+        with record(run_dir, "train"):
+            pass
+    leave(run_dir, until="validate_data")
+    summary = summarise(run_dir, RUN_ID, "FAILED")
+    assert (summary["ended_by"], summary["error"]) == ("evaluate", "evaluate did not start.")
+    assert states(page_of(run_dir)) == ["done", "cached", *["not run"] * 4]
+
+
+@pytest.mark.parametrize(
+    "number, name", [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")], ids=["TERM", "INT"]
+)
+@pytest.mark.parametrize("step", ["validate_data", "train", "publish"])
+def test_a_step_that_received_a_signal_was_cancelled(tmp_path, step, number, name):
+    run_dir = str(tmp_path / "run")
+    leave_up_to(run_dir, step)
+    with pytest.raises((SystemExit, KeyboardInterrupt)), record(run_dir, step):
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    summary = summarise(run_dir, RUN_ID, "RUNNING")  # of Kubeflow, as for a failed run
+    assert (summary["outcome"], summary["ended_by"]) == ("cancelled", step)
+    assert summary["error"] == (
+        f"{step} received {name}: the run was cancelled, or its machine was taken away."
+    )
+    assert "interrupted" in page_of(run_dir)
+
+
+def test_a_retry_that_succeeds_replaces_the_interruption(tmp_path):
+    run_dir = str(tmp_path / "run")
+    with pytest.raises(SystemExit), record(run_dir, "validate_data"):
+        raise SystemExit(143)
+    leave(run_dir)
+    assert summarise(run_dir, RUN_ID, "COMPLETE")["outcome"] == "published"
+
+
+def test_a_step_that_ends_the_process_otherwise_failed(tmp_path):
+    run_dir = str(tmp_path / "run")
+    with pytest.raises(SystemExit), record(run_dir, "validate_data"):
+        raise SystemExit(3)
     summary = summarise(run_dir, RUN_ID, "FAILED")
     assert summary["outcome"] == "failed"
-    assert (summary["ended_by"], summary["error"]) == (
-        "validate_data",
-        "validate_data did not start.",
-    )
-    assert summary["metrics"] is summary["model"] is None
-    assert summary["reports"] == {}
+    assert summary["error"] == "validate_data ended with exit code 3."
+
+
+def test_durations(tmp_path, monkeypatch):
+    run_dir = str(tmp_path / "run")
+    times = iter(f"2026-01-01T{time}+00:00" for time in ("00:00:00", "00:00:05", "00:01", "03:05"))
+    monkeypatch.setattr("components.summary._now", lambda: next(times))
+    for step in ("validate_data", "evaluate"):
+        with recorded(run_dir, RUN_ID, step):
+            pass
+    summary = summarise(run_dir, RUN_ID)
+    assert summary["steps"]["validate_data"]["seconds"] == 5
+    assert summary["steps"]["evaluate"]["seconds"] == 3 * 3600 + 4 * 60
+    assert summary["seconds"] == 3 * 3600 + 5 * 60
+    assert "3 h 4 min" in page_of(run_dir) and "5 s" in page_of(run_dir)
 
 
 def test_accepted_but_not_published_is_no_success(tmp_path):

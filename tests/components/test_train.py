@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import trainer
 from components.train import check_num_workers, command_line, train, train_folder, trainer_config
 from trainer.common.errors import UserError
 from trainer.data.examples import encode_example
@@ -93,6 +94,37 @@ def test_the_folder_depends_on_the_number_of_workers():
     assert train_folder(config, "output", "0123") == folders[0]
 
 
+def key(parameters: dict | None = None, **arguments) -> str:
+    config = trainer_config(FLAGS | (parameters or {}))
+    return train_folder(config, "output", **{"data_key": "0123"} | arguments)
+
+
+def test_the_folder_depends_on_the_libraries():
+    assert key(libraries="a") != key(libraries="b")
+
+
+def test_the_folder_depends_on_what_the_trainers_code_does(tmp_path, monkeypatch):
+    source = tmp_path / "trainer" / "losses.py"
+    source.parent.mkdir()
+    monkeypatch.setattr(trainer, "__file__", str(source.with_name("__init__.py")))
+    keys = []
+    for code in ("loss = 1", "loss = 1  # a comment", "loss = 2"):
+        source.write_text(code)
+        keys.append(key())
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_the_folder_depends_on_the_content_of_a_flagfile(tmp_path):
+    flagfile = tmp_path / "flags"
+    flags = {"trainer_flags": f"--flagfile={flagfile}"}
+    flagfile.write_text("--seed=1\n")
+    first = key(flags)
+    flagfile.write_text("--seed=1\n\n")
+    assert key(flags) == first == key({"trainer_flags": "--seed=1"})
+    flagfile.write_text("--seed=2\n")
+    assert key(flags) != first
+
+
 def test_every_worker_needs_a_file(tmp_path):
     for number in range(2):
         (tmp_path / f"train{number}").touch()
@@ -114,7 +146,7 @@ def test_a_training_that_is_given_gpus_requires_them(count, num_gpu, require_gpu
 
 
 def test_parameters_that_are_no_flags_are_for_other_steps():
-    assert trainer_config({"min_gap": 0.5, "output_dir": "x"}) == trainer_config({})
+    assert trainer_config({"gate_min_gap": 0.5, "output_dir": "x"}) == trainer_config({})
 
 
 def test_the_command_line_gives_the_same_flags_again(tmp_path):

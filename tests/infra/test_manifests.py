@@ -113,6 +113,7 @@ def test_the_training_account_cannot_write_published_models():
     assert re.findall(r'"(.*?)"', folders) == [
         "${local.output}/train/",
         "${local.output}/runs/",
+        "${local.output}/data/",
         "root/",
         "tmp/",
     ]

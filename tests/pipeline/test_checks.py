@@ -6,7 +6,13 @@ from trainer.common.errors import UserError
 
 def test_good_settings_pass():
     check({})
-    check({"min_gap": 0.5, "batch_size": 32, "trainer_flags": "--max_steps=9 --seed=1 --num_gpu 0"})
+    check(
+        {
+            "gate_min_gap": 0.5,
+            "batch_size": 32,
+            "trainer_flags": "--max_steps=9 --seed=1 --num_gpu 0",
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -19,7 +25,7 @@ def test_good_settings_pass():
         ({"accelerator_count": "one"}, "accelerator_count must be a whole number"),
         ({"accelerator_count": ""}, "accelerator_count must be a whole number"),
         ({"num_workers": 0}, "num_workers must be at least 1; got 0"),
-        ({"min_map": -0.1}, "min_map must be from 0 to 1; got -0.1"),
+        ({"gate_min_map": -0.1}, "gate_min_map must be from 0 to 1; got -0.1"),
         ({"batch_size": 0}, "--batch_size must be at least 1; got 0"),
         ({"feature_names": "rgb,audio"}, "must have the same length"),
         ({"trainer_flags": "--sede=1"}, "Unknown command line flag 'sede'"),

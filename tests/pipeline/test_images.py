@@ -138,7 +138,7 @@ print(writable)
     [
         (
             "data",
-            "components.validate_data.pipeline, components.gate, components.publish, "
+            "components.validate_data.pipeline, components.gate, components.registry.retention, "
             "components.summary",
         ),
         ("trainer", "components.train, components.evaluate, components.export_model"),

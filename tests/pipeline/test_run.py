@@ -30,6 +30,12 @@ def pipeline_run(*words, cwd) -> subprocess.CompletedProcess:
     )
 
 
+def run_folder(output: Path, name: str) -> Path:
+    """The folder of the run with that name."""
+    (folder,) = (output / "runs").glob(f"{name}-*")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A small data set, in a folder whose name needs quotes in a shell."""
@@ -42,7 +48,7 @@ def data(tmp_path_factory):
         (["modle=MoeModel"], "There is no parameter 'modle'. Did you mean model=...?"),
         (["train_data=x"], "eval_data is missing. Give both train_data and eval_data"),
         (["train_data=nothing*", "eval_data=nothing*"], "train_data: No file matches"),
-        (["min_gap=55"], "min_gap must be from 0 to 1; got 55.0."),
+        (["gate_min_gap=55"], "gate_min_gap must be from 0 to 1; got 55.0."),
         (["num_workers=2"], "num_workers must be 1 on this machine"),
         (["trainer_flags=--sede=1"], "Unknown command line flag 'sede'."),
         (
@@ -70,24 +76,25 @@ def test_better_model_is_published_and_a_worse_one_is_not(data, tmp_path):
         *files, *SETTINGS, "vocabulary=it's/vocabulary.csv", "run_name=first", cwd=tmp_path
     )
     assert first.returncode == 0, first.stdout + first.stderr
-    runs, published = tmp_path / "out" / "runs", tmp_path / "out" / "published"
+    run, published = run_folder(tmp_path / "out", "first"), tmp_path / "out" / "published"
     champion = json.loads((published / "champion.json").read_text())
-    assert (published / champion["version"] / "saved_model.pb").exists()
+    assert (published / "served" / champion["version"] / "saved_model.pb").exists()
     for report in ("validation/report.html", "evaluation/report.html", "summary.html"):
-        assert (runs / "first" / report).exists()
-        assert f"out/runs/first/{report}" in first.stdout
+        assert (run / report).exists()
+        assert f"out/runs/{run.name}/{report}" in first.stdout
 
     assert "KFP" not in first.stdout
     assert "WARNING" not in first.stdout
     assert first.stderr == ""
 
-    second = pipeline_run(*files, *SETTINGS, "run_name=second", "min_gap=0.999", cwd=tmp_path)
+    second = pipeline_run(*files, *SETTINGS, "run_name=second", "gate_min_gap=0.999", cwd=tmp_path)
     assert second.returncode == 0, second.stdout + second.stderr
-    assert "rejected: GAP " in second.stdout
-    assert "is below the minimum of 0.999" in second.stdout
+    assert "rejected: The evaluation has 60 videos; required: at least 100" in second.stdout
+    assert "required: a significant improvement" in second.stdout
+    assert "required: GAP of 0.999 or more" in second.stdout
     assert json.loads((published / "champion.json").read_text()) == champion
     assert len(list((tmp_path / "out" / "train").iterdir())) == 1  # nothing is trained twice
-    assert not (runs / "second" / "publish.json").exists()
+    assert not (run_folder(tmp_path / "out", "second") / "publish.json").exists()
 
 
 @pytest.mark.slow
@@ -108,9 +115,9 @@ def test_corrupt_shard_fails_the_run_and_is_named(data, tmp_path):
     assert ran.stderr.startswith("error: validate_data failed: ")
     assert f"{broken}, record {len(records)}" in ran.stderr
     assert "Traceback" not in ran.stdout + ran.stderr
-    summary = json.loads((tmp_path / "out" / "runs" / "broken" / "summary.json").read_text())
+    summary = json.loads((run_folder(tmp_path / "out", "broken") / "summary.json").read_text())
     assert str(broken) in json.dumps(summary)
-    assert (tmp_path / "out" / "runs" / "broken" / "summary.html").exists()
+    assert (run_folder(tmp_path / "out", "broken") / "summary.html").exists()
 
 
 @pytest.mark.slow
@@ -123,7 +130,7 @@ def test_training_fails_without_the_requested_gpu(data, tmp_path, monkeypatch):
     assert ran.returncode == 1
     assert ran.stderr.startswith("error: train failed: TensorFlow found 0 GPUs, expected 1")
     assert "Traceback" not in ran.stdout + ran.stderr
-    summary = json.loads((tmp_path / "out" / "runs" / "gpu" / "summary.json").read_text())
+    summary = json.loads((run_folder(tmp_path / "out", "gpu") / "summary.json").read_text())
     assert (summary["outcome"], summary["ended_by"]) == ("failed", "train")
     assert "TensorFlow found 0" in summary["error"]
 
@@ -131,17 +138,17 @@ def test_training_fails_without_the_requested_gpu(data, tmp_path, monkeypatch):
 def test_accepted_but_unpublished_model_is_an_error(data, tmp_path, monkeypatch):
     # kfp's local runner skips the steps of a condition that it cannot evaluate, and still reports
     # a success.
-    def without_publishing(pipeline, arguments, scratch):
-        folder = tmp_path / "runs" / "test"
+    def without_publishing(pipeline, arguments, scratch, job_id):
+        folder = tmp_path / "runs" / f"test-{job_id}"
         (folder / "evaluation").mkdir(parents=True)
         scores = {"gap": 0.5, "hit_at_1": 0.5, "perr": 0.5, "map": 0.5}
         metrics = {"challenger": scores, "champion": None, "champion_version": None}
         (folder / "evaluation" / "metrics.json").write_text(json.dumps(metrics))
         (folder / "verdict.json").write_text('{"accepted": true, "reason": "Good."}')
         for step in ("validate_data", "train", "evaluate", "gate"):
-            with recorded(str(folder), "id", step):
+            with recorded(str(folder), job_id, step):
                 pass
-        summarise(str(folder), "id", "SUCCEEDED")
+        summarise(str(folder), job_id, "SUCCEEDED")
 
     monkeypatch.setattr(local, "run", without_publishing)
     arguments = {"train_data": f"{data}/train*", "eval_data": f"{data}/eval*"}

@@ -105,7 +105,7 @@ def test_no_cache_trains_a_new_model(server, run):
 
 @pytest.mark.parametrize("suffix", [".toml", ".yaml"])
 def test_parameters_come_from_a_file_and_then_from_the_command_line(server, run, suffix, tmp_path):
-    lines = {"train_data": '"a"', "num_epochs": "3", "min_gap": "1", "frame_features": "true"}
+    lines = {"train_data": '"a"', "num_epochs": "3", "gate_min_gap": "1", "frame_features": "true"}
     file = tmp_path / f"nightly{suffix}"
     mark = " = " if suffix == ".toml" else ": "
     lines["model"] = '"FrameLevelLogisticModel"'
@@ -117,7 +117,7 @@ def test_parameters_come_from_a_file_and_then_from_the_command_line(server, run,
         "eval_data": "b=c",
         "output_dir": "d",
         "num_epochs": 4,
-        "min_gap": 1.0,
+        "gate_min_gap": 1.0,
         "frame_features": True,
         "model": "FrameLevelLogisticModel",
     }
@@ -127,7 +127,7 @@ def test_parameters_come_from_a_file_and_then_from_the_command_line(server, run,
     "words, message",
     [
         (["num_epoch=3"], "There is no parameter 'num_epoch'. Did you mean num_epochs=...?"),
-        (["min_gap=2"], "min_gap must be from 0 to 1"),
+        (["gate_min_gap=2"], "gate_min_gap must be from 0 to 1"),
         (["num_epochs=x"], "num_epochs must be an integer; got 'x'"),
         (["--params=nothing.toml"], "The parameter file nothing.toml cannot be read"),
         (["--pipeline=nothing.yaml"], "Cannot read the compiled pipeline"),

@@ -146,7 +146,7 @@ def batches_in_formats(
 ) -> tf.data.Dataset:
     """Return batches of every video once, each read once and parsed in every format.
 
-    Elements are tuples with one batch per format.
+    Elements are tuples with one batch per format. With `held_out`, only videos of that part.
     """
     records = _records(tf.data.Dataset.from_tensor_slices(files), num_readers)
     if held_out:

@@ -38,14 +38,14 @@ class SliceComparison:
 
     Attributes:
         slicing: name of the slicing.
-        name: name of the slice.
+        slice: name of the slice.
         num_videos: videos in the slice, or with one of its classes.
         num_positives: labels in the slice.
         gap: the comparison.
     """
 
     slicing: str
-    name: str
+    slice: str
     num_videos: int
     num_positives: int
     gap: Comparison

@@ -119,6 +119,24 @@ class ExpertMetrics:
         self._num_videos += other._num_videos
         self._num_positives += other._num_positives
 
+    def state(self) -> dict[str, np.ndarray]:
+        """The state, from which `of_state` restores the instance."""
+        return {
+            "sums": self._sums,
+            "num_videos": np.array(self._num_videos),
+            "num_positives": self._num_positives,
+        }
+
+    @classmethod
+    def of_state(cls, state: dict[str, np.ndarray]) -> ExpertMetrics:
+        """The instance with a `state`."""
+        _, num_classes, width = state["sums"].shape
+        result = cls(num_classes, (width - 2) // 2)
+        result._sums = state["sums"]
+        result._num_videos = int(state["num_videos"])
+        result._num_positives = state["num_positives"]
+        return result
+
     def result(self) -> ExpertAnalysis:
         """The analysis of all videos that were added."""
         num_videos = np.full_like(self._num_positives, self._num_videos)

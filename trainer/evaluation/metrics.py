@@ -424,3 +424,29 @@ def average_precision(
     terms = r / n * ((hits_before + 1) * sum_inverse_rank + slope * sum_weighted)
     np.add.at(result, lists[starts], terms)
     return result / np.maximum(num_positives, 1)
+
+
+def frequency_gap(num_positives: np.ndarray, num_videos: int, top_k: int = TOP_K) -> float:
+    """Return the GAP of predicting the `top_k` most frequent classes for every video.
+
+    The score of a class is its frequency in the same videos. A model that does not exceed this has
+    learned nothing from the features.
+
+    Args:
+        num_positives: [num_classes] int, the number of videos with each class.
+        num_videos: number of videos.
+        top_k: number of predictions per video.
+
+    Example: both videos have class 0, one has class 1. Ranked: 2 hits of 2, then 1 of 2.
+        >>> round(frequency_gap(np.array([2, 1]), num_videos=2), 4)
+        0.9583
+    """
+    hits, ranks, total = 0, 0, 0.0
+    for r in np.sort(num_positives)[::-1][:top_k].tolist():
+        # num_videos equal scores, r of them hits: see average_precision.
+        inverse = 1 / np.arange(ranks + 1, ranks + num_videos + 1)
+        slope = (r - 1) / max(num_videos - 1, 1)
+        weighted = num_videos - (ranks + 1) * inverse.sum()
+        total += r / num_videos * ((hits + 1) * inverse.sum() + slope * weighted)
+        hits, ranks = hits + r, ranks + num_videos
+    return float(total / max(num_positives.sum(), 1))

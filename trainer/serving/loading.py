@@ -60,8 +60,11 @@ def load(model_dir: str, vocabulary_file: str = "") -> TrainedModel:
     if storage.exists(storage.join(model_dir, MANIFEST_FILE)):
         return _load_exported(model_dir)
     model, flags, step = restore(model_dir)
-    predict = tf.function(lambda inputs: registry.predict(model, inputs), reduce_retracing=True)
-    gates = tf.function(lambda inputs: mixtures.predict(model, inputs), reduce_retracing=True)
+    # One graph for batches of all sizes: one for a batch of fixed size would round differently, and
+    # predictions would depend on which batch comes first.
+    spec = [input_pipeline.model_input_spec(record_format(flags))]
+    predict = tf.function(lambda inputs: registry.predict(model, inputs), input_signature=spec)
+    gates = tf.function(lambda inputs: mixtures.predict(model, inputs), input_signature=spec)
     predict_with_gates = _of_batch(gates) if mixtures.is_mixture(model) else None
     names = vocabulary.read_names(vocabulary_file, flags["num_classes"])
     return TrainedModel(_of_batch(predict), flags, step, names, predict_with_gates)

@@ -1,9 +1,10 @@
-"""Export a model as a self-contained SavedModel, from serialized records to named classes.
+"""Export a model as a self-contained SavedModel, from records or features to named classes.
 
 Folder of an exported model:
     saved_model.pb, variables/   for TensorFlow Serving or tf.saved_model.load
     class_names.json             names by class id (also contained in the SavedModel)
-    manifest.json                date, source, step, and the flags that define the model
+    manifest.json                date, source, step, the flags that define the model, and the
+                                 versions of the libraries
 
 `keras.Model.export` is not used: its signatures take the model's inputs, not serialized records.
 """
@@ -11,6 +12,7 @@ Folder of an exported model:
 import datetime
 import json
 import shutil
+from importlib import metadata
 from pathlib import Path
 
 import keras
@@ -19,6 +21,7 @@ import tensorflow as tf
 from trainer.common.errors import UserError, reason
 from trainer.config import record_format
 from trainer.data import input_pipeline, vocabulary
+from trainer.data.records import MAX_FRAMES, RecordFormat
 from trainer.models import registry
 from trainer.serving import loading, mixtures
 
@@ -44,11 +47,19 @@ def write(
 ) -> dict:
     """Export a model atomically.
 
-    The SavedModel has the signature `serving_default`, from `examples`, [batch] string, serialized
-    records, to `video_id`, [batch], and `classes`, `names` and `scores` (probabilities),
-    [batch, TOP_K], in descending order of probability. Its function `predict` takes
-    `input_pipeline.model_inputs` of a batch and returns probabilities, [batch, num_classes]
-    float32. For a mixture of experts, `predict_with_gates` does the same as `mixtures.predict`.
+    The SavedModel has two signatures:
+
+    - `serving_default`, the default: `examples`, [batch] string, serialized records. Labels in
+      them are ignored.
+    - `features`: `features`, the concatenated features, [batch, width] float32; of frame-level
+      models [batch, frames, width] uint8, and `num_frames`, [batch] int32.
+
+    Both return `classes`, `names` and `scores` (probabilities), [batch, TOP_K], in descending order
+    of probability; `serving_default` also returns `video_id`, [batch] string.
+
+    The module's function `predict` takes `input_pipeline.model_inputs` of a batch and returns
+    probabilities, [batch, num_classes] float32. For a mixture of experts, `predict_with_gates` does
+    the same as `mixtures.predict`.
 
     Args:
         model: the model.
@@ -73,12 +84,14 @@ def write(
         "source": source,
         "step": step,
         "model_flags": flags,
+        "libraries": {name: metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
     }
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         module = _Served(model, flags, names)
-        tf.saved_model.save(module, str(partial), {"serving_default": module.serve})
+        signatures = {"serving_default": module.serve_examples, "features": module.serve_features}
+        tf.saved_model.save(module, str(partial), signatures)
         (partial / loading.CLASS_NAMES_FILE).write_text(json.dumps({"names": names}))
         (partial / loading.MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n")
         if final.exists():
@@ -109,18 +122,43 @@ class _Served(tf.Module):
                 input_signature=[input_pipeline.model_input_spec(self.record_format)],
             )
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
-    def serve(self, examples):
-        batch = input_pipeline.parse(examples, self.record_format)
-        scores, classes = tf.math.top_k(
-            self.predict(input_pipeline.model_inputs(batch)), min(TOP_K, len(self.names))
+        self.serve_features = tf.function(
+            self._serve_features, input_signature=_dense_input_spec(self.record_format)
         )
-        return {
-            "video_id": batch["id"],
-            "classes": classes,
-            "names": tf.gather(tf.constant(self.names), classes),
-            "scores": scores,
-        }
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+    def serve_examples(self, examples):
+        batch = input_pipeline.parse(examples, self.record_format, labels=False)
+        return {"video_id": batch["id"]} | self._top_classes(input_pipeline.model_inputs(batch))
+
+    def _serve_features(self, features, num_frames=None):
+        if not self.record_format.frame_features:
+            return self._top_classes({"features": features})
+        features = features[:, :MAX_FRAMES]
+        num_frames = tf.minimum(num_frames, tf.shape(features)[1])
+        is_frame = tf.sequence_mask(num_frames, tf.shape(features)[1], tf.uint8)
+        features *= is_frame[:, :, None]  # as zeros follow the frames of a record
+        padding = MAX_FRAMES - tf.shape(features)[1]
+        features = tf.pad(features, [[0, 0], [0, padding], [0, 0]])
+        features = tf.ensure_shape(features, [None, MAX_FRAMES, None])
+        return self._top_classes({"features": features, "num_frames": num_frames})
+
+    def _top_classes(self, inputs):
+        """Return the TOP_K classes of each video with their names and probabilities."""
+        scores, classes = tf.math.top_k(self.predict(inputs), min(TOP_K, len(self.names)))
+        names = tf.gather(tf.constant(self.names), classes)
+        return {"classes": classes, "names": names, "scores": scores}
+
+
+def _dense_input_spec(record_format: RecordFormat) -> list[tf.TensorSpec]:
+    """Return the inputs of the signature `features`."""
+    width = record_format.width
+    if not record_format.frame_features:
+        return [tf.TensorSpec([None, width], tf.float32, name="features")]
+    return [
+        tf.TensorSpec([None, None, width], tf.uint8, name="features"),
+        tf.TensorSpec([None], tf.int32, name="num_frames"),
+    ]
 
 
 def export_periodically(config, train_dir: str, model: keras.Model, step: int):

@@ -3,9 +3,9 @@
 import logging
 from dataclasses import replace
 
-from trainer.common import storage
 from trainer.common.errors import UserError
 from trainer.config import TrainConfig
+from trainer.data import manifest
 from trainer.data.input_pipeline import Position
 from trainer.models import registry
 from trainer.run_dir import checkpoints
@@ -43,7 +43,7 @@ def combine(member_dirs: list[str], train_dir: str, train_data_pattern: str, see
             raise UserError("--train_data_pattern must be given, to recalibrate the average.")
         config = TrainConfig(train_data_pattern=train_data_pattern, seed=seed)
         config = replace(config, **{name: flags[name] for name in SHARED if name in flags})
-        calibration.fit(config, model, storage.glob(train_data_pattern), step)
+        calibration.fit(config, model, manifest.expand(train_data_pattern), step)
     checkpoints.remove_all(train_dir)
     checkpoints.keep_model_flags(train_dir, flags)
     state = checkpoints.State(step, Position(), "", flags)

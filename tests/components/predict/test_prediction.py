@@ -190,3 +190,15 @@ def test_report(model_dir, data, tmp_path, with_baseline):
     html = storage.read_text(f"{output}/report.html")
     assert "Predictions for 9 videos" in html
     assert ("Jensen-Shannon distance" in html) == with_baseline
+
+
+def test_the_report_names_the_classes_as_the_model_does(tmp_path):
+    statistics = {"videos": 2, "without_id": 0, "without_classes": 0}
+    statistics |= {"top_probabilities": [0, 2], "top_classes": [0, 2], "expected_labels": [0.1, 2]}
+    summary = {"model_dir": str(tmp_path), "options": {}, "files": [], "statistics": statistics}
+    storage.write_text(f"{tmp_path}/predictions.json", json.dumps(summary))
+    storage.write_text(f"{tmp_path}/class_names.json", json.dumps({"names": ["Car", "Piano"]}))
+    write_report(str(tmp_path))
+    html = storage.read_text(f"{tmp_path}/report.html")
+    assert "<td>Piano</td>" in html
+    assert "<td>Car</td>" not in html

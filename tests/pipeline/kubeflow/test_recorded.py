@@ -21,6 +21,7 @@ LISTS = {
     "pipeline_versions_page1": ("versions", "pipeline_versions"),
     "experiments": ("experiments", "experiments"),
     "recurring_runs": ("recurringruns", "recurringRuns"),
+    "runs_page1": ("runs", "runs"),
 }
 PARAMETERS = ["train_data=gs://b/train*", "eval_data=gs://b/eval*", "output_dir=gs://b/out"]
 LAST_LINE = {
@@ -75,6 +76,13 @@ def test_each_recorded_run_is_followed_to_its_end(server, run, name):
     expected = {"The run succeeded.": 0, "Run: ": 1, "The run was canceled.": 3}
     assert code == expected.get(LAST_LINE[name], 124)
     assert "00:00:00" not in out
+
+
+def test_a_users_mistake_was_not_tried_again():
+    tasks = RUNS["run_failed_in_validation"]["run_details"]["task_details"]
+    tries = [task for task in tasks if task.get("display_name", "").startswith("executor(")]
+    assert {task["display_name"] for task in tries} == {"executor(0)"}
+    assert sorted(task["state"] for task in tries) == ["FAILED", "SUCCEEDED"]  # validation, summary
 
 
 def test_message_of_a_failed_run(server, run):

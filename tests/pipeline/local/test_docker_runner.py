@@ -54,7 +54,7 @@ def test_immediate_failure_is_reported_fifty_times_of_fifty(built, tmp_path):
     arguments = {"file": "none", "output_dir": str(tmp_path / "out")}
     for _ in range(50):
         with pytest.raises(StepFailed, match="fail failed: exit code 3"):
-            docker_runner.run(file, arguments, tmp_path / "scratch")
+            docker_runner.run(file, arguments, tmp_path / "scratch", "1a2b")
 
 
 def test_step_can_read_but_not_write_the_named_files(built, tmp_path, capfd):
@@ -68,14 +68,14 @@ def test_step_can_read_but_not_write_the_named_files(built, tmp_path, capfd):
     for name in ("file", "link"):
         arguments = {"file": str(data / name), "output_dir": str(output)}
         file = compiled(read, built["data"], tmp_path)
-        docker_runner.run(file, arguments, tmp_path / "scratch")
+        docker_runner.run(file, arguments, tmp_path / "scratch", "1a2b")
     said = capfd.readouterr().out
     assert "    what the file holds\n" in said
     assert "    what the other file holds\n" in said
 
     file = compiled(write, built["data"], tmp_path)
     with pytest.raises(StepFailed, match="Read-only file system"):
-        docker_runner.run(file, arguments, tmp_path / "scratch")
+        docker_runner.run(file, arguments, tmp_path / "scratch", "1a2b")
     assert (tmp_path / "elsewhere").read_text() == "what the other file holds"
     assert list((tmp_path / "scratch").iterdir()) == []
 
@@ -108,7 +108,7 @@ def test_the_whole_pipeline_runs_in_the_images_and_its_files_are_the_users(
     run.run(arguments, "docker")
     out = tmp_path / "out"
     champion = json.loads((out / "published" / "champion.json").read_text())
-    model = out / "published" / champion["version"] / "saved_model.pb"
+    model = out / "published" / "served" / champion["version"] / "saved_model.pb"
     assert champion["metrics"]["gap"] > 0.8
     assert model.stat().st_uid == 12345
     assert "WARNING" not in capfd.readouterr().out
@@ -118,7 +118,8 @@ def test_the_whole_pipeline_runs_in_the_images_and_its_files_are_the_users(
     shard.write_bytes(shard.read_bytes()[:-10])
     with pytest.raises(UserError, match=f"(?s)validate_data failed: .*{shard.name}"):
         run.run(arguments | {"run_name": "second"}, "docker")
-    summary = json.loads((out / "runs" / "second" / "summary.json").read_text())
+    (second,) = (out / "runs").glob("second-*")
+    summary = json.loads((second / "summary.json").read_text())
     assert shard.name in json.dumps(summary)
 
 
@@ -166,7 +167,7 @@ def test_missing_image_is_named_with_the_command_that_builds_it(docker_engine, t
     names = {"data": "yt8m-data:none", "trainer": "yt8m-trainer:none"}
     file = compile_pipeline(CompileConfig(str(tmp_path)), names)["kubeflow"]
     with pytest.raises(UserError, match="no image yt8m-data:none: `make images` builds it"):
-        docker_runner.run(file, {"output_dir": str(tmp_path / "out")}, tmp_path / "scratch")
+        docker_runner.run(file, {"output_dir": str(tmp_path / "out")}, tmp_path / "scratch", "1a2b")
     assert not (tmp_path / "out").exists()
 
 

@@ -92,7 +92,7 @@ def greet_and_fail(name: str):
 def test_failed_step_is_named_and_not_retried_and_the_exit_handler_runs(tmp_path, capfd):
     compiler.Compiler().compile(greet_and_fail, str(tmp_path / "pipeline.yaml"))
     with pytest.raises(local.StepFailed) as failed:
-        local.run(tmp_path / "pipeline.yaml", {"name": "it's me"}, tmp_path / "scratch")
+        local.run(tmp_path / "pipeline.yaml", {"name": "it's me"}, tmp_path / "scratch", "1a2b")
     assert (failed.value.step, failed.value.reason) == ("fail", "it's me is unknown")
     lines = [line.strip() for line in capfd.readouterr().out.splitlines()]
     said = [line for line in lines if line and not re.fullmatch(r"(done|failed) in \d+ s", line)]

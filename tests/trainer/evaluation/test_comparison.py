@@ -54,7 +54,7 @@ def test_slices_of_videos_by_hand(evaluation_of):
     by_labels = slices.by_num_labels(evaluation.videos)
     by_frames = slices.by_num_frames(evaluation.videos)
     _, found = compare(evaluation, slicings=[by_labels, by_frames], num_replicates=5)
-    rows = {(row.slicing, row.name): row for row in found}
+    rows = {(row.slicing, row.slice): row for row in found}
     one = rows["Labels of the video", "1"]
     # Videos 0 and 1: 0.9 is a hit, 0.8 is not, 0.2 is a hit, 0.1 is not.
     assert one.gap.challenger.value == pytest.approx((1 / 1 + 2 / 3) / 2)
@@ -70,7 +70,7 @@ def test_slices_of_classes_by_hand(evaluation_of):
     evaluation = evaluation_of(scores, [[0], [1], [0, 1]])
     slicing = slices.by_class_frequency(np.array([3, 100, 0]))
     _, found = compare(evaluation, slicings=[slicing], num_replicates=5)
-    rows = {row.name: row for row in found}
+    rows = {row.slice: row for row in found}
     # Class 0: hit, miss, hit. Class 1: 0.7 is a hit, 0.2 is a hit. Class 2 has no positives.
     assert rows["1\N{EN DASH}4"].gap.challenger.value == pytest.approx((1 + 2 / 3) / 2)
     assert rows["100+"].gap.challenger.value == 1.0

@@ -7,17 +7,20 @@ from glob import glob
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pipeline.paths import ROOT
 from trainer.common.errors import UserError
 from trainer.data import input_pipeline
 from trainer.data.examples import encode_example
 from trainer.data.tfrecord import read_records, write_records
+from trainer.evaluation import evaluator
 from trainer.evaluation.evaluator import evaluate, evaluate_pair
 from trainer.evaluation.metrics import METRICS, HitAt1, Metric
 from trainer.serving import loading, saved_model
 from trainer.serving.options import PredictionOptions
 from trainer.serving.prediction import predict_to_file
+from trainer.training import losses
 from trainer.training.loop import train
 
 
@@ -228,3 +231,10 @@ def test_predictions_of_videos_give_the_metrics(trained, video_shards):
     for video, label in zip(got.videos.label_videos, got.videos.label_classes, strict=True):
         found = got.predictions.hits[video][got.predictions.classes[video] == label]
         assert found.tolist() == [True]
+
+
+def test_loss_equals_the_training_loss():
+    predictions = tf.constant([[0.0, 1.0, 0.3, 0.9], [0.5, 1e-6, 0.2, 0.7], [0.1, 0.2, 0.3, 0.4]])
+    labels = tf.constant([[0, 3, -1], [2, -1, -1], [-1, -1, -1]])
+    expected = losses.cross_entropy(losses.multi_hot(labels, 4), predictions)
+    np.testing.assert_allclose(evaluator._cross_entropy(predictions, labels), expected, rtol=1e-5)

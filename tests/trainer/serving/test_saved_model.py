@@ -29,8 +29,8 @@ def exported(trained, tmp_path_factory) -> str:
     return f"{folder}/model"
 
 
-def served(folder):
-    return tf.saved_model.load(folder).signatures["serving_default"]
+def served(folder, signature="serving_default"):
+    return tf.saved_model.load(folder).signatures[signature]
 
 
 def test_the_served_model_says_what_the_checkpoint_says(trained, exported, video_shards):
@@ -52,6 +52,23 @@ def test_a_served_video_needs_neither_labels_nor_company(exported):
     result = served(exported)(examples=tf.constant([record]))
     assert result["video_id"].numpy().tolist() == [b"new"]
     assert result["scores"].shape == (1, 5)
+
+
+def test_labels_are_not_parsed(exported):
+    features = {"rgb": [1.0, 2.0, 3.0], "audio": [0.0, 1.0]}
+    labels = ([-1], [5000], [0] * 1000, b"not a number")
+    videos = [{"id": b"v", "labels": given} | features for given in labels]
+    result = served(exported)(examples=tf.constant([encode_example(video) for video in videos]))
+    assert len(np.unique(result["scores"], axis=0)) == 1
+
+
+def test_dense_features_are_served(trained, exported):
+    features = np.array([[1.0, 2.0, 3.0, 0.0, 1.0], [0.0, 0.0, 0.0, -1.0, 2.0]], np.float32)
+    result = served(exported, "features")(features=tf.constant(features))
+    scores = loading.load(trained).predict({"features": tf.constant(features)}).numpy()
+    assert sorted(result) == ["classes", "names", "scores"]
+    assert np.array_equal(result["classes"], np.argsort(-scores, axis=1))
+    np.testing.assert_allclose(result["scores"], -np.sort(-scores, axis=1), rtol=1e-5)
 
 
 def test_no_more_than_20_classes_are_served(save_logistic_model, tmp_path):
@@ -77,6 +94,22 @@ def test_a_frame_level_model_serves_frames(tmp_path, make_config, frame_shards):
     batch = input_pipeline.parse(records, loading.load(f"{tmp_path}/model").record_format)
     scores = registry.predict(model, input_pipeline.model_inputs(batch)).numpy()
     np.testing.assert_allclose(result["scores"], -np.sort(-scores, axis=1), rtol=1e-5)
+
+    # As dense features: as many frames as the longest video has; what is after a video's last frame
+    # does not matter, nor do frames after the 300th.
+    num_frames = batch["num_frames"].numpy()
+    for num_slots in (310, 5):
+        features = np.full([len(num_frames), num_slots, 5], 77, np.uint8)
+        for frames, row in zip(num_frames, range(len(num_frames)), strict=True):
+            kept = min(frames, num_slots)
+            features[row, :kept] = np.concatenate(batch["features"], axis=2)[row, :kept]
+        dense = served(f"{tmp_path}/exported", "features")(
+            features=tf.constant(features), num_frames=tf.constant(num_frames)
+        )
+        rows = num_frames <= num_slots
+        np.testing.assert_allclose(
+            dense["scores"].numpy()[rows], result["scores"].numpy()[rows], rtol=1e-5
+        )
 
 
 def test_the_folder_tells_what_it_holds(trained, exported):
