@@ -34,7 +34,7 @@ $(VENV)/installed-dev: requirements-dev.txt $(VENV)/installed
 	@$(PIP) -r $<
 	@touch $@
 
-run: install $(if $(filter docker,$(RUNNER)),images) ## Run the whole pipeline here on generated data, or TRAIN='glob' EVAL='glob'; ARGS='name=value ...'; RUNNER=docker: in containers
+run: install $(if $(filter docker,$(RUNNER)),images) ## Run the whole pipeline here on generated data, or TRAIN='glob' EVAL='glob'; ARGS='name=value ...'; RUNNER=docker: in containers; PIPELINE=predict
 	@$(RUN) -m pipeline run $${PIPELINE:+"--pipeline=$$PIPELINE"} $${RUNNER:+"--runner=$$RUNNER"} $${TRAIN:+"train_data=$$TRAIN"} $${EVAL:+"eval_data=$$EVAL"} $(ARGS)
 
 compile: install ## Compile the pipelines train and predict to build/, for Kubeflow and Vertex AI; PROFILE=gke-l4; ARGS='--registry=...'
@@ -46,16 +46,16 @@ images: install ## Build the images with Docker; VARIANT=gpu: with CUDA; BASE_IM
 push: install $(if $(REGISTRY),images) ## Push the images to REGISTRY=HOST/PROJECT/REPOSITORY; compile then uses their digests
 	@$(RUN) -m pipeline push $${VARIANT:+"--variant=$$VARIANT"} --registry="$$REGISTRY"
 
-submit: $(CLIENT) ## Run the compiled pipeline on Kubeflow, or with TARGET=vertex on Vertex AI; ARGS='--wait name=value ...'
+submit: $(CLIENT) ## Run the compiled pipeline on Kubeflow, or with TARGET=vertex on Vertex AI; ARGS='--wait name=value ...'; PIPELINE=predict
 	@$(RUN) -m pipeline submit $${PIPELINE:+"--pipeline=$$PIPELINE"} $${TARGET:+"--target=$$TARGET"} $(ARGS)
 
-schedule: $(CLIENT) ## Run the pipeline there on a schedule: CRON='0 2 * * *'; or ARGS=pause, resume, list, delete
+schedule: $(CLIENT) ## Run the pipeline there on a schedule: CRON='0 2 * * *'; or ARGS=pause, resume, list, delete; PIPELINE=predict
 	@$(RUN) -m pipeline schedule $${PIPELINE:+"--pipeline=$$PIPELINE"} $(ARGS) $${TARGET:+"--target=$$TARGET"} $${CRON:+"--cron=$$CRON"}
 
-serve: install-dev ## Serve the published model on port 8080, and newer ones when they are promoted: SERVED=FOLDER; ARGS='--port=... --log_dir=...'
+serve: install-dev ## Serve the published model on port 8080, and switch to newly published ones: SERVED=FOLDER; ARGS='--port=... --log_dir=...'
 	@$(RUN) -m trainer.serving.server --served_dir="$${SERVED:-build/output/published/served}" $(ARGS)
 
-doctor: $(CLIENT) ## Check what a run needs, before it starts; ARGS='name=value ...' as for submit
+doctor: $(CLIENT) ## Check what a run needs, before it starts; ARGS='name=value ...' as for submit; PIPELINE=predict
 	@$(RUN) -m pipeline doctor $${PIPELINE:+"--pipeline=$$PIPELINE"} $${TARGET:+"--target=$$TARGET"} $(ARGS)
 
 cluster: install ## Create a kind cluster with Kubeflow Pipelines, the images and generated data (docs/kind.md)
@@ -104,10 +104,10 @@ lock: ## Compile the locks *.txt from *.in (UPGRADE=1: with the newest releases)
 		$(UV_COMPILE) $$name.in -o $$name.txt || exit 1; done
 	@$(UV_COMPILE) --no-deps docker/kfp.in -o docker/kfp.txt
 
-bench-serving: install-dev ## Measure the model server under load, beside calling the model directly
+bench-serving: install-dev ## Benchmark the model server under load, and calling the model directly
 	@$(RUN) -m benchmarks.serving $(ARGS)
 
-bench: install ## Benchmark training, reading and validation (15 minutes)
+bench: install ## Benchmark training, reading, validation and prediction (20 minutes)
 	@$(RUN) -m benchmarks.reading
 	@$(RUN) -m benchmarks.step
 	@$(RUN) -m benchmarks.validation

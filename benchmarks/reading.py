@@ -5,6 +5,7 @@ without the allocator settings of trainer/common/memory.py.
 """
 
 import multiprocessing
+import resource
 import statistics
 import sys
 import time
@@ -99,6 +100,8 @@ def main(argv: list[str]):
     print("raw        raw records, in this process, which reuses freed memory")
     print("of ...     throughput of the input pipeline relative to it")
     print("by CPU     the same by CPU time, which depends less on other processes")
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"\npeak memory of this process: {memory:.2f} GB")
 
 
 if __name__ == "__main__":

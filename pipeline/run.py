@@ -99,7 +99,7 @@ def generated_data(kind: str) -> dict:
     """Generate a data set if it does not exist; return the arguments for a run on it."""
     folder = ROOT / ".cache" / f"generated-{kind}"
     if not folder.exists():
-        print(f"Generating data in {shown(folder)}:", flush=True)
+        print(f"Generating data in {short(folder)}:", flush=True)
     generate_data.generate(str(folder), frame_features=kind == "frame")
     return {
         "train_data": f"{folder}/train*.tfrecord",
@@ -116,7 +116,7 @@ def absolute(path: str) -> str:
     return path if not path or "://" in path else os.path.abspath(os.path.expanduser(path))
 
 
-def shown(value) -> str:
+def short(value) -> str:
     """Return a value as text; a path below the current folder relative to it."""
     return str(value).removeprefix(os.getcwd() + os.sep)
 
@@ -146,7 +146,7 @@ def run(arguments: dict, runner: str = "subprocess"):
 
     for name, value in arguments.items():
         files = f"  (files: {len(storage.glob(value))})" if name in DATA else ""
-        print(f"{name + ':':<20}{shown(value)}{files}")
+        print(f"{name + ':':<20}{short(value)}{files}")
     sys.stdout.flush()
 
     # In a folder of its own: what is compiled for a cluster names images in a registry.
@@ -192,4 +192,4 @@ def _links(folder: str, summary: dict) -> str:
     places = {"Summary": storage.join(folder, "summary.html"), **summary["reports"]}
     if summary["model"]:
         places["Model"] = summary["model"]
-    return "\n".join(f"{title + ':':<12}{shown(path)}" for title, path in places.items())
+    return "\n".join(f"{title + ':':<12}{short(path)}" for title, path in places.items())

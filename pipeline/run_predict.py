@@ -12,22 +12,22 @@ from pipeline.checks import check
 from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.images import local_names
 from pipeline.paths import BUILD
-from pipeline.run import absolute, generated_data, known_parameters, naming, shown
+from pipeline.run import absolute, generated_data, known_parameters, naming, short
 from trainer.common import storage
 from trainer.common.errors import UserError
 
 FOLDERS = ("output_dir", "model_dir", "predictions_dir")
 
 
-def run_command(config, words: list[str]):
+def run_command(config, given: list[str]):
     """Run the pipeline with parameters name=value, or list the parameters."""
     known = known_parameters("predict")
     if config.list_parameters:
         print(parameters.help_text(known))
         return
-    arguments = complete(parameters.parse(words, known), known)
+    arguments = complete(parameters.parse(given, known), known)
     for name, value in arguments.items():
-        print(f"{name + ':':<20}{shown(value)}")
+        print(f"{name + ':':<20}{short(value)}")
     sys.stdout.flush()
     run(arguments, config.runner)
 
@@ -88,7 +88,7 @@ def run(arguments: dict, runner: str = "subprocess"):
     summary = storage.read_json(storage.join(predictions, "predictions.json"))
     print(
         f"\n{summary['statistics']['videos']:,} videos in {len(summary['files']):,} files\n"
-        f"Predictions: {shown(storage.join(predictions, 'predictions'))}\n"
-        f"Report:      {shown(storage.join(predictions, 'report.html'))}\n"
-        f"Validation:  {shown(storage.join(folder, 'validation/report.html'))}"
+        f"Predictions: {short(storage.join(predictions, 'predictions'))}\n"
+        f"Report:      {short(storage.join(predictions, 'report.html'))}\n"
+        f"Validation:  {short(storage.join(folder, 'validation/report.html'))}"
     )

@@ -14,6 +14,7 @@ from trainer.common.flags import (
     not_negative,
     one_of,
     positive,
+    seed,
 )
 from trainer.data.records import NUM_CLASSES, RecordFormat, record_format
 from trainer.models import registry as models
@@ -52,7 +53,8 @@ class GeneralFlags:
     )
     start_new_model: bool = flag(
         False,
-        "Do not resume from a checkpoint: remove those in --train_dir and start a new model.",
+        "Do not resume from a checkpoint: remove those in --train_dir and start a new model. Only "
+        "an unfinished run with the same flags is resumed nevertheless: this is its retry.",
         "Files",
     )
 
@@ -171,8 +173,14 @@ class GeneralFlags:
         "and on CPUs with AVX512_BF16 or AMX.",
         "Training",
     )
+    xla: bool = flag(
+        False,
+        "Compile the whole step with XLA, on one device. Without it, XLA compiles the head and the "
+        "loss alone. On CPUs it is slower.",
+        "Training",
+    )
     seed: int = flag(
-        0, "Random seed of the initial weights and of the order of the examples.", "Training"
+        0, "Random seed of the initial weights and of the order of the examples.", "Training", seed
     )
 
     skip_bad_records: bool = flag(
@@ -230,6 +238,8 @@ class TrainConfig(RegisteredFlags, GeneralFlags):
             expected = check(value) if check and value is not None else None
             if expected:
                 raise UserError(f"--{field.name} {expected}; got {value!r}.")
+        if self.xla and self.num_gpu > 1:
+            raise UserError(f"--xla needs --num_gpu=1; got --num_gpu={self.num_gpu}.")
         self._check_level()
         if self.mixup and self.frame_features:
             raise UserError(

@@ -71,6 +71,11 @@ KINDS = {
         "Features of the wrong size",
         "Set feature_sizes to match the records, or write the records again.",
     ),
+    "different_lengths": Kind(
+        "error",
+        "Features of a video with different numbers of frames",
+        "Extract all features of a video from the same frames.",
+    ),
     "no_frames": Kind("error", "Videos without frames", "Remove these videos from the data."),
     "not_finite": Kind(
         "error",
@@ -102,11 +107,6 @@ KINDS = {
         "warning",
         "Splits without labels",
         "The split is unusable for training and evaluation; this is normal for a test split.",
-    ),
-    "different_lengths": Kind(
-        "warning",
-        "Features of a video with different numbers of frames",
-        "Extract all features from the same frames; shorter ones are padded with zeros.",
     ),
     "many_frames": Kind(
         "warning",

@@ -59,9 +59,6 @@ def _check_lengths(lengths: dict[str, np.ndarray]) -> Iterator[Found]:
     for i in np.flatnonzero(longest > MAX_FRAMES):
         reason = f"{longest[i]} frames; only the first {MAX_FRAMES} are used"
         yield int(i), "many_frames", reason
-    for i in np.flatnonzero(longest > all_lengths.min(axis=0)):
-        found = ", ".join(f"{lengths[name][i]} of {name!r}" for name in sorted(lengths))
-        yield int(i), "different_lengths", f"the numbers of frames differ: {found}"
 
 
 def _check_vectors(vectors: np.ndarray, feature: Feature) -> Iterator[Found]:

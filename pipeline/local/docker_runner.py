@@ -44,7 +44,7 @@ def run(pipeline: Path, arguments: dict, scratch: Path, job_id: str):
         pipeline: File that is compiled for Kubeflow.
         arguments: Parameter -> value; paths are absolute.
         scratch: Folder for a temporary folder with the steps' artifacts.
-        job_id: Unique ID of the run.
+        job_id: The unique id of the run.
 
     Raises:
         StepFailed: A step failed. The summary step has run nevertheless.

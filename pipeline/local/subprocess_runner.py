@@ -51,7 +51,7 @@ def run(pipeline: Path, arguments: dict, scratch: Path, job_id: str):
         pipeline: File that is compiled for Kubeflow.
         arguments: Parameter -> value.
         scratch: Folder for a temporary folder with the steps' artifacts.
-        job_id: Unique ID of the run.
+        job_id: The unique id of the run.
 
     Raises:
         StepFailed: A step failed. The summary step has run nevertheless.
@@ -95,7 +95,7 @@ def run_steps(
         replaced: Module and name of the function by which the runner runs a step.
         start: Called instead of this function. Returns the step's name and a context manager of
             an object with `stdout`, the step's lines, and after the exit `returncode`.
-        job_id: Unique ID of the run.
+        job_id: The unique id of the run.
 
     Raises:
         StepFailed: A step failed. The summary step has run nevertheless.
@@ -123,8 +123,8 @@ def _for_local_runner(pipeline: Path, job_id: str) -> str:
     """Return the compiled pipeline in a form that kfp's local runner supports.
 
     Retries are removed, because a local failure repeats. The placeholder of the scheduled time,
-    which the local runner does not support, is replaced by the current time.
-    So is that of the run's ID, which the local runner would replace by a random one.
+    which the local runner does not support, is replaced by the current time, and that of the run's
+    id, which it would replace by a random one, by `job_id`.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     text = pipeline.read_text().replace(dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER, now)

@@ -109,7 +109,7 @@ def test_error_names_a_champion_that_cannot_read_the_data(published, videos, tra
     publish_dir, version, _ = published
     manifest = f"{publish_dir}/served/{version}/manifest.json"
     storage.write_text(manifest, storage.read_text(manifest).replace('"rgb"', '"sound"'))
-    with pytest.raises(UserError, match=f"published/{version}' cannot be evaluated on this data"):
+    with pytest.raises(UserError, match=f"served/{version}' cannot be evaluated on this data"):
         evaluate.evaluate(train_small(2), videos, publish_dir, f"{publish_dir}/evaluation")
     assert not storage.exists(f"{publish_dir}/evaluation")
 

@@ -118,18 +118,18 @@ def test_only_training_is_cached_and_its_key_is_the_trainers_folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["data", "trainer"])
-def test_nothing_is_cached_if_an_image_is_only_tagged(tmp_path, name):
+def test_nothing_is_cached_if_an_image_has_no_digest(tmp_path, name):
     images = PINNED | {name: f"yt8m-{name}:1.0"}
     tasks = tasks_of(compile_pipeline(CompileConfig(str(tmp_path)), images))
     assert not any(tasks[step]["cachingOptions"] for step in [*STEPS, "summary"])
 
 
-def test_the_command_says_that_training_is_not_cached(tmp_path, capsys):
+def test_command_says_that_training_is_not_cached(tmp_path, capsys):
     compile_command(CompileConfig(str(tmp_path), registry="host/p", tag="v2"))
     assert "Training is not cached, because host/p/yt8m-trainer:v2" in capsys.readouterr().out
 
 
-def test_the_versions_of_the_libraries_are_part_of_the_pipeline(tmp_path, monkeypatch):
+def test_library_versions_are_part_of_the_pipeline(tmp_path, monkeypatch):
     def compiled(lock: str) -> str:
         (tmp_path / "docker" / "trainer-cpu.txt").write_text(lock)
         return package.library_versions()
@@ -150,11 +150,10 @@ def test_every_step_is_retried_with_backoff(tasks):
     assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 3
 
 
-def test_a_step_that_fails_by_itself_is_not_tried_again_on_kubeflow_as_installed(tasks):
-    # Kubeflow's format says how often a step is tried again, and has no word for after what. Argo
-    # adds that from its controller's defaults, in Kubeflow 2.17 `retryPolicy: OnError`: after the
-    # loss of a pod or node, not after an exit code. A user's mistake is an exit code. A policy of
-    # our own would undo that, so none must get into the compiled pipeline.
+def test_failed_step_is_not_retried_by_a_default_kubeflow(tasks):
+    # Kubeflow's format has the number of retries, but no condition. Argo takes the condition from
+    # its controller's defaults, in Kubeflow 2.17 `retryPolicy: OnError`: a lost pod or node, but no
+    # exit code, as after a user error. A policy in the compiled pipeline would override that.
     for step in [*STEPS, "summary"]:
         assert set(tasks[step]["retryPolicy"]) == {
             "maxRetryCount",

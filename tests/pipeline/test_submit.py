@@ -357,7 +357,7 @@ def test_failed_step_is_named_with_its_message(server, run):
     )
 
 
-def test_failed_step_is_named_with_its_message_through_the_ui(server, run):
+def test_step_log_is_read_through_the_ui(server, run):
     executor = task("executor", "FAILED", 1, 4, child_tasks=[{"pod_name": "yt8m-abcde-12"}])
     server.script = [{"state": "FAILED", "tasks": [executor, task("train", "FAILED", 0, 5)]}]
     server.is_ui = True

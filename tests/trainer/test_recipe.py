@@ -6,6 +6,7 @@ import tensorflow as tf
 from trainer import recipe
 from trainer.common.errors import UserError
 from trainer.data import input_pipeline
+from trainer.evaluation import evaluator
 from trainer.recipe import RecipeConfig, names, run, stages, train_config
 from trainer.serving import loading
 
@@ -57,3 +58,21 @@ def test_stages_are_trained_and_averaged(make_config, tmp_path, monkeypatch):
     once = loading.load(config.train_dir).predict(batch).numpy()
     run(config)  # complete already
     assert (loading.load(config.train_dir).predict(batch).numpy() == once).all()
+
+
+@pytest.mark.slow
+def test_the_best_recipe_beats_a_floor_on_real_records(real_data, tmp_path):
+    shards = f"{real_data}/yt8m2018/video/validate000"
+    config = RecipeConfig(
+        recipe="best",
+        train_data_pattern=f"{shards}[0-5].tfrecord",
+        train_dir=str(tmp_path / "model"),
+        trainer_flags="--num_epochs=10 --batch_size=64 --warmup_steps=10 --kernel_centers=2000",
+    )
+    run(config)
+    gaps = [
+        evaluator.evaluate(folder, f"{shards}[67].tfrecord").metrics["gap"]
+        for folder in (config.train_dir, f"{config.train_dir}/student")
+    ]
+    assert gaps[0] > 0.45
+    assert gaps[0] > gaps[1]

@@ -37,6 +37,11 @@ def fraction(value):
     return None if 0 <= value < 1 else "must be in [0, 1)"
 
 
+def seed(value):
+    # NumPy's seeds have 32 bits; the trainer adds 1, see trainer/training/step.py.
+    return None if 0 <= value < 2**32 - 1 else f"must be from 0 to {2**32 - 2}"
+
+
 def one_of(names: Container[str]) -> Callable:
     """Check that a value is one of `names`, which may still grow."""
     return lambda value: None if value in names else f"must be one of {sorted(names)}"

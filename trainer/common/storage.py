@@ -23,12 +23,15 @@ import posixpath
 import re
 import shutil
 import sys
+import time
 import uuid
 from collections.abc import Iterable
 from typing import BinaryIO, NamedTuple
 
 from trainer.common.errors import UserError
 
+_DOWNLOADS = 6  # attempts, the last one after a minute
+_STALLED_SECONDS = 20  # without data, after which a download is repeated
 _CHUNK = 8 * 2**20  # bytes per request when an object is read or written in chunks
 
 
@@ -113,6 +116,35 @@ def open_read(path: str) -> BinaryIO:
         if is_remote(path):
             return _blob(path).open("rb", chunk_size=_CHUNK)
         return open(_local(path), "rb")
+
+
+def download(path: str, target: BinaryIO) -> None:
+    """Write the content of an object on gs:// to the start of `target`, in one request.
+
+    A failed request is repeated, for a few minutes.
+    """
+    with _explained("read", path):
+        bucket, key = _bucket_and_object(path)
+        for attempt in range(_DOWNLOADS):
+            try:
+                target.seek(0)
+                target.truncate()
+                # The library resumes after a failure, and compares the checksum at the end.
+                bucket.blob(key).download_to_file(target, timeout=_STALLED_SECONDS)
+                target.flush()
+                return
+            except (ConnectionError, *_transient_errors()):
+                if attempt == _DOWNLOADS - 1:
+                    raise
+                time.sleep(2**attempt)
+
+
+def _transient_errors() -> tuple[type[Exception], ...]:
+    from google.api_core.exceptions import RetryError, ServerError
+    from google.resumable_media import DataCorruption
+    from requests import RequestException
+
+    return RetryError, ServerError, DataCorruption, RequestException
 
 
 def read_bytes(path: str) -> bytes:

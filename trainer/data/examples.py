@@ -4,14 +4,14 @@ The messages are generated from example.proto, because no small package provides
 workers would spend seconds and hundreds of megabytes on loading TensorFlow.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from trainer.data import example_pb2
+from trainer.data import example_pb2, wire
 from trainer.data.records import ID_KEYS, LABELS_KEY, Feature, RecordFormat
 from trainer.data.tfrecord import BadRecord, scan_records
 
@@ -58,40 +58,36 @@ def parse(serialized: bytes, record_format: RecordFormat) -> Video:
     return video
 
 
-def first_error(
-    paths: Iterable[str], record_format: RecordFormat, ignored_kinds: Sequence[str] = ()
-) -> str | None:
-    """Return the first invalid record's file, number and problem; None if all are valid."""
-    errors: list[str] = []
-    for path in paths:
-        for _ in good_records(path, record_format, errors.append, ignored_kinds):
-            if errors:
-                break
-        if errors:
-            return errors[0]
-    return None
-
-
 def good_records(
-    path: str,
-    record_format: RecordFormat,
-    on_bad_record: Callable[[str], None],
-    ignored_kinds: Sequence[str] = (),
-) -> Iterator[bytes]:
-    """Yield the valid records of a file; call `on_bad_record` with the problem of each other.
+    path: str, record_format: RecordFormat, on_bad_record: Callable[[str], None]
+) -> Iterator[tuple[int, bytes]]:
+    """Yield number, from 1, and data of each valid record of a file.
 
-    Problems of `ignored_kinds` do not make a record invalid.
+    Args:
+        path: the file.
+        record_format: the expected format of its records.
+        on_bad_record: function to call with file, number and problem of each invalid record.
     """
     for number, record in enumerate(scan_records(path), start=1):
         if isinstance(record, BadRecord):
             on_bad_record(str(record))
-            continue
-        problems = inspect(record, record_format)[1]
-        problems = [problem for problem in problems if problem.kind not in ignored_kinds]
-        if problems:
-            on_bad_record(f"{path}, record {number}: {problems[0].reason}.")
+        elif problem := first_problem(record, record_format):
+            on_bad_record(f"{path}, record {number}: {problem}.")
         else:
-            yield record
+            yield number, record
+
+
+def first_problem(
+    serialized: bytes, record_format: RecordFormat, ignored_kinds: Sequence[str] = ()
+) -> str | None:
+    """Return the reason why a record is invalid; None if it is valid.
+
+    Problems of `ignored_kinds` do not make it invalid.
+    """
+    for kind, reason in inspect(serialized, record_format)[1]:
+        if kind not in ignored_kinds:
+            return reason
+    return None
 
 
 def encode_example(features: Mapping[str, Values]) -> bytes:
@@ -156,9 +152,11 @@ def inspect(serialized: bytes, record_format: RecordFormat) -> tuple[Video, list
         # An Example has the encoding of a SequenceExample without feature lists.
         record = example_pb2.SequenceExample.FromString(serialized)
     except DecodeError:
-        kind = "SequenceExample" if record_format.frame_features else "Example"
-        problem = Problem("not_an_example", f"expected a tf.{kind}, found other data")
-        return Video("", np.empty(0, np.int64), {}), [problem]
+        return _no_video(record_format, "found other data")
+    if not _is_canonical(record, serialized) and not wire.is_unambiguous(
+        serialized, record_format.frame_features
+    ):
+        return _no_video(record_format, "found one with repeated, split or unknown fields")
     context, frame_lists = record.context.feature, record.feature_lists.feature_list
     problems: list[Problem] = []
     video = Video(
@@ -170,18 +168,54 @@ def inspect(serialized: bytes, record_format: RecordFormat) -> tuple[Video, list
     return video, problems
 
 
+def _no_video(record_format: RecordFormat, found: str) -> tuple[Video, list[Problem]]:
+    kind = "SequenceExample" if record_format.frame_features else "Example"
+    problem = Problem("not_an_example", f"expected a tf.{kind}, {found}")
+    return Video("", np.empty(0, np.int64), {}), [problem]
+
+
+def _is_canonical(record: example_pb2.SequenceExample, serialized: bytes) -> bool:
+    """Whether a record has the encoding that protobuf's own libraries write, which is unambiguous.
+
+    A quick check of most records, in place of `wire.is_unambiguous`.
+    """
+    record.DiscardUnknownFields()
+    if record.ByteSize() != len(serialized):
+        return False
+    maps = record.context.feature, record.feature_lists.feature_list
+    return all(_entry(*item) in serialized for each in maps for item in each.items())
+
+
+def _entry(key: str, value: example_pb2.Feature | example_pb2.FeatureList) -> bytes:
+    """The canonical encoding of a feature and its name."""
+    encoded = key.encode()
+    parts = b"\x0a", _varint(len(encoded)), encoded, b"\x12", _varint(value.ByteSize())
+    return b"".join((*parts, value.SerializeToString()))
+
+
+def _varint(number: int) -> bytes:
+    encoded = b""
+    while number > 127:
+        encoded += bytes([number & 127 | 128])
+        number >>= 7
+    return encoded + bytes([number])
+
+
 def _id(context: Mapping[str, example_pb2.Feature], problems: list[Problem]) -> str:
-    for key in ID_KEYS:
-        if key not in context:
-            continue
-        strings = context[key].bytes_list.value
-        if len(strings) == 1 and strings[0]:
-            return strings[0].decode("utf-8", "backslashreplace")
-        found = _describe(_values(context[key]))
-        problems.append(
-            Problem("no_id", f"{key!r} must be one non-empty byte string, found {found}")
-        )
-        return ""
+    """The first id that has a value. An empty `id` may stand beside a `video_id`."""
+    found = {key: _values(context[key]) for key in ID_KEYS if key in context}
+    for key, values in found.items():
+        if values is not None and not isinstance(values, list):
+            reason = f"{key!r} must be one non-empty byte string, found {_describe(values)}"
+            problems.append(Problem("no_id", reason))
+            return ""
+    for key, values in found.items():
+        if values:
+            if len(values) == 1 and values[0]:
+                return values[0].decode("utf-8", "backslashreplace")
+            reason = f"{key!r} must be one non-empty byte string, found {_describe(values)}"
+            problems.append(Problem("no_id", reason))
+            return ""
     reason = f"no id: expected {' or '.join(map(repr, ID_KEYS))}, found {_names(context)}"
     problems.append(Problem("no_id", reason))
     return ""
@@ -218,7 +252,18 @@ def _features(
             problems.append(_missing(feature, context, frame_lists, record_format.frame_features))
         elif (value := read(present[feature.name], feature, problems)) is not None:
             features[feature.name] = value
+    if record_format.frame_features:
+        _check_lengths(features, problems)
     return features
+
+
+def _check_lengths(features: dict[str, np.ndarray], problems: list[Problem]):
+    """Check that all features of a video have as many frames: a frame is a second of it."""
+    lengths = {name: len(frames) for name, frames in features.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{length} of {name!r}" for name, length in lengths.items())
+        reason = f"all features must have the same number of frames, found {found}"
+        problems.append(Problem("different_lengths", reason))
 
 
 def _missing(

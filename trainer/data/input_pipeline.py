@@ -5,28 +5,45 @@ A batch is a dict:
     "id":         [batch] string
     "labels":     [batch, LABEL_SLOTS or a multiple] int32, distinct class ids, then -1
     "features":   video level [batch, width] float32;
-                  frame level a tuple, of each feature [batch, MAX_FRAMES, size] uint8
+                  frame level a tuple, of each feature [batch, frames, size] uint8, where frames is
+                  the smallest of FRAME_SLOTS that the batch's longest video fits in
     "num_frames": [batch] int32, frame level only
+    "location":   [batch] int64, file and record, for `locate`; not in a batch of `parse`
 """
 
 import contextlib
+import functools
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import BinaryIO
 
+import numpy as np
 import tensorflow as tf
 
-from trainer.common.errors import UserError
-from trainer.data import examples
+from trainer.common import storage
+from trainer.common.errors import UserError, reason
+from trainer.data import examples, tfrecord
 from trainer.data.records import ID_KEYS, LABELS_KEY, MAX_FRAMES, RecordFormat
 
 # Sizes of the shuffle buffer. Shards are read in random order and hold videos in random order, so
 # the buffer only needs to mix neighbours. A frame-level video takes about 250 KB.
 SHUFFLED_VIDEOS = 16384
 SHUFFLED_FRAME_LEVEL_VIDEOS = 2048
-# Labels are padded to a multiple of this, so that batches have few shapes: XLA compiles each.
+# Labels and frames are padded to one of a few lengths, so that batches have few shapes: each is
+# traced and compiled anew. Segments of 5 frames divide the lengths.
 LABEL_SLOTS = 32
+FRAME_SLOTS = (10, 20, 40, 80, 160, 240, MAX_FRAMES)
 READ_BUFFER_BYTES = 1 << 20
+RECORDS_IN_TURN = 16  # of a file, before the next file's
+
+# The location of a record is the number of its file times this, plus the record's from 0.
+_RECORDS_PER_FILE = 1 << 32
+
+
+class OtherFormatError(UserError):
+    """A record is invalid in another than the first of several formats."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +71,7 @@ class HeldOut:
     def complement(self) -> "HeldOut":
         return replace(self, invert=not self.invert)
 
-    def contains(self, record: tf.Tensor) -> tf.Tensor:
+    def contains(self, _location: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
         """Whether a serialized record, a string scalar, belongs to the part."""
         bucket = tf.strings.to_hash_bucket_strong(record, 10000, [self.seed, 0])
         return (bucket < round(self.fraction * 10000)) != self.invert
@@ -69,6 +86,7 @@ def training_batches(
     seed: int,
     start: Position = Position(),
     on_bad_record: Callable[[str], None] | None = None,
+    num_records: list[int] | None = None,
     held_out: HeldOut | None = None,
 ) -> tf.data.Dataset:
     """Return the batches of a training run, each video once per epoch.
@@ -86,31 +104,59 @@ def training_batches(
         start: position of the first batch.
         on_bad_record: function to call with the reason for each bad record, which is then skipped.
             This checks every record in Python and is slower. If None, a bad record is an error.
+        num_records: number of records of each file. Files that the run has read completely before
+            `start` are then not read again. None with `held_out`.
         held_out: videos to leave out.
 
     Returns:
         A dataset of (batch, epoch) pairs.
     """
     buffer = SHUFFLED_FRAME_LEVEL_VIDEOS if record_format.frame_features else SHUFFLED_VIDEOS
+    shards = _Shards(files, record_format, on_bad_record)
 
-    read = _reader(record_format, on_bad_record)
-
-    def epoch_batches(epoch):
+    def order(epoch):
+        """Order of the files, and the seed of the videos' order."""
         seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
-        order = tf.random.experimental.stateless_shuffle(tf.constant(files), seeds)
-        records = _records(tf.data.Dataset.from_tensor_slices(order), num_readers, read)
+        numbers = tf.random.experimental.stateless_shuffle(tf.range(len(files)), seeds)
+        return numbers, tf.random.stateless_uniform([], seeds, 1, 2**31 - 1, tf.int64)
+
+    def in_order(read, epoch):
+        numbers, shuffle_seed = order(epoch)
+        records = _interleave(numbers, num_readers, read)
         if held_out:
             records = records.filter(held_out.complement().contains)
-        shuffle_seed = tf.random.stateless_uniform([], seeds, 1, 2**31 - 1, tf.int64)
-        records = records.shuffle(buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
-        done = tf.where(epoch == start.epoch, tf.constant(start.videos, tf.int64), 0)
-        return records.skip(done).batch(batch_size).map(lambda batch: (batch, epoch))
+        return records.shuffle(buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
+
+    def num_placeholders() -> np.ndarray:
+        """Number of records of each file that was read completely before `start`, else 0."""
+        counts = np.asarray(num_records, np.int64)
+        repeat = tf.constant(counts)
+        read = in_order(
+            lambda number: tf.data.Dataset.from_tensors(number).repeat(repeat[number]),
+            tf.constant(start.epoch, tf.int64),
+        )
+        done = np.zeros_like(counts)
+        for numbers in read.take(start.videos).batch(1 << 16):
+            done += np.bincount(numbers, minlength=len(files))
+        return np.where(done == counts, counts, 0)
+
+    placeholders = np.zeros(len(files), np.int64)
+    if num_records is not None and start.videos:
+        placeholders = num_placeholders()
+
+    def epoch_batches(epoch):
+        is_first = epoch == start.epoch
+        skipped = tf.where(is_first, tf.constant(placeholders), 0)
+        records = in_order(lambda number: shards.read(number, skipped[number]), epoch)
+        done = tf.where(is_first, tf.constant(start.videos, tf.int64), 0)
+        batches = records.skip(done).batch(batch_size)
+        return batches.map(lambda *batch: (*batch, epoch))
 
     epochs = tf.data.Dataset.range(start.epoch, num_epochs)
     return (
         epochs.flat_map(epoch_batches)
         .map(
-            lambda records, epoch: (parse(records, record_format), epoch),
+            lambda locations, records, epoch: (shards.parse(locations, records), epoch),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
@@ -146,20 +192,36 @@ def batches_in_formats(
 ) -> tf.data.Dataset:
     """Return batches of every video once, each read once and parsed in every format.
 
-    Elements are tuples with one batch per format. With `held_out`, only videos of that part.
+    Elements are tuples with one batch per format. `explained` raises an OtherFormatError for a
+    record that is invalid in another format than the first. With `held_out`, only videos of that
+    part are returned.
     """
-    records = _records(tf.data.Dataset.from_tensor_slices(files), num_readers)
+    first, *others = (
+        _Shards(
+            files, record_format, labels=labels, error=OtherFormatError if number else UserError
+        )
+        for number, record_format in enumerate(record_formats)
+    )
+
+    def parse_all(locations, records):
+        batch = first.parse(locations, records)
+        with tf.control_dependencies(tf.nest.flatten(batch)):
+            return batch, *[shards.parse(locations, records) for shards in others]
+
+    records = _interleave(tf.range(len(files)), num_readers, first.read)
     if held_out:
         records = records.filter(held_out.contains)
     return (
         records.batch(batch_size)
-        .map(
-            lambda batch: tuple(parse(batch, each, labels) for each in record_formats),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
+        .map(parse_all, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .prefetch(2)
     )
+
+
+def locate(location: int, files: list[str]) -> str:
+    """Name the file and record of a "location" in a batch that was read from `files`."""
+    number, record = divmod(int(location), _RECORDS_PER_FILE)
+    return f"{files[number]}, record {record + 1}"
 
 
 def training_inputs(batch: dict) -> dict:
@@ -181,7 +243,7 @@ def model_inputs(batch: dict) -> dict[str, tf.Tensor]:
 def model_input_spec(record_format: RecordFormat) -> dict[str, tf.TensorSpec]:
     """Return the shapes and types of `model_inputs`."""
     if record_format.frame_features:
-        shape = [None, MAX_FRAMES, record_format.width]
+        shape = [None, None, record_format.width]
         return {
             "features": tf.TensorSpec(shape, tf.uint8),
             "num_frames": tf.TensorSpec([None], tf.int32),
@@ -191,45 +253,206 @@ def model_input_spec(record_format: RecordFormat) -> dict[str, tf.TensorSpec]:
 
 def empty_batch(record_format: RecordFormat) -> dict:
     """Return a batch without videos."""
-    batch = {"id": tf.zeros([0], tf.string), "labels": tf.zeros([0, LABEL_SLOTS], tf.int32)}
+    batch = {
+        "id": tf.zeros([0], tf.string),
+        "labels": tf.zeros([0, LABEL_SLOTS], tf.int32),
+        "location": tf.zeros([0], tf.int64),
+    }
     if not record_format.frame_features:
         return batch | {"features": tf.zeros([0, record_format.width])}
     return batch | {
         "features": tuple(
-            tf.zeros([0, MAX_FRAMES, feature.size], tf.uint8) for feature in record_format.features
+            tf.zeros([0, FRAME_SLOTS[0], feature.size], tf.uint8)
+            for feature in record_format.features
         ),
         "num_frames": tf.zeros([0], tf.int32),
     }
 
 
-def _read(file):
-    """Return the serialized records of a file."""
-    return tf.data.TFRecordDataset(file, buffer_size=READ_BUFFER_BYTES)
-
-
-def _reader(record_format: RecordFormat, on_bad_record: Callable[[str], None] | None) -> Callable:
-    """Return `_read`, or a function that skips bad records."""
-    if on_bad_record is None:
-        return _read
-
-    def good_records(file: bytes):
-        yield from examples.good_records(file.decode(), record_format, on_bad_record)
-
-    signature = tf.TensorSpec([], tf.string)
-    return lambda file: tf.data.Dataset.from_generator(
-        good_records, output_signature=signature, args=[file]
-    )
-
-
-def _records(files: tf.data.Dataset, num_readers: int, read: Callable = _read) -> tf.data.Dataset:
-    """Return serialized records of `num_readers` files in parallel, 16 of each in turn."""
-    return files.interleave(
+def _interleave(numbers: tf.Tensor, num_readers: int, read: Callable) -> tf.data.Dataset:
+    """Return `read(number)` of `num_readers` numbers in parallel, RECORDS_IN_TURN of each."""
+    return tf.data.Dataset.from_tensor_slices(numbers).interleave(
         read,
         cycle_length=num_readers,
-        block_length=16,
+        block_length=RECORDS_IN_TURN,
         num_parallel_calls=num_readers,
         deterministic=True,
     )
+
+
+class _Shards:
+    """Reads and parses the records of `files`, and names those that it cannot read.
+
+    Args:
+        files: the shards.
+        record_format: the expected format of their records.
+        on_bad_record: see `training_batches`.
+        labels: whether to parse labels. If not, a missing id and invalid labels are no problem.
+        error: class of the error of an invalid record.
+    """
+
+    def __init__(
+        self,
+        files: list[str],
+        record_format: RecordFormat,
+        on_bad_record: Callable[[str], None] | None = None,
+        labels: bool = True,
+        error: type[UserError] = UserError,
+    ):
+        self._error = error
+        self._files = files
+        self._record_format = record_format
+        self._on_bad_record = on_bad_record
+        self._labels = labels
+        self._batch_spec = _batch_spec(record_format, labels)
+        self._downloads: dict[str, BinaryIO] = {}
+        self._parse = _compiled_parse(record_format, labels)
+
+    def read(self, number: tf.Tensor, num_placeholders=0) -> tf.data.Dataset:
+        """Return location and data of each record of a file.
+
+        Args:
+            number: the file's.
+            num_placeholders: if not 0, return that many empty records instead of reading.
+        """
+        first = tf.cast(number, tf.int64) * _RECORDS_PER_FILE
+        if self._on_bad_record:
+            return tf.data.Dataset.from_generator(
+                self._good_records,
+                output_signature=(tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.string)),
+                args=[number],
+            ).map(lambda record, data: (first + record, data))
+        if isinstance(num_placeholders, int):
+            return self._records(number).enumerate(first)
+        placeholders = tf.data.Dataset.from_tensors("").repeat(num_placeholders)
+        records = self._records(number, num_placeholders == 0)
+        return records.concatenate(placeholders).enumerate(first)
+
+    def _records(self, number, wanted=True):
+        """Records of a file, whose end is checked."""
+
+        def begin(number):
+            return tf.ensure_shape(tf.py_function(self._begin, [number, wanted], tf.string), [None])
+
+        def end(path):
+            return tf.ensure_shape(tf.py_function(self._end, [number, path], tf.string), [])
+
+        def records(path):
+            checked = tf.data.Dataset.from_tensors(path).map(end).filter(lambda _: False)
+            return tf.data.TFRecordDataset(path, buffer_size=READ_BUFFER_BYTES).concatenate(checked)
+
+        # Within the dataset: files are then downloaded in parallel.
+        return tf.data.Dataset.from_tensors(number).map(begin).flat_map(records)
+
+    def _begin(self, number, wanted):
+        """Return the local path of a file in a list, which is empty if it is not wanted."""
+        if not wanted:
+            return tf.constant([], tf.string)
+        path = self._files[int(number)]
+        _open_files.add(path)
+        return tf.constant([self._download(path) if path.startswith("gs://") else path])
+
+    def _download(self, path: str) -> str:
+        """Download a file, whole and ahead of its turn, which is faster than reading in parts.
+
+        Returns:
+            Path of the local copy, which has no name: the system removes it when the process ends.
+        """
+        file = tempfile.TemporaryFile(prefix="yt8m-")  # noqa: SIM115 - closed after reading
+        storage.download(path, file)
+        local = f"/proc/self/fd/{file.fileno()}"
+        self._downloads[local] = file
+        return local
+
+    def _end(self, number, paths):
+        """Check the end of a file that was read."""
+        for local in paths.numpy():
+            local, path = local.decode(), self._files[int(number)]
+            try:
+                # TensorFlow takes a file that ends within a record's header for complete.
+                tfrecord.num_records(local)
+            except tfrecord.BadRecord as error:
+                raise UserError(str(error).replace(local, path, 1)) from error
+            finally:
+                if local in self._downloads:
+                    self._downloads.pop(local).close()
+            _open_files.discard(path)
+        return ""
+
+    def _good_records(self, number):
+        records = examples.good_records(
+            self._files[number], self._record_format, self._on_bad_record
+        )
+        for record, data in records:
+            yield record - 1, data
+
+    def parse(self, locations: tf.Tensor, records: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Parse serialized records, [batch] string, into a batch.
+
+        Raises:
+            UserError: a record is invalid, inside of TensorFlow's error; see `explained`.
+        """
+        specs = tf.nest.flatten(self._batch_spec)
+        tensors = tf.py_function(
+            self._parse_eagerly, [locations, records], [spec.dtype for spec in specs]
+        )
+        tensors = [tf.ensure_shape(t, s.shape) for t, s in zip(tensors, specs, strict=True)]
+        return tf.nest.pack_sequence_as(self._batch_spec, tensors) | {"location": locations}
+
+    def _parse_eagerly(self, locations, records):
+        try:
+            with tf.device("CPU"):
+                batch = self._parse(records)
+        # UnicodeDecodeError: TensorFlow quotes bytes of the record, which are not UTF-8.
+        except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
+            batch = None
+        if batch is None or (self._labels and not np.all(batch["id"].numpy() != b"")):
+            raise self._error(self._first_problem(locations.numpy(), records.numpy()))
+        return tf.nest.flatten(batch)
+
+    def _first_problem(self, locations, records) -> str:
+        ignored = () if self._labels else ("no_id", "label_out_of_range")
+        for location, record in sorted(zip(locations, records, strict=True)):
+            problem = examples.first_problem(record, self._record_format, ignored)
+            if not problem:
+                try:
+                    self._parse(tf.constant([record]))
+                except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
+                    problem = "TensorFlow cannot parse it"
+            if problem:
+                return f"{locate(location, self._files)}: {problem}."
+        raise AssertionError("All records are valid.")
+
+
+@functools.cache
+def _compiled_parse(record_format: RecordFormat, labels: bool) -> Callable:
+    """`parse` of a batch of any size, traced once."""
+    function = tf.function(
+        lambda records: parse(records, record_format, labels),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+    )
+    return function.get_concrete_function()
+
+
+# Files that a dataset reads at the moment, or whose reading failed. TensorFlow's errors of damaged
+# files do not name them.
+_open_files: set[str] = set()
+
+
+def _batch_spec(record_format: RecordFormat, labels: bool) -> dict:
+    """Shapes and types of a batch of `parse`."""
+    spec = {"id": tf.TensorSpec([None], tf.string)}
+    if labels:
+        spec["labels"] = tf.TensorSpec([None, None], tf.int32)
+    if not record_format.frame_features:
+        return spec | {"features": tf.TensorSpec([None, record_format.width], tf.float32)}
+    return spec | {
+        "features": tuple(
+            tf.TensorSpec([None, None, feature.size], tf.uint8)
+            for feature in record_format.features
+        ),
+        "num_frames": tf.TensorSpec([None], tf.int32),
+    }
 
 
 def parse(
@@ -238,20 +461,18 @@ def parse(
     """Parse serialized records, [batch] string, into a batch, with or without labels.
 
     Raises:
-        tf.errors.InvalidArgumentError: a record does not match `record_format`. The message names
-            neither file nor record; `explained` finds them.
+        tf.errors.InvalidArgumentError: a record does not match `record_format`.
     """
     context = dict(_IDS)
     if labels:
         context[LABELS_KEY] = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
     parse_level = _parse_frame_level if record_format.frame_features else _parse_video_level
     parsed, features = parse_level(records, record_format, context)
-    ids = tf.where(parsed[ID_KEYS[0]] == "", parsed[ID_KEYS[1]], parsed[ID_KEYS[0]])
-    batch = {"id": ids} | features
+    batch = {"id": _first_value(*[parsed[key] for key in ID_KEYS])} | features
     return batch | {"labels": _labels(parsed[LABELS_KEY], record_format)} if labels else batch
 
 
-_IDS = {key: tf.io.FixedLenFeature([], tf.string, "") for key in ID_KEYS}
+_IDS = {key: tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64) for key in ID_KEYS}
 
 
 def _parse_video_level(records, record_format, context):
@@ -266,26 +487,32 @@ def _parse_frame_level(records, record_format, context):
     spec = {f.name: tf.io.RaggedFeature(tf.string, row_splits_dtype=tf.int64) for f in features}
     parsed, frames, _ = tf.io.parse_sequence_example(records, context, spec)
     num_frames = frames[features[0].name].row_lengths()
-    for feature in features:  # a missing feature has no frames
-        tf.debugging.assert_positive(frames[feature.name].row_lengths())
+    tf.debugging.assert_positive(num_frames)  # a missing feature has no frames
+    for feature in features[1:]:
+        tf.debugging.assert_equal(frames[feature.name].row_lengths(), num_frames)
+    num_frames = tf.cast(tf.minimum(num_frames, MAX_FRAMES), tf.int32)
+    slots = tf.constant(FRAME_SLOTS)
+    longest = tf.reduce_max(tf.concat([num_frames, [1]], axis=0))
+    num_slots = slots[tf.searchsorted(slots, longest[None])[0]]
     return parsed, {
-        "features": tuple(_frame_matrix(frames[f.name], f.size) for f in features),
-        "num_frames": tf.cast(tf.minimum(num_frames, MAX_FRAMES), tf.int32),
+        "features": tuple(_frame_matrix(frames[f.name], f.size, num_slots) for f in features),
+        "num_frames": num_frames,
     }
 
 
-def _frame_matrix(frames: tf.RaggedTensor, size: int) -> tf.Tensor:
-    """Decode frames into [batch, MAX_FRAMES, size] uint8, padded with zeros.
+def _frame_matrix(frames: tf.RaggedTensor, size: int, num_slots: tf.Tensor) -> tf.Tensor:
+    """Decode frames into [batch, num_slots, size] uint8, padded with zeros or cut.
 
     Args:
         frames: [batch, (frames), (values)] string, one value per frame.
         size: length of a frame.
+        num_slots: number of frames per video.
     """
     one_value = tf.debugging.assert_equal(frames.values.row_lengths(), tf.ones([], tf.int64))
     with tf.control_dependencies([one_value]):
         values = tf.io.decode_raw(frames.flat_values, tf.uint8)
     values = frames.with_values(tf.ensure_shape(values, [None, size]))
-    return values.to_tensor(shape=[None, MAX_FRAMES, size])
+    return values.to_tensor(shape=tf.stack([-1, num_slots, size]))
 
 
 def _labels(class_ids, record_format):
@@ -302,22 +529,50 @@ def _labels(class_ids, record_format):
     return tf.where(again, -1, labels)
 
 
-@contextlib.contextmanager
-def explained(files: list[str], record_format: RecordFormat, labels: bool = True):
-    """Turn a failure to read `files` into a UserError that names file, record and reason.
+def _first_value(first: tf.RaggedTensor, second: tf.RaggedTensor) -> tf.Tensor:
+    """The only value of each row of `first`, else of `second`; "" if both are empty."""
+    has_first = first.row_lengths() > 0
+    values = tf.where(has_first, *[v.to_tensor("", shape=[None, 1])[:, 0] for v in (first, second)])
+    num_values = tf.where(has_first, first.row_lengths(), second.row_lengths())
+    with tf.control_dependencies([tf.debugging.assert_less(num_values, tf.constant(2, tf.int64))]):
+        return tf.identity(values)
 
-    Without `labels`, a missing id and invalid labels are no reason.
-    Running out of memory, in reading or in a step, is reported without searching the files.
+
+# The last line of a Python traceback in TensorFlow's message.
+_USER_ERROR = r"^[\w.]*(UserError|OtherFormatError): (.*?)\n\n"
+
+
+@contextlib.contextmanager
+def explained():
+    """Turn a failure to read into a UserError that names file, record and reason.
+
+    Running out of memory, in reading or in a step, is reported too.
     """
     try:
         yield
     except tf.errors.ResourceExhaustedError as e:
         wanted = re.search("OOM when.*|$", e.message)[0]  # without the lines around it
         raise UserError(f"Out of memory. Reduce --batch_size. {wanted}") from e
-    # UnicodeDecodeError: TensorFlow quotes bytes of the record in its message, which is not UTF-8.
-    except (tf.errors.OpError, UnicodeDecodeError) as e:
-        ignored = () if labels else ("no_id", "label_out_of_range")
-        reason = examples.first_error(files, record_format, ignored)
-        if reason is None:
+    except tf.errors.OpError as e:
+        if "IteratorGetNext" not in e.message:
             raise
-        raise UserError(reason) from e
+        # An error of Python's, at the end of its traceback.
+        if named := re.findall(_USER_ERROR, e.message, re.MULTILINE | re.DOTALL):
+            name, message = named[-1]
+            raise (OtherFormatError if name == "OtherFormatError" else UserError)(message) from e
+        for path in sorted(_open_files):
+            if damage := _damage(path):
+                raise UserError(damage) from e
+        raise UserError(f"Cannot read the records: {reason(e)}.") from e
+    finally:
+        _open_files.clear()
+
+
+def _damage(path: str) -> str | None:
+    """Return file, record and reason of the first damaged record; None if there is none."""
+    try:
+        for _ in tfrecord.read_records(path):
+            pass
+    except UserError as error:
+        return str(error)
+    return None

@@ -13,6 +13,7 @@ Source: https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format
 """
 
 import io
+import os
 import struct
 from collections.abc import Iterable, Iterator
 
@@ -90,15 +91,40 @@ def scan_records(path: str) -> Iterator[bytes | BadRecord]:
                 return
             data, crc = blocks.read(length), blocks.read(_CRC.size)
             if len(crc) < _CRC.size:
-                expected, found = length + _CRC.size, len(data) + len(crc)
-                reason = f"truncated: expected {expected} bytes of data and CRC, found {found}"
-                yield BadRecord(path, number, reason, "truncated")
+                yield BadRecord(path, number, *_truncated(length, len(data) + len(crc)))
                 return
             if _CRC.unpack(crc)[0] == masked_crc(data):
                 yield data
             else:
                 reason = f"its {length} bytes of data do not match their CRC"
                 yield BadRecord(path, number, reason, "crc")
+
+
+def num_records(path: str) -> int:
+    """Count the records of a local file by their lengths, without reading their data.
+
+    Raises:
+        BadRecord: the file does not end with a whole record.
+        UserError: the file cannot be opened.
+    """
+    with storage.open_read(path) as file:
+        size, offset, number = os.fstat(file.fileno()).st_size, 0, 0
+        while offset < size:
+            number += 1
+            header = os.pread(file.fileno(), _HEADER.size, offset)
+            if broken := _header_error(header, number):
+                raise BadRecord(path, number, *broken)
+            length, _ = _HEADER.unpack(header)
+            offset += _HEADER.size + length + _CRC.size
+        if offset > size:
+            found = length + _CRC.size - (offset - size)
+            raise BadRecord(path, number, *_truncated(length, found))
+    return number
+
+
+def _truncated(length: int, found: int) -> tuple[str, str]:
+    expected = length + _CRC.size
+    return f"truncated: expected {expected} bytes of data and CRC, found {found}", "truncated"
 
 
 def _header_error(header: bytes, number: int) -> tuple[str, str] | None:

@@ -121,7 +121,7 @@ def evaluate_pair(
     if champion_dir:
         models.append(_load_champion(champion_dir))
     files = manifest.expand(data_pattern)
-    with _champion_explained(champion_dir, files, models[-1]):
+    with _champion_explained(champion_dir):
         evaluations = evaluate_models(
             models,
             files,
@@ -146,8 +146,8 @@ def evaluate_models(
     """Evaluate models in one pass: every batch is read once, and parsed once per record format.
 
     Args:
-        models: the models. A record that the first one cannot read is explained by a UserError; one
-            that only another cannot read raises TensorFlow's error.
+        models: the models. A record that only another than the first one cannot read raises an
+            OtherFormatError.
         files: files of records.
         batch_size: see `evaluate`, like the other arguments.
         top_k: see `evaluate`.
@@ -194,7 +194,7 @@ def _predict(
     """The predictions of all models for the videos of some files."""
     formats = list(dict.fromkeys(model.record_format for model in models))
     part = Part([], [], [ModelPart([], [], [], _expert_metrics(model)) for model in models])
-    with input_pipeline.explained(files, models[0].record_format):
+    with input_pipeline.explained():
         for batches in input_pipeline.batches_in_formats(files, formats, batch_size, num_readers):
             part.videos.append(Videos.of_batch(batches[0]))
             part.labels.append(batches[0]["labels"].numpy())
@@ -240,18 +240,12 @@ def _load_champion(champion_dir: str) -> loading.TrainedModel:
 
 
 @contextlib.contextmanager
-def _champion_explained(champion_dir: str | None, files: list[str], model: loading.TrainedModel):
-    """Explain a failure to read `files` that is one for the published model alone."""
+def _champion_explained(champion_dir: str | None):
+    """Explain that a record is invalid for the published model alone."""
     try:
         yield
-    except (tf.errors.OpError, UnicodeDecodeError) as error:
-        if not champion_dir:
-            raise
-        try:
-            with input_pipeline.explained(files, model.record_format):
-                raise
-        except UserError as explained:
-            raise _champion_error(champion_dir, explained) from error
+    except input_pipeline.OtherFormatError as error:
+        raise _champion_error(champion_dir, error) from error
 
 
 def _champion_error(champion_dir: str, error: UserError) -> UserError:

@@ -18,7 +18,7 @@ import tensorflow as tf
 from trainer.common import storage
 from trainer.common.errors import UserError
 from trainer.data import input_pipeline, manifest
-from trainer.data.records import MAX_FRAMES
+from trainer.data.input_pipeline import FRAME_SLOTS
 from trainer.serving import loading
 
 SEGMENT_FRAMES = 5
@@ -130,7 +130,7 @@ def predict_segments(
         )
     files = manifest.expand(data_pattern)
     ranking, num_segments = SegmentRanking(classes, top_k), 0
-    with input_pipeline.explained(files, model.record_format):
+    with input_pipeline.explained():
         for batch in input_pipeline.batches(files, model.record_format, batch_size):
             names, segments = _segments(batch)
             for start in range(0, len(names), batch_size):
@@ -159,10 +159,10 @@ def _segments(batch: dict) -> tuple[np.ndarray, dict]:
     names = np.array([b"%s:%d" % pair for pair in zip(ids, starts, strict=True)])
     indices = np.stack([video, position], axis=1)
 
-    def cut(feature):  # [batch, MAX_FRAMES, size]
-        shape = [len(num_frames), MAX_FRAMES // SEGMENT_FRAMES, SEGMENT_FRAMES, feature.shape[2]]
+    def cut(feature):  # [batch, frames, size], with frames of FRAME_SLOTS
+        shape = [len(num_frames), -1, SEGMENT_FRAMES, feature.shape[2]]
         found = tf.gather_nd(tf.reshape(feature, shape), indices)
-        return tf.pad(found, [[0, 0], [0, MAX_FRAMES - SEGMENT_FRAMES], [0, 0]])
+        return tf.pad(found, [[0, 0], [0, FRAME_SLOTS[0] - SEGMENT_FRAMES], [0, 0]])
 
     lengths = np.minimum(num_frames[video] - starts, SEGMENT_FRAMES).astype(np.int32)
     features = tuple(cut(feature) for feature in batch["features"])

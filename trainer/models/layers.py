@@ -106,7 +106,8 @@ class BatchNorm(Float32Weights, keras.layers.Layer):
     A moving average with decay 0.999, as in the original, needs thousands of steps to forget its
     initial value. Here the n-th update decays by min(0.999, n / (n + 1)): a plain mean at first.
 
-    Call: [..., size] float32, normalized over all axes but the last.
+    Call: values [..., size] float32, normalized over all axes but the last; and in training
+        optionally mask [...] float32, 1 for values that count and 0 for padding.
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
     """
 
@@ -115,6 +116,7 @@ class BatchNorm(Float32Weights, keras.layers.Layer):
 
     def __init__(self, name="norm"):
         super().__init__(autocast=False, name=name)
+        self.supports_masking = True
 
     def build(self, shape):
         size = (shape[-1],)
@@ -128,10 +130,10 @@ class BatchNorm(Float32Weights, keras.layers.Layer):
             shape=(), initializer="zeros", trainable=False, name="updates"
         )
 
-    def call(self, values, training=False):
+    def call(self, values, training=False, mask=None):
         mean, variance = self.mean.value, self.variance.value
         if training:
-            mean, variance = _moments(values)
+            mean, variance = _moments(values, mask)
             self._update_averages(mean, variance)
         return tf.nn.batch_normalization(
             values, mean, variance, self.beta.value, self.gamma.value, self.EPSILON
@@ -170,13 +172,19 @@ class LayerNorm(Float32Weights, keras.layers.Layer):
         )
 
 
-def _moments(values):
+def _moments(values, mask):
     """Mean and variance, [size] each, over all axes but the last and over all replicas."""
     axes = list(range(len(values.shape) - 1))
+
+    def total(values):
+        return tf.reduce_sum(values if mask is None else values * mask[..., None], axes)
+
     count = tf.cast(tf.size(values) // values.shape[-1], tf.float32)
-    count, sums = replicas.total([count, tf.reduce_sum(values, axes)])
+    if mask is not None:
+        count = tf.reduce_sum(mask)
+    count, sums = replicas.total([count, total(values)])
     mean = sums / tf.maximum(count, 1)
-    squares = replicas.total(tf.reduce_sum(tf.math.squared_difference(values, mean), axes))
+    squares = replicas.total(total(tf.math.squared_difference(values, mean)))
     return mean, squares / tf.maximum(count, 1)
 
 

@@ -7,7 +7,20 @@ from trainer.models import frames, kernels, registry
 from trainer.models.layers import VideoModel
 
 
-class Lstm(keras.layers.LSTM):
+class Float32Layer:
+    """Mixin for recurrent layers with float32 weights, inputs and outputs.
+
+    With mixed precision, training on CPUs multiplies in bfloat16. On GPUs cuDNN multiplies in
+    float32, or TF32 where there is.
+    """
+
+    def __init__(self, *args, dtype=None, **kwargs):
+        policy = keras.dtype_policies.get(dtype) if dtype else keras.config.dtype_policy()
+        super().__init__(*args, dtype="float32", **kwargs)
+        self.product_dtype = policy.compute_dtype
+
+
+class Lstm(Float32Layer, keras.layers.LSTM):
     """Keras' LSTM, several times faster to train on CPUs.
 
     Source: Hochreiter and Schmidhuber 1997, with a forget gate, whose bias starts as 1.
@@ -18,12 +31,13 @@ class Lstm(keras.layers.LSTM):
             return _pad_empty_batch(super().inner_loop, sequences, initial_state, mask)
         cell = self.cell
         biases = [cell.bias, tf.zeros_like(cell.bias)]
+        dtype = self.product_dtype if training else "float32"
         return _inner_loop(
-            kernels.LSTM, sequences, mask, [cell.kernel, cell.recurrent_kernel], biases
+            kernels.LSTM, sequences, mask, [cell.kernel, cell.recurrent_kernel], biases, dtype
         )
 
 
-class Gru(keras.layers.GRU):
+class Gru(Float32Layer, keras.layers.GRU):
     """Keras' GRU, several times faster to train on CPUs.
 
     Source: Cho et al. 2014, arXiv:1406.1078, version 1: the reset gate is applied after the
@@ -35,8 +49,9 @@ class Gru(keras.layers.GRU):
             return _pad_empty_batch(super().inner_loop, sequences, initial_state, mask)
         cell = self.cell
         biases = tf.unstack(tf.convert_to_tensor(cell.bias))
+        dtype = self.product_dtype if training else "float32"
         return _inner_loop(
-            kernels.GRU, sequences, mask, [cell.kernel, cell.recurrent_kernel], biases
+            kernels.GRU, sequences, mask, [cell.kernel, cell.recurrent_kernel], biases, dtype
         )
 
 
@@ -59,16 +74,16 @@ def _pad_empty_batch(inner_loop, sequences, initial_state, mask):
     return last[:num_sequences], outputs[:num_sequences], [s[:num_sequences] for s in states]
 
 
-def _inner_loop(cell, sequences, mask, cell_kernels, biases):
+def _inner_loop(cell, sequences, mask, cell_kernels, biases, dtype):
     """Last output, all outputs and last state, as Keras' own method returns them.
 
     Also used for prediction: on GPUs Keras' own would export cuDNN operations, which need a GPU.
     """
-    cell_kernels, biases = (
-        [tf.convert_to_tensor(part) for part in parts] for parts in (cell_kernels, biases)
-    )
-    values = tf.transpose(sequences, [1, 0, 2])
+    biases = [tf.convert_to_tensor(bias) for bias in biases]
+    cell_kernels = [tf.cast(kernel, dtype) for kernel in cell_kernels]
+    values = tf.transpose(tf.cast(sequences, dtype), [1, 0, 2])
     outputs = kernels.recurrence(cell, values, tf.cast(mask, tf.float32), cell_kernels, biases)
+    outputs = tf.cast(outputs, tf.float32)
     outputs = tf.ensure_shape(outputs, [*values.shape[:2], cell_kernels[1].shape[0]])
     return outputs[-1], tf.transpose(outputs, [1, 0, 2]), [outputs[-1]]
 

@@ -54,7 +54,9 @@ class NetVlad(keras.layers.Layer):
         self.vlad = Vlad()
 
     def call(self, frames, frame_mask, training=False):
-        logits = self.norm(self.assignment(frames, training=training), training=training)
+        logits = self.norm(
+            self.assignment(frames, training=training), training=training, mask=frame_mask
+        )
         return l2_normalize(self.vlad(frames, tf.nn.softmax(logits) * frame_mask[..., None]))
 
 
@@ -86,7 +88,9 @@ class NeXtVlad(keras.layers.Layer):
         num_groups = tf.shape(frames)[1] * self.groups  # of all frames of a video
         wide = self.widen(frames, training=training)
         attention = self.attention(wide, training=training) * frame_mask[..., None]
-        logits = self.norm(self.assignment(wide, training=training), training=training)
+        logits = self.norm(
+            self.assignment(wide, training=training), training=training, mask=frame_mask
+        )
         assignment = tf.nn.softmax(tf.reshape(logits, [-1, num_groups, self.clusters]))
         assignment *= tf.reshape(attention, [-1, num_groups, 1])
         groups = tf.reshape(wide, [-1, num_groups, self.group_size])

@@ -12,6 +12,7 @@ the variables and the position in the data as one atomic unit, and does not fall
 checkpoint if the newest one is damaged.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -219,6 +220,14 @@ def _read_state(folder: Path) -> State:
 
 def _checksum(content: dict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def newest_state(train_dir: str) -> State | None:
+    """Return the state of the newest checkpoint whose state is readable; None if there is none."""
+    for folder in reversed(_complete(train_dir)):
+        with contextlib.suppress(*UNREADABLE):
+            return _read_state(folder)
+    return None
 
 
 def latest_step(train_dir: str) -> int | None:

@@ -18,13 +18,13 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from trainer.common import storage
 from trainer.common.errors import UserError
-from trainer.run_dir import mirror
+from trainer.run_dir import checkpoints, mirror
 from trainer.run_dir.lock import lock, read_json
 from trainer.run_dir.mirror import Mirror
 
@@ -197,7 +197,10 @@ class RemoteFolder:
 
 @contextlib.contextmanager
 def open_exclusive(
-    train_dir: str, keep: int, start_new: bool = False, single_worker: bool = True
+    train_dir: str,
+    keep: int,
+    start_new: Callable[[str], bool] = lambda _: False,
+    single_worker: bool = True,
 ) -> Iterator[LocalFolder | RemoteFolder]:
     """Open a train_dir to train in it, as the only trainer.
 
@@ -207,7 +210,8 @@ def open_exclusive(
     Args:
         train_dir: a local folder, or gs://BUCKET/FOLDER.
         keep: number of checkpoints and exported models to keep in a remote train_dir.
-        start_new: whether to remove the checkpoints in a remote train_dir.
+        start_new: function from the local folder, with the newest checkpoint, to whether to remove
+            all checkpoints and exported models.
         single_worker: whether no other worker starts from the same checkpoint. Other workers do
             not have a checkpoint that is here and was not uploaded, so it is not used then.
 
@@ -221,6 +225,8 @@ def open_exclusive(
     """
     if not train_dir.startswith("gs://"):
         with lock(Path(train_dir) / LOCK_FILE, train_dir):
+            if start_new(train_dir):
+                checkpoints.remove_all(train_dir)
             yield LocalFolder(train_dir)
         return
     train_dir = train_dir.rstrip("/")
@@ -228,7 +234,13 @@ def open_exclusive(
     with lock(local.with_suffix(".lock"), train_dir) as trainer:
         remote = mirror.acquire(train_dir, trainer)
         try:
-            _prepare(local, remote, start_new, single_worker)
+            try:
+                _prepare(local, remote, single_worker)
+            except UserError:  # no snapshot is complete
+                if not start_new(str(local)):
+                    raise
+            if start_new(str(local)):
+                _clear(local, remote)
             with RemoteFolder(local, remote, keep) as folder:
                 yield folder
         finally:
@@ -246,11 +258,16 @@ def open_read_only(train_dir: str) -> Iterator[LocalFolder]:
         yield LocalFolder(local)
 
 
-def _prepare(local: Path, remote: Mirror, start_new: bool, single_worker: bool):
+def _clear(local: Path, remote: Mirror):
+    """Remove all checkpoints and exported models, here and there."""
+    remote.clear()
+    checkpoints.remove_all(str(local))
+    _write_note(local, remote)
+
+
+def _prepare(local: Path, remote: Mirror, single_worker: bool):
     """Make the working folder continue the remote one."""
     storage.remove_temporary_files(str(local / NOTE_FILE))
-    if start_new:
-        remote.clear()
     newest = remote.newest and remote.newest["name"]
     note = read_json(local / NOTE_FILE)
     if single_worker and note.get("id") == remote.id and newest in note["newest"]:

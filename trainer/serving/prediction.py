@@ -80,8 +80,7 @@ def predict_to_file(
     """
     statistics = PredictionStatistics.empty(len(model.class_names))
     storage.remove_temporary_files(output_file)
-    explained = input_pipeline.explained(files, model.record_format, labels=False)
-    with tempfile.TemporaryFile() as file, explained:
+    with tempfile.TemporaryFile() as file, input_pipeline.explained():
         writer = WRITERS[options.output_format](file, model.class_names)
         # Format and write a batch while the next one is predicted.
         with ThreadPoolExecutor(1) as thread:

@@ -72,9 +72,8 @@ def num_local(strategy: tf.distribute.Strategy) -> int:
 
 def split(strategy: tf.distribute.Strategy, batch: dict, batch_size: int) -> dict:
     """Split a batch of this process, `batch_size` videos to each of its replicas in turn."""
-    batch = {
-        name: values for name, values in batch.items() if name != "id"
-    }  # GPUs do not support strings
+    # Not the ids: GPUs do not support strings.
+    batch = {name: batch[name] for name in batch if name not in ("id", "location")}
     if strategy.num_replicas_in_sync == 1:
         return batch
     first = worker(strategy)[0] * num_local(strategy)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -93,16 +94,19 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
             _fit_closed_form(config, trainer, all_files, folder, state, is_chief)
             return 1
         if state.step == 0 and hasattr(trainer.model, "initialize"):
-            with input_pipeline.explained(all_files, config.record_format):
+            with input_pipeline.explained():
                 trainer.model.initialize(_first_features(config, all_files))
         teacher = Teacher(config.teacher_dir) if config.teacher_dir else None
 
         # Input, checkpoints and progress.
-        stack.enter_context(input_pipeline.explained(files, config.record_format))
-        progress = stack.enter_context(_open_progress(config, state, files, folder.local))
+        stack.enter_context(input_pipeline.explained())
+        videos_per_step = config.batch_size * distribution.num_local(trainer.strategy)
+        events = os.path.join(folder.local, "events")
+        progress = stack.enter_context(
+            Progress(config, state, _estimate_num_videos(config, files), events, videos_per_step)
+        )
         saver = _Saver(config, trainer, folder, state, is_chief)
         skipped = _SkippedRecords()
-        videos_per_step = config.batch_size * distribution.num_local(trainer.strategy)
         dataset = input_pipeline.training_batches(
             files,
             config.record_format,
@@ -112,12 +116,34 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
             config.seed,
             state.position,
             skipped if config.skip_bad_records else None,
-            held_out=_held_out(config),
+            _count_records(config, state, files),
+            _held_out(config),
         )
         batches = _Batches(dataset, config, state.position.epoch, num_workers)
         del dataset
 
-        # Training loop.
+        def finish(state: State, step: _Step) -> State:
+            """Read the result of a step, which waits for its end."""
+            if not step.result["finite"]:
+                _handle_non_finite(config, state, step.batch, files, num_workers, trainer, saver)
+            state = _advance(state, step.epoch, videos_per_step, bool(step.result["finite"]))
+            folder.check()
+            if is_chief:
+                _check_exists(config, folder.local)
+                last = state.step == config.max_steps or signals.received
+                progress.add(
+                    state,
+                    step.result,
+                    step.batch["labels"],
+                    trainer.report,
+                    step.wait_seconds,
+                    last,
+                )
+            return state
+
+        # Training loop. The result of a step is read after the next one was started, so that an
+        # accelerator never waits for Python; but at once if something depends on it.
+        unfinished = None
         try:
             # Reading must end before Python does: its threads may call Python.
             with contextlib.closing(batches):
@@ -127,24 +153,34 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
                     if teacher:
                         batch |= teacher.targets(batch)
                     result = trainer.step(batch, signals.received, epoch)
-                    if not result["videos"]:  # all workers have read the epoch
-                        batches.finish_epoch()
-                        state = replace(state, position=Position(epoch + 1))
+                    step = _Step(batch, epoch, wait_seconds, result)
+                    if unfinished:
+                        state = finish(state, unfinished)
+                    unfinished = step
+                    if not (
+                        num_workers > 1
+                        or signals.received
+                        or state.step + 1 == config.max_steps
+                        or progress.is_due(state)
+                        or saver.is_due(state.step + 1)
+                    ):
                         continue
-                    if not result["finite"]:
-                        _handle_non_finite(config, state, batch, files, num_workers, saver)
-                    state = _advance(state, epoch, videos_per_step, bool(result["finite"]))
-                    folder.check()
-                    signals.received |= bool(result["stop"])
+                    unfinished = None
+                    if num_workers > 1:
+                        signals.received |= bool(step.result["stop"])
+                        if not step.result["videos"]:  # all workers have read the epoch
+                            batches.finish_epoch()
+                            state = replace(state, position=Position(epoch + 1))
+                            continue
+                    state = finish(state, step)
                     last = state.step == config.max_steps or signals.received
-                    if is_chief:
-                        labels = batch["labels"]
-                        progress.add(state, result, labels, trainer.report, wait_seconds, last)
                     if not (last and config.calibration_fraction):  # saved once it is recalibrated
                         saver.save_if_due(state)
                     if last:
                         break
                 else:
+                    if unfinished:
+                        state = finish(state, unfinished)
                     state = replace(state, position=Position(config.num_epochs))
         except LOST_WORKER as error:
             if num_workers == 1:
@@ -156,6 +192,8 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
             ) from error
 
         # Recalibration and last checkpoint.
+        if is_chief:
+            _check_exists(config, folder.local)
         complete = not signals.received or _reached_max_steps(config, state)
         recalibrate = config.calibration_fraction and is_chief and complete
         if recalibrate and trainer.model.recalibration.fitted_step != state.step:
@@ -207,7 +245,7 @@ def _fit_closed_form(
         return
     if not is_chief:
         return
-    with input_pipeline.explained(files, config.record_format):
+    with input_pipeline.explained():
         held_out = _held_out(config)
         ids, predictions = closed_form.fit(config, trainer.model, files, held_out)
         trainer.steps.assign(1)
@@ -248,8 +286,28 @@ def _open_train_dir(config: TrainConfig, is_chief: bool, num_workers: int):
     if not is_chief:
         return working_dir.open_read_only(config.train_dir)
     return working_dir.open_exclusive(
-        config.train_dir, config.keep_checkpoints, config.start_new_model, num_workers == 1
+        config.train_dir,
+        config.keep_checkpoints,
+        lambda local: config.start_new_model and not _is_retry(config, local),
+        num_workers == 1,
     )
+
+
+def _is_retry(config: TrainConfig, train_dir: str) -> bool:
+    """Whether the newest checkpoint is of a run with the same flags that has not ended."""
+    state = checkpoints.newest_state(train_dir)
+    if state is None or state.flags != asdict(config):
+        return False
+    return not _reached_max_steps(config, state) and state.position.epoch < config.num_epochs
+
+
+def _check_exists(config: TrainConfig, local: str):
+    """Check that nobody has removed the folder that the run works in."""
+    if not os.path.exists(os.path.join(local, checkpoints.MODEL_FLAGS_FILE)):
+        raise UserError(
+            f"{local}, the folder of --train_dir={config.train_dir}, was removed during training. "
+            "Run the same command again to train from the beginning."
+        )
 
 
 def _restore_or_create(
@@ -262,12 +320,10 @@ def _restore_or_create(
     """
     flags = asdict(config)
     if is_chief:
-        if config.start_new_model:
-            checkpoints.remove_all(train_dir)
         checkpoints.remove_leftovers(train_dir)
         checkpoints.keep_model_flags(train_dir, config.model_flags)
     state = None
-    if is_chief or not config.start_new_model:
+    if is_chief or not config.start_new_model or _is_retry(config, train_dir):
         state = checkpoints.restore(train_dir, trainer.variables)
     if state is None:
         num_weights = sum(int(np.prod(weight.shape)) for weight in trainer.weights)
@@ -304,19 +360,34 @@ def _reached_max_steps(config: TrainConfig, state: State) -> bool:
     return bool(config.max_steps) and state.step >= config.max_steps
 
 
-def _open_progress(config: TrainConfig, state: State, files: list[str], train_dir: str) -> Progress:
-    num_videos = _estimate_num_videos(config, files)
-    return Progress(config, state, num_videos, os.path.join(train_dir, "events"))
-
-
 def _estimate_num_videos(config: TrainConfig, files: list[str]) -> int | None:
-    """Estimate the number of videos by the size of the first records; None for remote files."""
-    if any(file.startswith("gs://") for file in files):
-        return None
+    """Return the number of videos; without a manifest, estimate it by the size of some records."""
+    if manifest.is_manifest(config.train_data_pattern):
+        return sum(_counts_of_manifest(config, files))
     records = islice(examples.good_records(files[0], config.record_format, lambda _: None), 100)
-    sizes = [len(tfrecord.frame(record)) for record in records]
-    total = sum(storage.size(file) for file in files)
+    sizes = [len(tfrecord.frame(record)) for _, record in records]
+    total = sum(status.size for status in storage.statuses(files).values())
     return round(total / np.mean(sizes)) if sizes else None
+
+
+def _count_records(config: TrainConfig, state: State, files: list[str]) -> list[int] | None:
+    """Number of records of each file, for a run that resumes within an epoch.
+
+    None if that is unknown: without a manifest, counting the records of a remote file means reading
+    it.
+    """
+    if not state.position.videos or config.skip_bad_records or config.calibration_fraction:
+        return None
+    if manifest.is_manifest(config.train_data_pattern):
+        return _counts_of_manifest(config, files)
+    if any(map(storage.is_remote, files)):
+        return None
+    return [tfrecord.num_records(file) for file in files]
+
+
+def _counts_of_manifest(config: TrainConfig, files: list[str]) -> list[int]:
+    counts = {f.path: f.num_records for f in manifest.read(config.train_data_pattern).files}
+    return [counts[file] for file in files]
 
 
 def _advance(state: State, epoch: int, videos: int, updated: bool) -> State:
@@ -340,6 +411,7 @@ def _handle_non_finite(
     batch: dict[str, tf.Tensor],
     files: list[str],
     num_workers: int,
+    trainer: Trainer,
     saver: "_Saver",
 ):
     """Warn about a batch with a loss or gradient of NaN or infinity; fail unless it is skipped.
@@ -347,7 +419,8 @@ def _handle_non_finite(
     Args:
         state: before the step, which did not change the variables.
     """
-    ids = b" ".join(batch["id"].numpy()[:5]).decode()
+    saver.check_finite(state)
+    ids = b" ".join(batch["id"].numpy()[:5]).decode(errors="backslashreplace")
     message = (
         f"The loss or its gradient is NaN or infinite at step {state.step + 1}, epoch "
         f"{state.position.epoch + 1}, in the batch with the videos {ids} ... of "
@@ -366,14 +439,25 @@ def _handle_non_finite(
 def _non_finite_cause(
     config: TrainConfig, batch: dict[str, tf.Tensor], files: list[str], num_workers: int
 ) -> str:
-    # Searching the files for the record takes long, so do it only if there is one.
-    if all(np.isfinite(values).all() for values in tf.nest.flatten(batch["features"])):
-        others = ", if those of the other workers are, too" if num_workers > 1 else ""
-        return (
-            f"Its features are finite, so --base_learning_rate ({config.base_learning_rate}) is "
-            f"likely too high{others}."
-        )
-    return str(examples.first_error(files, config.record_format))
+    if not config.frame_features:  # quantized frames are always finite
+        rows = np.isfinite(batch["features"]).all(axis=1)
+        if not rows.all():
+            location = input_pipeline.locate(batch["location"][int(np.argmin(rows))], files)
+            return f"{location}: its features must be finite, but are not."
+    others = ", if those of the other workers are, too" if num_workers > 1 else ""
+    return (
+        f"Its features are finite, so --base_learning_rate ({config.base_learning_rate}) is "
+        f"likely too high{others}."
+    )
+
+
+class _Step(NamedTuple):
+    """A step that was started."""
+
+    batch: dict
+    epoch: int
+    wait_seconds: float
+    result: dict
 
 
 class _Batches:
@@ -447,20 +531,40 @@ class _Saver:
         self._saved_step = state.step
         self._saved_at = time.monotonic()
 
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint is due after `step`."""
+        minutes = (time.monotonic() - self._saved_at) / 60
+        return self._is_export_due(step) or minutes > self._config.checkpoint_minutes
+
+    def _is_export_due(self, step: int) -> bool:
+        return step % self._config.export_model_steps == 0
+
     def save_if_due(self, state: State):
         """Save after --export_model_steps, which export the model too, or --checkpoint_minutes."""
-        export_due = state.step % self._config.export_model_steps == 0
-        if export_due or time.monotonic() - self._saved_at > 60 * self._config.checkpoint_minutes:
+        export_due = self._is_export_due(state.step)
+        if self.is_due(state.step):
             self.save(state)
         if export_due and self._is_chief:
             with self._trainer.averaged() as model:
                 saved_model.export_periodically(self._config, self._folder.local, model, state.step)
             self._folder.changed()
 
+    def check_finite(self, state: State):
+        """Check that the last update has not made weights NaN or infinite."""
+        if self._trainer.is_finite():
+            return
+        newest = checkpoints.latest_step(self._folder.local) if self._is_chief else self._saved_step
+        earlier = f"The newest checkpoint is of step {newest}." if newest else "There is none yet."
+        raise UserError(
+            f"The weights are NaN or infinite after step {state.step}: --base_learning_rate "
+            f"({self._config.base_learning_rate}) is likely too high. {earlier}"
+        )
+
     def save(self, state: State, again: bool = False):
         """Write a checkpoint, unless there is one of this step and not `again`."""
         self._saved_at = time.monotonic()
         if (again or state.step != self._saved_step) and self._is_chief:
+            self.check_finite(state)
             checkpoints.save(
                 self._folder.local, self._trainer.variables, state, self._config.keep_checkpoints
             )
@@ -473,29 +577,33 @@ class _SkippedRecords:
     """Logs and counts records that cannot be read. The reader threads call it with the reason."""
 
     def __init__(self):
-        self._count = 0
+        self._reasons: set[str] = set()
         self._lock = threading.Lock()
 
     def __call__(self, reason: str):
         with self._lock:
-            self._count += 1
-        logging.warning("Skipped record: %s", reason)
+            is_new = reason not in self._reasons  # not one of an earlier epoch
+            self._reasons.add(reason)
+        if is_new:
+            logging.warning("Skipped record: %s", reason)
 
     def log_total(self):
-        """Log the number of records skipped in all epochs."""
-        if self._count:
+        """Log the number of records that were skipped."""
+        count = len(self._reasons)
+        if count:
             logging.warning(
                 "Skipped %d bad record%s in total.",
-                self._count,
-                "" if self._count == 1 else "s",
-                extra={"fields": {"bad_records": self._count}},
+                count,
+                "" if count == 1 else "s",
+                extra={"fields": {"bad_records": count}},
             )
 
 
 class _Signals:
     """Records a SIGTERM or Ctrl-C, so that the loop can stop after a complete step.
 
-    A second Ctrl-C stops immediately.
+    A second Ctrl-C ends the process immediately, even while it waits for input: Python runs signal
+    handlers only between operations, so a thread watches for it.
     """
 
     def __enter__(self):
@@ -505,16 +613,33 @@ class _Signals:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._handle)
+            read, self._write = os.pipe()
+            os.set_blocking(self._write, False)
+            self._previous_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            threading.Thread(target=_exit_at_second_interrupt, args=[read], daemon=True).start()
         return self
 
     def _handle(self, number, _):
-        if number == signal.SIGINT:
-            if self.received:
-                raise KeyboardInterrupt
-            print("\nStopping after this step. Press Ctrl-C again to stop now.", file=sys.stderr)
         self.received = True
         self.number = signal.Signals(number)
 
     def __exit__(self, *_):
+        if self._previous:
+            signal.set_wakeup_fd(self._previous_fd)
+            os.close(self._write)  # ends the thread
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+
+def _exit_at_second_interrupt(pipe: int):
+    """Read the numbers of received signals from a pipe until it is closed."""
+    interrupts = 0
+    with open(pipe, "rb", buffering=0) as file:
+        while number := file.read(1):
+            interrupts += number[0] == signal.SIGINT
+            if interrupts == 2:
+                print("Interrupted.", file=sys.stderr, flush=True)
+                os._exit(128 + signal.SIGINT)
+            if number[0] == signal.SIGINT:
+                message = "\nStopping after this step. Press Ctrl-C again to stop now."
+                print(message, file=sys.stderr, flush=True)

@@ -111,9 +111,8 @@ def _momentum(variable, slots, gradient, learning_rate, step, momentum):
 
 
 def _proximal_gradient_descent(variable, slots, gradient, learning_rate, step):
-    ops.ResourceApplyProximalGradientDescent(
-        var=variable.handle, alpha=learning_rate, l1=0.0, l2=0.0, delta=gradient
-    )
+    # Without l1 and l2 it is gradient descent; TensorFlow's own operation has no GPU kernel.
+    _gradient_descent(variable, slots, gradient, learning_rate, step)
 
 
 def _proximal_adagrad(variable, slots, gradient, learning_rate, step):
@@ -171,7 +170,7 @@ class Optimizer:
             self._update(variable, slots, gradient, learning_rate, step, **self._hyperparameters)
 
 
-def learning_rate(config, step: tf.Tensor, epoch: tf.Tensor, batch_size: int) -> tf.Tensor:
+def learning_rate(config, step: tf.Tensor, examples: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
     """Learning rate of a step: the schedule's, times that of the warm-up.
 
     staircase: base * decay ^ floor(examples seen / examples per decay)
@@ -181,15 +180,14 @@ def learning_rate(config, step: tf.Tensor, epoch: tf.Tensor, batch_size: int) ->
     Args:
         config: a TrainConfig.
         step: number of updates before this one, int64.
+        examples: number of examples seen before this step, by all replicas, int64.
         epoch: number of complete epochs, int64.
-        batch_size: examples per step, of all replicas.
     """
     if config.learning_rate_schedule == "cosine":
         done = (tf.cast(epoch, tf.float64) + 0.5) / config.num_epochs
         factor = (1 + tf.cos(math.pi * done)) / 2
     else:
-        examples = tf.cast(step, tf.float64) * batch_size
-        num_decays = tf.floor(examples / config.learning_rate_decay_examples)
+        num_decays = tf.floor(tf.cast(examples, tf.float64) / config.learning_rate_decay_examples)
         factor = tf.pow(tf.constant(config.learning_rate_decay, tf.float64), num_decays)
     if config.warmup_steps:
         factor *= tf.minimum((tf.cast(step, tf.float64) + 1) / config.warmup_steps, 1)

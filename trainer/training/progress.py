@@ -28,10 +28,19 @@ class Progress:
         state: the state that the run starts from.
         num_videos: estimated number of videos per epoch; None if unknown.
         events_dir: folder for TensorBoard summaries.
+        videos_per_step: videos that this process reads per step, for all its replicas.
     """
 
-    def __init__(self, config: TrainConfig, state: State, num_videos: int | None, events_dir: str):
+    def __init__(
+        self,
+        config: TrainConfig,
+        state: State,
+        num_videos: int | None,
+        events_dir: str,
+        videos_per_step: int | None = None,
+    ):
         self.config = config
+        self.videos_per_step = videos_per_step or config.batch_size
         self.num_videos = num_videos
         self.first_step = state.step
         self.summaries = tf.summary.create_file_writer(events_dir)
@@ -61,6 +70,11 @@ class Progress:
         self.bar.stop()
         self.summaries.close()
         self.tracker.close()
+
+    def is_due(self, state: State) -> bool:
+        """Whether the step after `state` is reported."""
+        seconds = time.monotonic() - self.line_time
+        return seconds >= SECONDS_BETWEEN_LINES or state.step == self.first_step
 
     def add(
         self,
@@ -143,12 +157,14 @@ class Progress:
 
     def _total_videos(self) -> int | None:
         """Estimate the number of videos of the whole run."""
-        of_steps = self.config.max_steps and self.config.max_steps * self.config.batch_size
+        of_steps = self.config.max_steps and self.config.max_steps * self.videos_per_step
         of_epochs = self.num_videos and self.num_videos * self.config.num_epochs
         return min((total for total in (of_steps, of_epochs) if total), default=None)
 
     def _done_videos(self, state: State) -> int:
-        return (self.num_videos or 0) * state.position.epoch + state.position.videos
+        if self.num_videos is None:
+            return state.step * self.videos_per_step
+        return self.num_videos * state.position.epoch + state.position.videos
 
 
 def _batch_metrics(predictions: tf.Tensor, labels: tf.Tensor) -> dict[str, float]:

@@ -40,7 +40,12 @@ class Trainer:
             ]
             self.seeds = RandomSeeds("mixup_seeds") if config.mixup else None
             self.steps = tf.Variable(0, dtype=tf.int64, trainable=False)
+            self.examples = tf.Variable(0, dtype=tf.int64, trainable=False)
+            # Whether a step was not finite, after which no other may change the variables: the
+            # loop learns of it one step later.
+            self.failed = tf.Variable(False, trainable=False)
         self.variables = self._variables()
+        self._step = tf.function(self._replicas_step, jit_compile=config.xla or None)
 
     def _variables(self) -> dict[str, tf.Variable]:
         variables = registry.variables(self.model)
@@ -54,7 +59,7 @@ class Trainer:
             }
         if self.seeds:
             variables["mixup_seed"] = self.seeds.state.value
-        return variables | {"steps": self.steps}
+        return variables | {"steps": self.steps, "examples": self.examples}
 
     @contextlib.contextmanager
     def averaged(self):
@@ -70,6 +75,8 @@ class Trainer:
 
     def step(self, batch: dict[str, tf.Tensor], stop: bool = False, epoch: int = 0) -> dict:
         """Update the variables once on all replicas, unless a gradient is NaN or infinite.
+
+        Unless --skip_bad_batches is set, no later step updates them then either.
 
         Args:
             batch: this process' batch of `input_pipeline`; may be empty where others' are not.
@@ -98,8 +105,7 @@ class Trainer:
         num_replicas = tf.cast(self.strategy.num_replicas_in_sync, tf.float64)
         return totals[0] == num_replicas * tf.cast(self.steps, tf.float64)
 
-    @tf.function
-    def _step(self, parts, stop, epoch):
+    def _replicas_step(self, parts, stop, epoch):
         return self.strategy.run(self._replica_step, (parts, stop, epoch))
 
     def _replica_step(self, batch, stop, epoch):
@@ -126,12 +132,13 @@ class Trainer:
             ]
         norms = [optimizers.norm(gradient) for gradient in gradients]
         finite = tf.reduce_all(tf.math.is_finite(norms))
-        learning_rate = optimizers.learning_rate(
-            self.config, self.steps, epoch, self._videos_per_step
-        )
-        if finite and videos > 0:
+        learning_rate = optimizers.learning_rate(self.config, self.steps, self.examples, epoch)
+        if not (finite or self.config.skip_bad_batches):
+            replicas.assign(self.failed, tf.constant(True))
+        if finite and videos > 0 and not self.failed:
             step = self.steps + 1
             replicas.assign(self.steps, step)
+            replicas.assign(self.examples, self.examples + tf.cast(videos, tf.int64))
             clipped = optimizers.clip_each(gradients, norms, self.config.clip_gradient_norm)
             self.optimizer.apply(clipped, learning_rate, step)
             self._update_averages(step)
@@ -210,9 +217,15 @@ class Trainer:
         regularization_loss = regularization.loss(self._trainable)
         return predictions, label_loss, self.config.regularization_penalty * regularization_loss
 
-    @property
-    def _videos_per_step(self) -> int:
-        return self.config.batch_size * self.strategy.num_replicas_in_sync
+    @tf.function
+    def is_finite(self) -> tf.Tensor:
+        """Whether all weights, optimizer slots and averages are finite."""
+        finite = [
+            tf.reduce_all(tf.math.is_finite(variable))
+            for variable in self.variables.values()
+            if variable.dtype.is_floating
+        ]
+        return tf.reduce_all(finite)
 
 
 def _targets(batch) -> list:

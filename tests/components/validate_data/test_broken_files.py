@@ -67,6 +67,7 @@ VIDEO_FILES = {
         without("id", video("i1")) + video("i2", id=[]),
         [("no_id", 1, ""), ("no_id", 2, "")],
     ),
+    "train-unusual_id": (video("q,1"), [("unusual_id", 1, "q,1")]),
     "train-missing": (video("m1") + without("rgb", video("m2")), [("missing_feature", 2, "m2")]),
     "train-type": (
         video("y1", rgb=[1, 2, 3, 4]) + video("y2", labels=[1.0]),

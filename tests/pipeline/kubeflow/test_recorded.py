@@ -78,7 +78,7 @@ def test_each_recorded_run_is_followed_to_its_end(server, run, name):
     assert "00:00:00" not in out
 
 
-def test_a_users_mistake_was_not_tried_again():
+def test_user_error_was_not_retried():
     tasks = RUNS["run_failed_in_validation"]["run_details"]["task_details"]
     tries = [task for task in tasks if task.get("display_name", "").startswith("executor(")]
     assert {task["display_name"] for task in tries} == {"executor(0)"}

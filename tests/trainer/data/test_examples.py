@@ -11,7 +11,7 @@ from trainer.data import example_pb2
 from trainer.data.examples import (
     encode_example,
     encode_sequence_example,
-    first_error,
+    good_records,
     inspect,
     parse,
 )
@@ -160,29 +160,67 @@ def framed(tag: bytes, content: bytes) -> bytes:
     return tag + bytes([len(content)]) + content
 
 
-def test_unknown_fields_are_ignored():
+def test_unknown_fields_after_known_ones_are_ignored():
     unknown = b"\x78\x01"  # field 15, a varint
     floats = framed(b"\x0a", np.float32([0.5, 1, -2]).tobytes()) + unknown
     entry = framed(b"\x0a", b"rgb") + framed(b"\x12", framed(b"\x12", floats) + unknown)
     record = video(rgb=None) + framed(b"\x0a", framed(b"\x0a", entry)) + unknown
     assert parse(record, VIDEO).features["rgb"].tolist() == [0.5, 1.0, -2.0]
-    frame = framed(b"\x0a", framed(b"\x0a", framed(b"\x0a", b"abc") + unknown) + unknown)
-    entry = framed(b"\x0a", b"rgb") + framed(b"\x12", frame + unknown)
-    record = frames(rgb=None) + framed(b"\x12", framed(b"\x0a", entry))
-    assert parse(record, FRAME).features["rgb"].tolist() == [[97, 98, 99]]
+    frame = framed(b"\x0a", framed(b"\x0a", framed(b"\x0a", b"abc")))
+    for feature_list in (frame, frame + unknown):
+        entry = framed(b"\x0a", b"rgb") + framed(b"\x12", feature_list)
+        record = frames(rgb=None, audio=AUDIO[:1]) + framed(b"\x12", framed(b"\x0a", entry))
+        if feature_list == frame:
+            assert parse(record, FRAME).features["rgb"].tolist() == [[97, 98, 99]]
+        else:  # TensorFlow's parser rejects it
+            with pytest.raises(ValueError, match="repeated, split or unknown fields"):
+                parse(record, FRAME)
 
 
-def test_frames_of_different_lengths_are_left_as_they_are():
-    got = parse(frames(audio=AUDIO[:1]), FRAME)
-    assert len(got.features["rgb"]) == 2
-    assert len(got.features["audio"]) == 1
+def test_features_of_different_lengths_are_invalid():
+    reason = "same number of frames, found 2 of 'rgb', 1 of 'audio'"
+    with pytest.raises(ValueError, match=reason):
+        parse(frames(audio=AUDIO[:1]), FRAME)
+
+
+INT64_LIST, LABELS = b"\x1a", framed(b"\x0a", b"labels")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        framed(b"\x0a", b"\x03") + framed(b"\x0a", b"\x07"),  # two packed lists
+        framed(b"\x0a", b"\x03") + b"\x08\x07",  # a packed one and a single value
+    ],
+)
+def test_labels_in_several_parts_are_invalid(labels):
+    feature = framed(b"\x12", framed(INT64_LIST, labels))
+    record = video(labels=None) + framed(b"\x0a", framed(b"\x0a", LABELS + feature))
+    with pytest.raises(ValueError, match="repeated, split or unknown fields"):
+        parse(record, VIDEO)
+
+
+def test_a_feature_given_twice_is_invalid():
+    with pytest.raises(ValueError, match="repeated, split or unknown fields"):
+        parse(video() + video(), VIDEO)
+
+
+@pytest.mark.parametrize("video_id", [b"", []])
+def test_an_empty_video_id_may_stand_beside_an_id(video_id):
+    assert parse(video(video_id=video_id), VIDEO).id == "ab"
+
+
+def test_a_video_id_of_another_type_is_invalid_beside_an_id():
+    with pytest.raises(ValueError, match="'video_id' must be one non-empty byte string, found 1"):
+        parse(video(video_id=[7]), VIDEO)
 
 
 @given(st.lists(st.binary(min_size=3, max_size=3), min_size=1, max_size=400))
 def test_frames_are_the_same_by_either_way(rows):
     array = np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 3)
     assert frames(rgb=array) == frames(rgb=rows)
-    assert np.array_equal(parse(frames(rgb=array), FRAME).features["rgb"], array)
+    audio = np.zeros([len(rows), 2], np.uint8)
+    assert np.array_equal(parse(frames(rgb=array, audio=audio), FRAME).features["rgb"], array)
 
 
 def test_values_that_are_not_packed():
@@ -215,18 +253,22 @@ def test_the_generated_messages_are_up_to_date(tmp_path):
     assert (tmp_path / generated).read_text() == (ROOT / generated).read_text()
 
 
-def test_first_error_names_file_and_record(tmp_path):
-    good, bad, torn = (str(tmp_path / name) for name in ("good", "bad", "torn"))
-    write_records(good, [video()] * 3)
-    write_records(bad, [video(), video(labels=[10]), video(rgb=[1.0])])
+def test_bad_records_are_named_and_left_out(tmp_path):
+    bad, torn = (str(tmp_path / name) for name in ("bad", "torn"))
+    write_records(bad, [video(), video(labels=[10]), video(rgb=[1.0]), video(id=b"c")])
     write_records(torn, [video()])
     with open(torn, "ab") as file:
         file.write(b"more")
-    assert first_error([good], VIDEO) is None
-    assert first_error([good, bad, torn], VIDEO) == (
-        f"{bad}, record 2: label 10 is out of range: expected 0 to 9."
-    )
-    assert f"{torn}, record 2: truncated" in first_error([good, torn], VIDEO)
+    errors = []
+    good = [
+        number for path in (bad, torn) for number, _ in good_records(path, VIDEO, errors.append)
+    ]
+    assert good == [1, 4, 1]
+    assert errors == [
+        f"{bad}, record 2: label 10 is out of range: expected 0 to 9.",
+        f"{bad}, record 3: 'rgb' must be 3 floats, found 1.",
+        f"{torn}, record 2: truncated: expected a header of 12 bytes, found 4.",
+    ]
 
 
 def test_an_empty_feature_is_written_as_tensorflow_does():
@@ -270,4 +312,6 @@ def test_the_bytes_are_tensorflows():
 def test_real_records_are_good(real_data, pattern, record_format):
     paths = [str(path) for path in real_data.glob(pattern)]
     assert paths
-    assert first_error(paths, record_format) is None
+    errors = []
+    assert all(list(good_records(path, record_format, errors.append)) for path in paths)
+    assert not errors

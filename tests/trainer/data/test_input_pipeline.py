@@ -2,7 +2,9 @@
 
 import dataclasses
 import gzip
+import os
 import shutil
+import tempfile
 from collections import Counter
 from glob import glob
 from itertools import pairwise
@@ -11,9 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.api_core.exceptions import ServiceUnavailable
+from google.cloud.storage import Blob
 
+from trainer.common import storage
 from trainer.common.errors import UserError
-from trainer.data import input_pipeline
+from trainer.data import examples, input_pipeline, tfrecord
 from trainer.data.examples import encode_example, encode_sequence_example
 from trainer.data.input_pipeline import Position
 from trainer.data.records import MAX_FRAMES, Feature, RecordFormat
@@ -244,7 +249,8 @@ def test_id_is_preferred_to_video_id():
 def test_a_frame_level_video_is_followed_by_zeros(num_frames):
     batch = parse(frames(num_frames), format_=FRAME)
     features = batch["features"]
-    assert (features.dtype, features.shape) == (np.uint8, (1, MAX_FRAMES, 5))
+    num_slots = {1: 10, 2: 10, 299: 300, 300: 300}[num_frames]
+    assert (features.dtype, features.shape) == (np.uint8, (1, num_slots, 5))
     assert batch["num_frames"].dtype == np.int32
     assert batch["num_frames"].tolist() == [num_frames]
     number = np.arange(num_frames) % 256
@@ -287,6 +293,7 @@ def test_what_a_model_is_given_fits_its_specification(format_):
 def test_a_batch_of_no_videos_is_like_any_other(format_):
     batch = input_pipeline.parse(tf.constant([frames(3) if format_ is FRAME else video()]), format_)
     empty = input_pipeline.empty_batch(format_)
+    assert empty.pop("location").shape == [0]
     tf.nest.assert_same_structure(batch, empty)
     for some, none in zip(tf.nest.flatten(batch), tf.nest.flatten(empty), strict=True):
         assert (none.dtype, none.shape) == (some.dtype, [0, *some.shape[1:]])
@@ -296,7 +303,7 @@ def test_a_batch_of_no_videos_is_like_any_other(format_):
 
 
 def read_all(files, format_):
-    with input_pipeline.explained(files, format_):
+    with input_pipeline.explained():
         return [batch["id"].numpy() for batch in input_pipeline.batches(files, format_, 2)]
 
 
@@ -317,6 +324,9 @@ def reason_alone(value) -> str:
         (video(labels=[2**40]), "label 1099511627776 is out of range"),
         (video(labels=[b"cat"]), "'labels' must be int64"),
         (b"\xff" * 20, "expected a tf.Example, found other data"),
+        (video(id=None), "no id: expected 'id' or 'video_id', found"),
+        (video(id=b""), "'id' must be one non-empty byte string, found an empty byte string"),
+        (video(video_id=[7]), "'video_id' must be one non-empty byte string, found 1 int64 value"),
     ],
     ids=reason_alone,
 )
@@ -337,6 +347,10 @@ def test_a_bad_video_level_record_is_named(tmp_path, record, reason):
         (frames(2, {"id": b"a", "labels": [5]}), "label 5 is out of range: expected 0 to 4"),
         (frames(2, rgb=[]), "'rgb' has no frames, expected some"),
         (video(), "no frame-level feature 'rgb'"),
+        (
+            frames(10, audio=np.ones([2, 2], np.uint8)),
+            "all features must have the same number of frames, found 10 of 'rgb', 2 of 'audio'",
+        ),
     ],
     ids=reason_alone,
 )
@@ -361,6 +375,122 @@ def test_a_truncated_shard_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(UserError, match=r"cut\.tfrecord, record 3: truncated"):
         read_all([str(path)], VIDEO)
+
+
+@pytest.mark.parametrize("num_bytes", range(1, 12))
+def test_a_shard_cut_within_a_records_header_is_named(tmp_path, num_bytes):
+    path = tmp_path / "cut.tfrecord"
+    write_records(str(path), [video()] * 3)
+    size = path.stat().st_size
+    write_records(str(path), [video()] * 4)
+    path.write_bytes(path.read_bytes()[: size + num_bytes])
+    reason = (
+        rf"cut\.tfrecord, record 4: truncated: expected a header of 12 bytes, found {num_bytes}"
+    )
+    with pytest.raises(UserError, match=reason):
+        read_all([str(path)], VIDEO)
+
+
+def test_only_the_bad_record_is_searched_for(tmp_path, monkeypatch):
+    good, bad = str(tmp_path / "good.tfrecord"), str(tmp_path / "bad.tfrecord")
+    write_records(good, [video()] * 50)
+    write_records(bad, [video(), video(labels=[5])])
+    inspected = []
+    inspect = examples.inspect
+    monkeypatch.setattr(examples, "inspect", lambda *a: inspected.append(a) or inspect(*a))
+    with pytest.raises(UserError, match=r"bad\.tfrecord, record 2: label 5"):
+        read_all([good, bad], VIDEO)
+    assert len(inspected) == 2  # of the batch with the record
+
+
+def test_no_file_is_searched_after_a_fault_of_the_device(tmp_path, monkeypatch, files):
+    monkeypatch.setattr(tfrecord, "read_records", None)
+    batches = iter(input_pipeline.batches(files, VIDEO, 2))
+    with pytest.raises(tf.errors.InternalError), input_pipeline.explained():
+        next(batches)
+        raise tf.errors.InternalError(None, None, "CUDA_ERROR_ILLEGAL_ADDRESS")
+
+
+@pytest.mark.parametrize("longest, slots", [(1, 10), (10, 10), (11, 20), (170, 240), (500, 300)])
+def test_frames_are_padded_to_the_longest_video_of_the_batch(longest, slots):
+    batch = parse(frames(1), frames(longest), format_=FRAME)
+    assert batch["features"].shape == (2, slots, 5)
+    assert batch["num_frames"].tolist() == [1, min(longest, 300)]
+
+
+@pytest.mark.parametrize("done", [0, 4, 20, 36, 37, 40])
+def test_files_that_were_read_completely_are_not_read_again(data, done, monkeypatch):
+    monkeypatch.setattr(input_pipeline, "SHUFFLED_VIDEOS", 3)
+    monkeypatch.setattr(input_pipeline, "SHUFFLED_FRAME_LEVEL_VIDEOS", 3)
+    opened = []
+    original = input_pipeline._Shards._begin
+
+    def begin(self, number, wanted):
+        opened.extend([int(number)] * bool(wanted))
+        return original(self, number, wanted)
+
+    monkeypatch.setattr(input_pipeline._Shards, "_begin", begin)
+    files, format_, _ = data
+    done = min(done, len(data[2]))
+    counts = [tfrecord.num_records(file) for file in files]
+    start = Position(0, done)
+    expected = epochs_of(files, 2, start, format_=format_)
+    num_opened = len(opened)
+    opened.clear()
+    batches = input_pipeline.training_batches(files, format_, 4, 2, 2, 0, start, num_records=counts)
+    assert [(int(epoch), batch["id"].numpy().tolist()) for batch, epoch in batches] == expected
+    if done == len(data[2]):
+        assert len(opened) == num_opened - len(files)
+
+
+@pytest.fixture
+def remote_files(files, gcs_bucket):
+    """The files, in a bucket."""
+    storage.copy_tree(str(Path(files[0]).parent), f"{gcs_bucket}/data")
+    return [f"{gcs_bucket}/data/{Path(file).name}" for file in files]
+
+
+def test_files_in_a_bucket_are_read_in_the_same_order(files, remote_files):
+    assert epochs_of(remote_files, 2) == epochs_of(files, 2)
+
+
+def test_downloads_leave_nothing_behind(remote_files, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    num_open = len(os.listdir("/proc/self/fd"))
+    batches = iter(input_pipeline.batches(remote_files, VIDEO, 4))
+    next(batches)
+    assert not os.listdir(tmp_path)
+    list(batches)
+    assert len(os.listdir("/proc/self/fd")) <= num_open + 3  # none of the 5 files
+
+
+def test_a_damaged_file_in_a_bucket_is_named(remote_files):
+    content = storage.read_bytes(remote_files[2])
+    storage.write_bytes(remote_files[2], content + b"junk")
+    message = rf"^{remote_files[2]}, record 13: truncated: expected a header of 12 bytes, found 4"
+    with pytest.raises(UserError, match=message):
+        read_all(remote_files, VIDEO)
+    storage.write_bytes(remote_files[2], content[:100] + b"?" + content[101:])
+    with pytest.raises(UserError, match=rf"^{remote_files[2]}, record \d: "):
+        read_all(remote_files, VIDEO)
+
+
+def test_a_flaky_server_slows_reading_and_changes_nothing(files, remote_files, monkeypatch):
+    monkeypatch.setattr(storage.time, "sleep", lambda _: None)
+    expected, failures = epochs_of(files, 2), []
+    download = Blob.download_to_file
+
+    def flaky(self, target, **options):
+        if len(failures) < 6 and len(failures) % 2 == len(self.name) % 2:
+            target.write(b"half of it")
+            failures.append(self.name)
+            raise ServiceUnavailable("try again")
+        failures.append(None)
+        return download(self, target, **options)
+
+    monkeypatch.setattr(Blob, "download_to_file", flaky)
+    assert epochs_of(remote_files, 2) == expected
+    assert any(failures)
 
 
 def test_a_damaged_shard_is_named(tmp_path):
@@ -409,13 +539,13 @@ def test_a_folder_among_the_shards_is_named(tmp_path, files):
 
 
 def test_a_fault_of_ours_is_not_explained_away(files):
-    with pytest.raises(tf.errors.InvalidArgumentError), input_pipeline.explained(files, VIDEO):
+    with pytest.raises(tf.errors.InvalidArgumentError), input_pipeline.explained():
         tf.reshape(tf.zeros([3]), [2])
 
 
 def test_too_little_memory_is_named():
     with (
         pytest.raises(UserError, match=r"Out of memory.*shape\[35184372088832\][^\n]*$"),
-        input_pipeline.explained(["/never/looked/at"], VIDEO),
+        input_pipeline.explained(),
     ):
         tf.zeros([2**45])

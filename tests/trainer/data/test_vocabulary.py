@@ -84,3 +84,23 @@ def test_a_vocabulary_that_is_no_text(tmp_path):
     file.write_bytes(bytes(range(256)))
     with pytest.raises(UserError, match=r"vocabulary\.csv"):
         read_names(str(file), 3)
+
+
+def test_all_kinds_of_line_ends_are_read(tmp_path):
+    path = tmp_path / "mac.csv"
+    path.write_bytes(b"Index,Name\r0,Game\r1,Car\r")
+    assert read_names(str(path), 2) == ["Game", "Car"]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("Index,Name\n0," + "x" * 140_000, "must be a CSV file: field larger than field limit"),
+        ("Index,Name\n" + "9" * 5000 + ",Game", "must have a class id in column Index; got '999"),
+    ],
+)
+def test_what_is_too_long_is_a_mistake(tmp_path, content, message):
+    path = tmp_path / "vocabulary.csv"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_names(str(path), 2)

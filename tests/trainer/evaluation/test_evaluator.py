@@ -207,13 +207,13 @@ def test_command_prints_a_line_and_writes_a_file(trained, video_shards, tmp_path
 def test_pair_is_evaluated_in_one_pass(trained, save_logistic_model, video_shards, monkeypatch):
     other = save_logistic_model([0.9, 0.8, 0.7, 0.6, 0.5])
     expected = [evaluate(model, video_shards, batch_size=7) for model in (trained, other)]
-    parsed = []
-    parse = input_pipeline.parse
+    formats = []
+    read = input_pipeline.batches_in_formats
     monkeypatch.setattr(
-        input_pipeline, "parse", lambda *args: parsed.append(args[1]) or parse(*args)
+        input_pipeline, "batches_in_formats", lambda *args: formats.append(args[1]) or read(*args)
     )
     pair = evaluate_pair(trained, other, video_shards, batch_size=7)
-    assert len(parsed) == 1  # traced once, for both models
+    assert [len(read_in) for read_in in formats] == [1]  # one pass, parsed once for both models
     for got, alone in zip(pair, expected, strict=True):
         assert got.metrics == pytest.approx(alone.metrics, rel=1e-6)
         assert np.array_equal(got.average_precision, alone.average_precision, equal_nan=True)

@@ -150,7 +150,8 @@ def test_gate_probabilities_come_with_the_predictions(flags):
     model = registry.create(config.model_flags)
     assert mixtures.is_mixture(model)
     spec = input_pipeline.model_input_spec(config.record_format)
-    inputs = {name: tf.ones([4, *s.shape[1:]], s.dtype) for name, s in spec.items()}
+    shapes = {name: [4, *(size or 10 for size in s.shape[1:])] for name, s in spec.items()}
+    inputs = {name: tf.ones(shapes[name], s.dtype) for name, s in spec.items()}
     predictions, gates = mixtures.predict(model, inputs)
     np.testing.assert_array_equal(predictions, registry.predict(model, inputs))
     assert gates.shape == (4, 3, 3)

@@ -465,3 +465,32 @@ def test_moving_averages_are_never_poisoned():
     norm(tf.constant([[np.inf], [3.0]]), training=True)
     assert norm.mean.numpy().tolist() == [2.0]
     assert norm.variance.numpy().tolist() == [1.0]
+
+
+@pytest.mark.parametrize("shape", [(2,), ()], ids=["vectors of 2", "a mask of 1 axis"])
+def test_batch_norm_leaves_padding_out(shape):
+    # Values 1, 3 and 5 count: mean 3, variance 8 / 3.
+    values = tf.constant([[[1.0], [3.0], [100.0]], [[5.0], [100.0], [100.0]]])
+    mask = tf.constant([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    if not shape:
+        values, mask = tf.reshape(values, [6, 1]), tf.reshape(mask, [6])
+    norm = BatchNorm()
+    got = tf.boolean_mask(norm(values, training=True, mask=mask), mask).numpy()
+    np.testing.assert_allclose(got[:, 0], np.array([-2, 0, 2]) / np.sqrt(8 / 3 + 0.001), rtol=1e-6)
+    assert norm.mean.value.numpy() == pytest.approx([3.0])
+    assert norm.variance.value.numpy() == pytest.approx([8 / 3])
+
+
+@pytest.mark.parametrize("name", ["NetVladModel", "NeXtVladModel", "AttentionModel", "DbofModel"])
+def test_padding_does_not_change_the_vector_in_training(name):
+    flags = TrainConfig(**SMALL | {"model": name}).model_flags
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, [6, 10, 5]).astype(np.uint8)
+    num_frames = tf.constant([10, 9, 8, 10, 7, 10])
+    padded = np.concatenate([frames, np.zeros([6, 290, 5], np.uint8)], axis=1)
+    vectors = []
+    for features in (frames, padded):
+        keras.utils.set_random_seed(1)
+        model = registry.create(flags)
+        vectors.append(model.vector(tf.constant(features), num_frames, training=True))
+    np.testing.assert_allclose(vectors[0], vectors[1], rtol=1e-3, atol=1e-4)

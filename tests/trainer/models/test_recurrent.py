@@ -94,3 +94,15 @@ def test_keras_layer_on_a_gpu_never_gets_an_empty_batch(ours, theirs, num_videos
     assert got.shape == (num_videos, 7, 5)
     if num_videos:
         np.testing.assert_allclose(got, layers[1](frames, mask=mask), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [recurrent.Lstm, recurrent.Gru])
+def test_biases_get_float32_gradients_with_mixed_precision(layer):
+    layer = layer(5, dtype="mixed_bfloat16")
+    frames = tf.random.stateless_uniform([4, 7, 3], [1, 2])
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(layer(frames, mask=tf.fill([4, 7], True), training=True))
+    gradient = tape.gradient(total, layer.cell.bias.value)
+    rounded = tf.cast(tf.cast(gradient, tf.bfloat16), tf.float32)
+    assert gradient.dtype == tf.float32
+    assert not np.array_equal(gradient, rounded)

@@ -198,12 +198,25 @@ def test_starting_anew(train_dir):
     with working_dir.open_exclusive(train_dir, 3) as folder:
         save(folder.local, 5)
         folder.changed()
-    with working_dir.open_exclusive(train_dir, 3, start_new=True) as folder:
+    with working_dir.open_exclusive(train_dir, 3, start_new=lambda _: True) as folder:
         assert steps(folder.local) == []
         assert storage.files_below(train_dir) == ["mirror.json"]
         save(folder.local, 1)
         folder.changed()
     assert remote_steps(train_dir) == [1]
+
+
+def test_starting_anew_where_no_snapshot_is_complete(train_dir):
+    with working_dir.open_exclusive(train_dir, 3) as folder:
+        save(folder.local, 5)
+        folder.changed()
+    for name in storage.files_below(f"{train_dir}/snapshots"):
+        storage.write_bytes(f"{train_dir}/snapshots/{name}", b"damaged")
+    with pytest.raises(UserError, match="complete"), working_dir.open_exclusive(train_dir, 3):
+        pass
+    with working_dir.open_exclusive(train_dir, 3, start_new=lambda _: True) as folder:
+        assert steps(folder.local) == []
+    assert storage.files_below(train_dir) == ["mirror.json"]
 
 
 def test_the_same_machine_goes_on_with_what_was_not_uploaded(train_dir, killed_after, monkeypatch):

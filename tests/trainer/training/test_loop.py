@@ -4,9 +4,11 @@ import dataclasses
 import json
 import logging
 import multiprocessing
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from glob import glob
 from pathlib import Path
 
@@ -23,7 +25,9 @@ from trainer.data.examples import encode_example
 from trainer.data.tfrecord import read_records, write_records
 from trainer.evaluation import evaluator
 from trainer.models import registry
+from trainer.training import progress
 from trainer.training.loop import train
+from trainer.training.step import Trainer
 
 STEPS_OF_AN_EPOCH = 5  # 37 videos in batches of 8
 
@@ -317,6 +321,14 @@ def test_a_finished_run_has_nothing_to_do(make_config, weights, caplog, flags, s
     assert_same(weights(make_config().train_dir), before)
 
 
+@pytest.mark.parametrize("model", ["LogisticModel", "MoeModel"])
+def test_xla_gives_the_same_weights_up_to_rounding(make_config, never_stopped, weights, model):
+    train(make_config(model=model, max_steps=2, xla=True))
+    expected = never_stopped(model=model, max_steps=2)
+    for name, value in weights(make_config().train_dir).items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5)
+
+
 def test_more_epochs_take_a_finished_run_on(make_config, never_stopped, weights):
     assert train(make_config(num_epochs=1)) == STEPS_OF_AN_EPOCH
     assert train(make_config(num_epochs=3)) == 3 * STEPS_OF_AN_EPOCH
@@ -415,6 +427,43 @@ def test_a_model_is_started_anew_only_on_request(make_config, caplog):
     assert keep.read_text() == "mine"
 
 
+def test_a_retry_with_start_new_model_continues_what_the_command_began(
+    make_config, never_stopped, weights, monkeypatch, caplog
+):
+    train(make_config(max_steps=2, seed=1))  # an older model
+    config = make_config(start_new_model=True, checkpoint_minutes=1e-9)
+    step, steps = Trainer.step, []
+
+    def fail(self, *args):
+        steps.append(args)
+        if len(steps) == 4:
+            raise KeyboardInterrupt  # the node is lost
+        return step(self, *args)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Trainer, "step", fail)
+        train(config)
+    newest = steps_of(config.train_dir)[-1]
+    assert newest >= 2
+    with caplog.at_level(logging.INFO):
+        assert train(config) == 10
+    assert f"Resuming at step {newest}" in messages(caplog)
+    assert_same(weights(config.train_dir), never_stopped())
+    assert train(make_config(start_new_model=True, max_steps=1)) == 1  # another command
+
+
+def test_the_learning_rate_decays_by_the_examples_seen(make_config):
+    # 37 examples in 5 steps of an epoch; then 3 steps of 4.
+    flags = {"learning_rate_decay": 0.5, "learning_rate_decay_examples": 10.0}
+    train(make_config(num_epochs=1, **flags))
+    config = make_config(batch_size=4, max_steps=8, **flags)
+    train(config)
+    rates = events(config.train_dir, "train/learning_rate")
+    assert rates[1] == pytest.approx(0.01)
+    assert rates[6] == pytest.approx(0.01 / 2**3)  # after 37 examples
+    assert rates[8] == pytest.approx(0.01 / 2**4)  # after 45
+
+
 def test_changed_flags_are_obeyed_and_told_on_resuming(make_config, caplog):
     train(make_config(max_steps=3))
     with caplog.at_level(logging.INFO):
@@ -473,8 +522,8 @@ def test_a_mistake_leaves_an_earlier_model_alone(make_config, weights):
 
 def test_what_does_not_fit_the_data_is_named_and_can_be_corrected(make_config):
     for flags, message in [
-        ({"feature_sizes": "3,3"}, r"record 1: 'audio' must be 3 floats, found 2"),
-        ({"feature_names": "mean_rgb,audio"}, r"record 1: no video-level feature 'mean_rgb'"),
+        ({"feature_sizes": "3,3"}, r"record \d+: 'audio' must be 3 floats, found 2"),
+        ({"feature_names": "mean_rgb,audio"}, r"record \d+: no video-level feature 'mean_rgb'"),
         ({"num_classes": 3}, r"label [34] is out of range: expected 0 to 2"),
         ({"frame_features": True, "model": "FrameLevelLogisticModel"}, r"no frame-level feature"),
     ]:
@@ -568,6 +617,105 @@ def test_a_learning_rate_that_is_too_high_is_named(make_config, weights):
     assert all(np.isfinite(v).all() for v in weights(config.train_dir).values())
 
 
+@pytest.mark.parametrize("max_steps", [None, 1])
+@pytest.mark.parametrize("skip_bad_batches", [False, True])
+def test_weights_that_overflow_are_not_saved(make_config, max_steps, skip_bad_batches):
+    config = make_config(
+        optimizer="GradientDescentOptimizer",
+        base_learning_rate=1e39,
+        max_steps=max_steps,
+        skip_bad_batches=skip_bad_batches,
+    )
+    message = r"weights are NaN or infinite after step 1.*learning_rate \(1e\+39\).*none yet"
+    with pytest.raises(UserError, match=message):
+        train(config)
+    assert not steps_of(config.train_dir)
+
+
+@pytest.mark.parametrize("skip_bad_batches", [False, True])
+def test_a_batch_that_is_not_finite_may_have_ids_that_are_not_text(
+    make_config, tmp_path, skip_bad_batches
+):
+    record = encode_example({"id": b"\xff\xfe", "rgb": [np.nan, 1.0, 1.0], "audio": [1.0, 1.0]})
+    write_records(str(tmp_path / "bad.tfrecord"), [record])
+    config = make_config(
+        train_data_pattern=f"{make_config().train_data_pattern},{tmp_path}/bad.tfrecord",
+        skip_bad_batches=skip_bad_batches,
+        num_epochs=1,
+    )
+    if skip_bad_batches:
+        assert train(config) == 4
+        return
+    with pytest.raises(UserError, match=r"bad\.tfrecord, record 1: its features must be finite"):
+        train(config)
+
+
+def test_a_bad_record_is_counted_once(make_config, tmp_path, caplog):
+    good = sorted(glob(make_config().train_data_pattern))
+    bad = tmp_path / "bad.tfrecord"
+    write_records(str(bad), [b"\xff" * 20, *read_records(good[0])])
+    with caplog.at_level(logging.WARNING):
+        train(make_config(train_data_pattern=str(bad), skip_bad_records=True, num_epochs=4))
+    assert messages(caplog).count("Skipped record") == 1
+    assert "Skipped 1 bad record in total." in messages(caplog)
+
+
+@pytest.mark.parametrize("max_steps", [None, 6])
+def test_a_train_dir_that_is_removed_during_training_is_a_mistake(
+    make_config, monkeypatch, max_steps
+):
+    config = make_config(max_steps=max_steps)
+    step, steps = Trainer.step, []
+
+    def remove(self, *args):
+        steps.append(args)
+        if len(steps) == 5:
+            shutil.rmtree(config.train_dir)
+        return step(self, *args)
+
+    monkeypatch.setattr(Trainer, "step", remove)
+    with pytest.raises(UserError, match="was removed during training"):
+        train(config)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32 - 1, 2**70])
+def test_a_seed_out_of_range_is_a_mistake(make_config, seed):
+    with pytest.raises(UserError, match=f"--seed must be from 0 to 4294967294; got {seed}"):
+        make_config(seed=seed)
+
+
+def test_the_largest_seed_will_do(make_config):
+    assert train(make_config(seed=2**32 - 2, max_steps=1)) == 1
+
+
+def test_the_result_of_a_step_is_read_after_the_next_one_was_started(make_config, monkeypatch):
+    # So that an accelerator never waits for Python.
+    order = []
+    step = Trainer.step
+
+    class Flag:
+        def __init__(self, number):
+            self.number = number
+
+        def __bool__(self):
+            order.append(f"read {self.number}")
+            return True
+
+    def traced(self, *args):
+        result = step(self, *args)
+        order.append(f"start {len(order)}")
+        return result | {"finite": Flag(order[-1].removeprefix("start "))}
+
+    monkeypatch.setattr(Trainer, "step", traced)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 1e9)
+    train(make_config(num_epochs=1))
+    started = [index for index, event in enumerate(order) if event.startswith("start")]
+    assert len(started) == STEPS_OF_AN_EPOCH
+    for number, index in list(enumerate(started))[1:-1]:  # the first one is logged
+        assert order[index + 1] != f"read {number}"
+        assert f"read {index}" in order[started[number + 1] :]
+
+
 def test_batches_that_are_not_finite_can_be_left_out(make_config, weights, poisoned, caplog):
     config = make_config(
         train_data_pattern=poisoned, skip_bad_batches=True, batch_size=1, num_epochs=1
@@ -593,14 +741,20 @@ def test_shards_without_labels_are_told_of(make_config, write_videos, tmp_path, 
 # What a run tells beside its log lines.
 
 
-def test_tensorboard_is_told_of_the_run(make_config):
-    config = make_config(max_steps=3, learning_rate_decay=0.5, learning_rate_decay_examples=8.0)
-    train(config)
+def events(train_dir, tag=None) -> dict:
+    """TensorBoard summaries: (tag, step) -> value; or step -> value of a tag."""
     told = {}
-    for file in Path(config.train_dir, "events").glob("*"):
+    for file in Path(train_dir, "events").glob("*"):
         for event in tf.compat.v1.train.summary_iterator(str(file)):
             for value in event.summary.value:
                 told[value.tag, event.step] = float(tf.make_ndarray(value.tensor))
+    return {step: value for (name, step), value in told.items() if name == tag} if tag else told
+
+
+def test_tensorboard_is_told_of_the_run(make_config):
+    config = make_config(max_steps=3, learning_rate_decay=0.5, learning_rate_decay_examples=8.0)
+    train(config)
+    told = events(config.train_dir)
     for name in ("loss", "hit_at_1", "perr", "gap", "examples_per_sec", "waiting_for_input"):
         assert ("train/" + name, 1) in told
         assert ("train/" + name, 3) in told
@@ -647,6 +801,36 @@ def test_a_signal_ends_a_run_with_a_checkpoint(make_config, never_stopped, weigh
     assert "Traceback" not in rest
     train(make_config(num_epochs=100_000, max_steps=step + 2))
     assert_same(weights(config.train_dir), never_stopped(num_epochs=100_000, max_steps=step + 2))
+
+
+# A run whose input never comes.
+WAIT_FOR_INPUT = """
+import sys, time
+from trainer.data import input_pipeline
+from trainer.train import main
+input_pipeline._Shards._begin = lambda *_: time.sleep(60)
+main(sys.argv)
+"""
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_ends_a_run_at_once_while_it_waits_for_input(make_config):
+    command = [sys.executable, "-c", WAIT_FOR_INPUT, *arguments(make_config())[1:]]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        for line in process.stderr:
+            if "Created a new" in line:
+                break
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        for line in process.stderr:
+            if "Press Ctrl-C again" in line:
+                break
+        sent = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait() == 130
+        assert time.monotonic() - sent < 5
+    assert "Traceback" not in rest
 
 
 # Lets a run kill itself at its n-th look at, or change to, a file or folder of its own.

@@ -120,8 +120,10 @@ def rate(step, batch_size=100, base=0.01, decay=0.5, examples=1000.0, epoch=0, *
         learning_rate_decay_examples=examples,
         **{"learning_rate_schedule": "staircase", "warmup_steps": 0, "num_epochs": 4} | flags,
     )
-    step, epoch = (tf.constant(number, tf.int64) for number in (step, epoch))
-    return float(optimizers.learning_rate(config, step, epoch, config.batch_size))
+    step, examples, epoch = (
+        tf.constant(number, tf.int64) for number in (step, step * batch_size, epoch)
+    )
+    return float(optimizers.learning_rate(config, step, examples, epoch))
 
 
 @pytest.mark.parametrize(

@@ -86,3 +86,23 @@ def test_a_terminal_sees_how_long_it_takes(told, monkeypatch, capsys):
     told([(5, 0)] + [(2, 0)] * 3)
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)
     assert re.search(r"training ━.* 20% .*\d:\d\d:\d\d", shown), shown
+
+
+def test_progress_with_two_replicas_ends_at_100_percent(make_config, tmp_path):
+    config = make_config(max_steps=4)
+    end = State(4, Position(0, 64), "", {})
+    with progress.Progress(config, end, 80, str(tmp_path / "events"), videos_per_step=16) as bar:
+        assert bar._total_videos() == bar._done_videos(end) == 64
+
+
+def test_progress_with_an_unknown_number_of_videos_does_not_restart_each_epoch(
+    make_config, tmp_path
+):
+    config = make_config(max_steps=30)
+    with progress.Progress(
+        config, State(0, Position(), "", {}), None, str(tmp_path / "events")
+    ) as bar:
+        states = [State(step, Position(step // 10, step % 10 * 8), "", {}) for step in range(31)]
+        done = [bar._done_videos(state) for state in states]
+    assert done == sorted(done)
+    assert done[-1] == bar._total_videos() == 240
