@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.validation import video_records
+from pipeline.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 BATCH_SIZES = (1, 64)
 PERCENTILES = (50, 90, 99)
 

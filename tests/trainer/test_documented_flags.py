@@ -2,11 +2,9 @@
 
 import re
 from dataclasses import fields
-from pathlib import Path
 
+from pipeline.paths import ROOT
 from trainer.config import GeneralFlags
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_every_general_flag_names_a_test_that_exists():

@@ -6,15 +6,14 @@ import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
 
 from components.registry.registry import history, publish, read_champion, versions
+from pipeline.paths import ROOT
 from trainer.common import storage
 
-ROOT = Path(__file__).resolve().parents[3]
 NEVER = 1 << 60
 
 PUBLISH = """

@@ -4,7 +4,6 @@ import sys
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -18,10 +17,9 @@ from components.registry.registry import (
     rollback,
     versions,
 )
+from pipeline.paths import ROOT
 from trainer.common import storage
 from trainer.common.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def served_model(publish_dir: str) -> str:

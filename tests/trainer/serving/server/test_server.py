@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.paths import ROOT
 from trainer.data.examples import encode_example
 from trainer.data.tfrecord import read_records
 from trainer.serving import saved_model
 
 pytest.importorskip("kserve")
-ROOT = Path(__file__).resolve().parents[4]
 FEATURES = {"rgb": np.ones(3, np.float32), "audio": np.ones(2, np.float32)}
 RECORD = encode_example({"id": "v1"} | FEATURES)
 
