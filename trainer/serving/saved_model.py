@@ -12,10 +12,10 @@ Folder of an exported model:
 import datetime
 import json
 import shutil
-from importlib import metadata
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainer.common.errors import UserError, reason
@@ -84,7 +84,7 @@ def write(
         "source": source,
         "step": step,
         "model_flags": flags,
-        "libraries": {name: metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
+        "libraries": {module.__name__: module.__version__ for module in (tf, keras, np)},
     }
     try:
         shutil.rmtree(partial, ignore_errors=True)
