@@ -166,7 +166,7 @@ def test_stopped_step_has_time_to_save(docker_engine, built, tmp_path):
 def test_missing_image_is_named_with_the_command_that_builds_it(docker_engine, tmp_path):
     names = {"data": "yt8m-data:none", "trainer": "yt8m-trainer:none"}
     file = compile_pipeline(CompileConfig(str(tmp_path)), names)["kubeflow"]
-    with pytest.raises(UserError, match="no image yt8m-data:none. Build it with `make images`"):
+    with pytest.raises(UserError, match=r"no image yt8m-data:none\. Build it with `make images`"):
         docker_runner.run(file, {"output_dir": str(tmp_path / "out")}, tmp_path / "scratch", "1a2b")
     assert not (tmp_path / "out").exists()
 
