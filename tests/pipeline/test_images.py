@@ -295,7 +295,7 @@ def test_pushed_images_are_compiled_by_digest(
     assert pushed["sources"] == "others"
 
     compiled = compile_pipeline(CompileConfig(str(tmp_path / "build"), images_file=str(file)))
-    assert "made from other code than is here; `make push` helps" in capsys.readouterr().err
+    assert "built from other code than the current; run `make push`" in capsys.readouterr().err
     used = set()
     for pipeline in compiled.values():
         spec = next(yaml.safe_load_all(pipeline.read_text()))
@@ -322,7 +322,7 @@ def test_invalid_images_file_is_an_error(tmp_path):
 
 def test_push_without_an_image_or_registry_is_an_error(docker_engine, tiny_images, tmp_path):
     file = tmp_path / "images.json"
-    with pytest.raises(UserError, match="no image yt8m-data:none: `make images` builds it"):
+    with pytest.raises(UserError, match=r"no image yt8m-data:none\. Build it with `make images`"):
         push(PushConfig(registry="127.0.0.1:1/x", tag="none", images_file=str(file)))
     with pytest.raises(UserError, match=f"127.0.0.1:1/x/yt8m-data:{TINY} cannot be pushed: "):
         push(PushConfig(registry="127.0.0.1:1/x", tag=TINY, images_file=str(file)))
