@@ -295,7 +295,7 @@ def _improvement(metrics: dict, config: GateConfig) -> Iterator[Rule]:
     z = _z(config.gate_confidence)
     measured = (
         f"{title} {new:.4f} differs from {old[config.gate_metric]:.4f} of the published model "
-        f"{published} by {_interval(value, error, z)}, p = {difference['p_value']:.2g}"
+        f"{published} by {_interval(value, error, z)}, {_p(difference['p_value'])}"
     )
     numbers = {
         "new": new,
@@ -343,6 +343,10 @@ def _not_worse(name: str, title: str, comparison: dict, margin: float, z: float)
 def _z(confidence: float) -> float:
     """Half width, in standard errors, of a two-sided interval."""
     return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def _p(p_value: float) -> str:
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
 
 
 def _interval(value: float, error: float, z: float) -> str:

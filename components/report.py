@@ -36,7 +36,9 @@ def render(template: str, **context) -> str:
     environment.globals.update({chart.__name__: _as_figure(chart) for chart in _CHARTS})
     environment.globals.update(chart_scripts=lambda: Markup(charts.javascript()))
     environment.globals.update(score=score, signed=signed)
-    environment.filters.update(count=count, score=score, signed=signed, duration=duration)
+    environment.filters.update(
+        count=count, score=score, signed=signed, p_value=p_value, duration=duration
+    )
     return environment.get_template(template).render(**context)
 
 
@@ -62,6 +64,11 @@ def score(value: float | None) -> str:
 def signed(value: float | None) -> str:
     """Format a difference of metrics, e.g. +0.0120; None as a dash."""
     return _DASH if value is None else f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
+
+
+def p_value(value: float) -> str:
+    """Return a p-value, below 0.001 only as such."""
+    return "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
 def duration(seconds: float | None) -> str:

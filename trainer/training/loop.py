@@ -122,7 +122,7 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
         batches = _Batches(dataset, config, state.position.epoch, num_workers)
         del dataset
 
-        def finish(state: State, step: _Step) -> State:
+        def finish(state: State, step: _Step, last: bool = False) -> State:
             """Read the result of a step, which waits for its end."""
             if not step.result["finite"]:
                 _handle_non_finite(config, state, step.batch, files, num_workers, trainer, saver)
@@ -130,14 +130,13 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
             folder.check()
             if is_chief:
                 _check_exists(config, folder.local)
-                last = state.step == config.max_steps or signals.received
                 progress.add(
                     state,
                     step.result,
                     step.batch["labels"],
                     trainer.report,
                     step.wait_seconds,
-                    last,
+                    last or state.step == config.max_steps or signals.received,
                 )
             return state
 
@@ -180,7 +179,7 @@ def train(config: TrainConfig, strategy: tf.distribute.Strategy | None = None) -
                         break
                 else:
                     if unfinished:
-                        state = finish(state, unfinished)
+                        state = finish(state, unfinished, last=True)
                     state = replace(state, position=Position(config.num_epochs))
         except LOST_WORKER as error:
             if num_workers == 1:
