@@ -13,9 +13,6 @@ from components.tracking import log_evaluation, log_published
 from trainer.common import tracking
 from trainer.common.tracking import Tracker
 
-# A Python with the package mlflow, of which mlflow-skinny is the client.
-MLFLOW_PYTHON = os.environ.get("MLFLOW_PYTHON", sys.executable)
-
 
 def free_port() -> int:
     with socket.socket() as listener:
@@ -26,12 +23,8 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """Address of an MLflow server with a sqlite store."""
-    pytest.importorskip("mlflow")
-    imported = subprocess.run([MLFLOW_PYTHON, "-c", "import flask, mlflow, sqlalchemy"])
-    if imported.returncode:
-        pytest.skip("There is no MLflow server. `make install-dev` installs one.")
     folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
-    command = [MLFLOW_PYTHON, "-m", "mlflow", "server", f"--port={port}", "--workers=1"]
+    command = [sys.executable, "-m", "mlflow", "server", f"--port={port}", "--workers=1"]
     command += [f"--backend-store-uri=sqlite:///{folder}/mlflow.db"]
     command += [f"--artifacts-destination={folder}/artifacts"]
     with open(folder / "log", "wb") as log:
@@ -114,7 +107,6 @@ def test_the_run_that_the_environment_names_is_used(client, monkeypatch):
 
 
 def test_a_server_that_is_down_is_a_warning(monkeypatch, caplog):
-    pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://localhost:{free_port()}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     started = time.monotonic()

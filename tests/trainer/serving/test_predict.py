@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from trainer.common import storage
 from trainer.common.errors import UserError
@@ -162,7 +163,6 @@ def test_json_lines_name_the_classes(save_logistic_model, unusual_ids, output):
 def test_parquet_has_the_columns_of_json_lines(
     save_logistic_model, unusual_ids, output, batch_size
 ):
-    parquet = pytest.importorskip("pyarrow.parquet")
     model = save_logistic_model([0.25, 0.75])
     predict(model, unusual_ids, str(output), batch_size, output_format="parquet")
     table = parquet.read_table(output)
@@ -178,7 +178,7 @@ def test_no_videos_give_a_valid_file(save_logistic_model, tmp_path, output, outp
     model = save_logistic_model([0.5])
     predict(model, f"{tmp_path}/empty.tfrecord", str(output), output_format=output_format)
     if output_format == "parquet":
-        assert pytest.importorskip("pyarrow.parquet").read_table(output).num_rows == 0
+        assert parquet.read_table(output).num_rows == 0
     else:
         assert (
             output.read_text()

@@ -19,8 +19,7 @@ class ServerConfig:
 
     served_dir: str = flag(
         "",
-        "Folder of numbered versions, local or gs://. The one in champion.json is served or, if "
-        "there is no such file, the highest.",
+        "Folder of numbered versions, local or gs://. The highest version is served.",
         "Model",
     )
     name: str = flag("yt8m", "Name of the model in the URLs.", "Model")
@@ -54,9 +53,14 @@ def main(argv: list[str]):
         model = ServedModel(
             config.name, config.served_dir, config.log_dir, config.sample_rate, config.num_threads
         )
-        while not model.load():
-            logging.warning("No model in %s yet.", config.served_dir)
-            time.sleep(config.poll_seconds)
+        if not model.load():
+            logging.warning(
+                "There is no model in %s; expected folders named 1, 2, ... with a SavedModel. "
+                "Waiting until one is published.",
+                config.served_dir,
+            )
+            while not model.load():
+                time.sleep(config.poll_seconds)
         model.versions.watch(config.poll_seconds)
         server = ModelServer(http_port=config.port, enable_grpc=False, enable_latency_logging=False)
         for name in REQUEST_LOGGERS:

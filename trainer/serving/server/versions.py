@@ -1,7 +1,7 @@
 """The versions of a model in a served folder, and the one that answers requests.
 
 A served folder, local or gs://, contains a folder for each version: a number, with a SavedModel.
-The highest number is the champion, as for TensorFlow Serving, unless champion.json names another.
+The highest version is the champion, as in TensorFlow Serving.
 """
 
 import logging
@@ -17,7 +17,6 @@ from trainer.common import storage
 from trainer.common.errors import UserError
 
 SAVED_MODEL = "saved_model.pb"
-CHAMPION = "champion.json"
 
 
 @dataclass(frozen=True)
@@ -151,17 +150,9 @@ class Versions:
 
 
 def champion_version(served_dir: str) -> int | None:
-    """Return the number of the version to serve; None if there is none.
-
-    It is the version that champion.json names, if there is such a file, else the highest number.
-    """
-    paths = storage.files_below(served_dir)
-    parts = [path.split("/") for path in paths]
+    """Return the highest version of a served folder; None if there is none."""
+    parts = [path.split("/") for path in storage.files_below(served_dir)]
     numbers = [int(part[0]) for part in parts if part[0].isdecimal() and part[1:] == [SAVED_MODEL]]
-    if CHAMPION in paths:
-        version = str(storage.read_json(storage.join(served_dir, CHAMPION)).get("version"))
-        if version.isdecimal() and int(version) in numbers:
-            return int(version)
     return max(numbers, default=None)
 
 

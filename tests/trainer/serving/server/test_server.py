@@ -22,7 +22,6 @@ from trainer.data.examples import encode_example
 from trainer.data.tfrecord import read_records
 from trainer.serving import saved_model
 
-pytest.importorskip("kserve")
 FEATURES = {"rgb": np.ones(3, np.float32), "audio": np.ones(2, np.float32)}
 RECORD = encode_example({"id": "v1"} | FEATURES)
 
