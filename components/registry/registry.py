@@ -142,7 +142,9 @@ def read_champion(publish_dir: str) -> Champion | None:
         return None
     version = pointer["version"]
     served = storage.join(publish_dir, SERVED, version)
-    for folder in (served, storage.join(publish_dir, STAGING, pointer["staging"])):
+    staging = storage.join(publish_dir, STAGING, pointer["staging"])
+    # served/ again: another publisher may move the model after the first look.
+    for folder in (served, staging, served):
         if storage.exists(storage.join(folder, MANIFEST)):
             return Champion(version, folder, pointer["metrics"])
     name = storage.join(publish_dir, POINTER)
@@ -185,12 +187,15 @@ def finish(publish_dir: str) -> None:
     champion = read_champion(publish_dir)
     if champion is None:
         return
-    manifest = storage.read_json(storage.join(champion.path, MANIFEST))
+    served = storage.join(publish_dir, SERVED, champion.version)
+    try:
+        manifest = storage.read_json(storage.join(champion.path, MANIFEST))
+    except UserError:  # another publisher may have moved the model
+        manifest = storage.read_json(storage.join(served, MANIFEST))
     keys = ("version", "action", "time", "parent", "of_version", "reason", "metrics")
     entry = {key: manifest.get(key) for key in keys}
     name = storage.join(publish_dir, HISTORY, f"{int(champion.version):08}.json")
     storage.replace_if(name, (json.dumps(entry, indent=1) + "\n").encode(), expected=None)
-    served = storage.join(publish_dir, SERVED, champion.version)
     if champion.path != served:
         _move(champion.path, served)
 

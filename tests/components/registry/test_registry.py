@@ -313,3 +313,28 @@ def test_an_interrupted_move_is_finished_by_the_next_command(exported, publish_d
     publish(*place(exported("c"), publish_dir), "2")
     assert [served_model(publish_dir), *versions(publish_dir)] == ["c", "1", "2", "3"]
     assert not storage.files_below(f"{publish_dir}/staging")
+
+
+@pytest.mark.parametrize("moved_at", ["exists", "read_json"])
+def test_another_publisher_finishes_the_move_at_the_same_time(
+    exported, publish_dir, monkeypatch, moved_at
+):
+    """The model leaves staging/ just after served/ was looked at, or before its manifest is read."""
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_move", lambda *_: None)
+        publish(*place(exported("a"), publish_dir), None)
+    original = getattr(storage, moved_at)
+    watched = {"exists": "/published/served/1", "read_json": "/published/staging/"}[moved_at]
+    moved = []
+
+    def move_at_the_first_look(path, *keys):
+        result = original(path, *keys) if moved_at == "exists" else None
+        if not moved and watched in path:
+            moved.append(path)
+            registry.finish(publish_dir)
+        return original(path, *keys) if result is None else result
+
+    monkeypatch.setattr(storage, moved_at, move_at_the_first_look)
+    assert publish(*place(exported("b"), publish_dir), "1") == "2"
+    assert moved and [entry["version"] for entry in history(publish_dir)] == ["1", "2"]
+    assert not storage.files_below(f"{publish_dir}/staging")
