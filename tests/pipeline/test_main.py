@@ -50,7 +50,8 @@ def test_help_leaves_out_the_options_of_another_target(capsys, command, order):
     "words, message",
     [
         (["sumbit"], "No such command 'sumbit'. Did you mean 'submit'\\? Try"),
-        (["submit", "--hots=x"], "No such option. Did you mean --host, --ui-host\\? Try"),
+        (["submit", "--hst=x"], "There is no option --hst. Did you mean --host\\? Try"),
+        (["submit", "--cron=x"], "No such option. Parameters of the pipeline are given as"),
         (["submit", "--num_epochs=x"], "No such option. Parameters of the pipeline are given as"),
         (
             ["submit", "--timeout=x"],

@@ -32,7 +32,7 @@ def test_the_last_value_counts():
 @pytest.mark.parametrize(
     "word, message",
     [
-        ("num_epoch=3", r"no parameter 'num_epoch'\. Did you mean num_epochs="),
+        ("num_epoch=3", r"no parameter 'num_epoch'\. Did you mean num_epochs=\.\.\.\?$"),
         ("xyz=3", r"(?s)no parameter 'xyz'\.\n.*base_learning_rate, frame_features, num_epochs"),
         (
             "max_steps=3",
