@@ -1,3 +1,4 @@
+import functools
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,31 +12,44 @@ from pipeline import doctor
 from pipeline.__main__ import main
 from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.local import engine
+from pipeline.paths import VERSION
 from pipeline.vertex import client as vertex
 from tests.pipeline.vertex_server import VertexServer
 from trainer.common import storage
 from trainer.common.errors import UserError
 
+REGISTRY = "registry.test"
+
 
 @pytest.fixture
-def images_at(monkeypatch):
-    """A registry that has the images, as a Docker engine would tell."""
+def registry(monkeypatch):
+    """A Docker engine whose registries have all images."""
     monkeypatch.setattr(engine, "connect", lambda: None)
     monkeypatch.setattr(engine, "check_pullable", lambda *_: None)
-    return "registry.test"
+
+
+@pytest.fixture(scope="module")
+def compiled_for(tmp_path_factory):
+    """A function: profile -> target -> pipeline with images of the registry."""
+
+    @functools.cache
+    def compiled_for(profile: str):
+        folder = str(tmp_path_factory.mktemp(profile))
+        return compile_pipeline(
+            CompileConfig(folder, profile),
+            {"data": f"{REGISTRY}/yt8m-data:1", "trainer": f"{REGISTRY}/yt8m-trainer@sha256:0"},
+        )
+
+    return compiled_for
 
 
 @pytest.fixture
-def run(server, images_at, tmp_path, capsys):
+def run(server, registry, compiled_for, capsys):
     """Run the command on images of the registry; return exit code and lines."""
-    folder = str(tmp_path / "build")
-    compiled = compile_pipeline(
-        CompileConfig(output_dir=folder, profile="gke-a100-spot"),
-        {"data": f"{images_at}/p/yt8m-data:1", "trainer": f"{images_at}/p/yt8m-trainer@sha256:0"},
-    )
+    pipeline = compiled_for("gke-a100-spot")["kubeflow"]
 
     def run(*words):
-        flags = [f"--host={server.url}", f"--pipeline={compiled['kubeflow']}"]
+        flags = [f"--host={server.url}", f"--pipeline={pipeline}"]
         with pytest.raises(SystemExit) as exit:
             main(["doctor", *flags, *words])
         return exit.value.code, capsys.readouterr().out.splitlines()
@@ -234,12 +248,16 @@ ON_NODE = ("docker.io/library/yt8m-data:1", "docker.io/me/yt8m-trainer:1")
     ],
 )
 def test_images_that_were_loaded_onto_the_nodes(
-    server, cloud, parameters, tmp_path, capsys, images, nodes, mark, said
+    server, cloud, compiled, parameters, tmp_path, capsys, images, nodes, mark, said
 ):
     cloud.answers = {"/api/v1/nodes": {"items": nodes}}
-    compiled = compile_pipeline(CompileConfig(output_dir=str(tmp_path / "build")), images)
+    pipeline = tmp_path / "pipeline.yaml"
+    text = compiled["kubeflow"].read_text()
+    for image, name in images.items():
+        text = text.replace(f"image: yt8m-{image}:{VERSION}", f"image: {name}")
+    pipeline.write_text(text)
     with pytest.raises(SystemExit):
-        main(["doctor", f"--host={server.url}", f"--pipeline={compiled['kubeflow']}", *parameters])
+        main(["doctor", f"--host={server.url}", f"--pipeline={pipeline}", *parameters])
     lines = [line for line in capsys.readouterr().out.splitlines() if line[6:11] == "Image"]
     assert [line[:5].strip() for line in lines] == [mark, mark]
     assert any(said in line for line in lines)
@@ -264,17 +282,14 @@ def test_multi_user_server_requires_a_namespace(run, parameters, server):
 
 
 @pytest.fixture
-def run_on_vertex(images_at, gcs_bucket, cloud, monkeypatch, tmp_path, capsys):
+def run_on_vertex(registry, compiled_for, gcs_bucket, cloud, monkeypatch, capsys):
     """Run the command with Vertex AI as the target; return exit code and lines."""
-    compiled = compile_pipeline(
-        CompileConfig(output_dir=str(tmp_path / "build"), profile="gke-l4"),
-        {"data": f"{images_at}/p/yt8m-data:1", "trainer": f"{images_at}/p/yt8m-trainer@sha256:0"},
-    )
+    pipeline = compiled_for("gke-l4")["vertex"]
     flags = ["--target=vertex", "--region=europe-west4", f"--pipeline_root={gcs_bucket}/root"]
 
     def run(*words):
         with pytest.raises(SystemExit) as exit:
-            main(["doctor", *flags, f"--pipeline={compiled['vertex']}", *words])
+            main(["doctor", *flags, f"--pipeline={pipeline}", *words])
         return exit.value.code, capsys.readouterr().out.splitlines()
 
     with VertexServer() as server:
