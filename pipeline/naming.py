@@ -1,4 +1,4 @@
-"""Names of runs: what is trained on what, and when."""
+"""Names of runs."""
 
 import re
 from datetime import datetime

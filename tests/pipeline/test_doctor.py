@@ -97,7 +97,7 @@ def test_images_are_not_checked_without_a_docker_engine(run, parameters, monkeyp
     _, lines = run(*parameters)
     images = [line for line in lines if " Image " in line]
     assert len(images) == 2
-    assert all(line.startswith("?") and "no Docker engine" in line for line in images)
+    assert all(line.startswith("?") and "no Docker engine is running" in line for line in images)
 
 
 def test_failed_checks_are_all_reported(run, parameters, server):
@@ -108,14 +108,14 @@ def test_failed_checks_are_all_reported(run, parameters, server):
     assert set(failed) == {"Host", "Access", "eval_data"}
     assert "give a token" in failed["Access"]
     (vocabulary,) = [line for line in lines if "vocabulary" in line]
-    assert vocabulary.startswith("?     vocabulary    /data/v.csv is within the cluster")
+    assert vocabulary.startswith("?     vocabulary    /data/v.csv is a path in the pods")
 
 
 def test_namespace_must_match_the_kind_of_server(run, parameters):
     _, lines = run(*parameters, "--namespace=team-a")
     (host,) = [line for line in lines if " Host " in line]
     assert host.startswith("FAIL")
-    assert host.endswith("has but one user: leave out --namespace.")
+    assert host.endswith("is a single-user Kubeflow: leave out --namespace.")
 
 
 QUOTAS = [{"metric": "PREEMPTIBLE_NVIDIA_A100_GPUS", "limit": 8.0, "usage": 7.0}]
@@ -267,13 +267,13 @@ def test_cluster_without_permission_is_not_a_failure(run, parameters, cloud):
     code, lines = run(*parameters, "--project=p")
     assert code == 0
     assert [line[:1] for line in lines[-3:]] == ["?", "?", "?"]
-    assert "Kubernetes did not tell: Forbidden" in lines[-2]
+    assert "Kubernetes cannot be queried: Forbidden" in lines[-2]
 
 
 def test_multi_user_server_requires_a_namespace(run, parameters, server):
     server.multi_user = True
     _, lines = run(*parameters)
-    assert any("has several users: give --namespace" in line for line in lines)
+    assert any("is a multi-user Kubeflow and requires --namespace" in line for line in lines)
     _, lines = run(*parameters, "--namespace=team-a")
     assert any(line.startswith("ok    Host") for line in lines)
 
@@ -343,7 +343,7 @@ def test_too_small_a_quota_on_vertex(run_on_vertex, parameters, cloud, count, re
 def test_unreadable_quota_on_vertex_is_not_a_failure(run_on_vertex, parameters):
     code, lines = run_on_vertex(*parameters)
     assert code == 0
-    assert lines[-1].startswith("?     Quota         Google Cloud did not tell: 403")
+    assert lines[-1].startswith("?     Quota         Google Cloud cannot be queried: 403")
 
 
 def test_quota_without_a_limit_on_vertex():

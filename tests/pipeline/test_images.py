@@ -295,7 +295,7 @@ def test_pushed_images_are_compiled_by_digest(
     assert pushed["sources"] == "others"
 
     compiled = compile_pipeline(CompileConfig(str(tmp_path / "build"), images_file=str(file)))
-    assert "built from other code than the current; run `make push`" in capsys.readouterr().err
+    assert "not built from the current code; run `make push`" in capsys.readouterr().err
     used = set()
     for pipeline in compiled.values():
         spec = next(yaml.safe_load_all(pipeline.read_text()))
