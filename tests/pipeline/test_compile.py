@@ -164,7 +164,7 @@ def test_every_step_has_a_display_name(tasks):
     assert shown == ["Validate data", "Train", "Evaluate", "Gate", "Export model", "Publish"]
 
 
-def test_images(spec):
+def test_steps_run_in_the_image_with_their_libraries(spec):
     with_tensorflow = {"train", "evaluate", "export-model"}
     for step in [*STEPS, "summary"]:
         image = "yt8m-trainer" if step in with_tensorflow else "yt8m-data"

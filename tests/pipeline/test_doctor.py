@@ -121,7 +121,7 @@ def test_namespace_must_match_the_kind_of_server(run, parameters):
 QUOTAS = [{"metric": "PREEMPTIBLE_NVIDIA_A100_GPUS", "limit": 8.0, "usage": 7.0}]
 
 
-def test_room_in_a_quota():
+def test_what_is_left_of_a_quota_must_suffice():
     metric = QUOTAS[0]["metric"]
     assert doctor.room(QUOTAS, metric, 1, "here") == f"1 of 8 {metric} are left in here"
     with pytest.raises(UserError, match="the run needs 2"):

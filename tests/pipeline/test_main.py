@@ -11,7 +11,7 @@ from pipeline.paths import ROOT
 
 
 @pytest.mark.parametrize("words", [["--help"], ["submit", "--help"]])
-def test_closed_output_ends_help_without_a_traceback(words):
+def test_help_into_a_closed_pipe_shows_no_traceback(words):
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "pipeline", *words]

@@ -77,5 +77,5 @@ def test_parameters_are_read_from_the_function():
     ]
 
 
-def test_parameters_as_text():
+def test_help_has_name_type_description_and_default():
     assert "  num_epochs=INT\n      Passes over the data. (default: 5)" in help_text(KNOWN)
