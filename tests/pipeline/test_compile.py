@@ -218,6 +218,7 @@ def test_parameters_are_documented_and_the_description_names_each(spec):
     for name, given in parameters.items():
         text = " ".join(given["description"].split())
         assert text
+        assert ("defaultValue" in given) == (name not in needed)  # by which the UI's form marks it
         assert description.count(f"`{name}`") == 1
         assert (f"- `{name}`: {text}" in description) == (name in needed)
 
