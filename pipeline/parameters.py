@@ -81,15 +81,11 @@ def help_text(parameters: dict[str, Parameter]) -> str:
     lines = []
     for parameter in parameters.values():
         default = "" if parameter.default is None else f" (default: {_default(parameter)})"
-        lines.append(f"  {parameter.name}={_type(parameter).upper()}")
+        lines.append(f"  {parameter.name}={parameter.type.__name__.upper()}")
         lines += textwrap.wrap(
             parameter.description + default, 92, initial_indent=" " * 6, subsequent_indent=" " * 6
         )
     return "\n".join(lines)
-
-
-def _type(parameter: Parameter) -> str:
-    return parameter.type.__name__
 
 
 def _default(parameter: Parameter) -> str:
@@ -148,6 +144,11 @@ def read(path: str, parameters: dict[str, Parameter]) -> dict:
         elif type(value) is not kind or (kind is float and not math.isfinite(value)):
             raise UserError(f"{path}: {name} must be {EXPECTED[kind]}; got {value!r}.")
     return values
+
+
+def with_defaults(values: dict, parameters: dict[str, Parameter]) -> dict:
+    """Return the values of all parameters, with defaults for those that are not given."""
+    return {name: p.default for name, p in parameters.items() if p.default is not None} | values
 
 
 def require(values: dict, parameters: dict[str, Parameter]):
