@@ -308,12 +308,12 @@ class _Shards:
         self._downloads: dict[str, BinaryIO] = {}
         self._parse = _compiled_parse(record_format, labels)
 
-    def read(self, number: tf.Tensor, num_placeholders=0) -> tf.data.Dataset:
+    def read(self, number: tf.Tensor, num_placeholders: tf.Tensor | int = 0) -> tf.data.Dataset:
         """Return location and data of each record of a file.
 
         Args:
             number: the file's.
-            num_placeholders: if not 0, return that many empty records instead of reading.
+            num_placeholders: int64; if not 0, return that many empty records instead of reading.
         """
         first = tf.cast(number, tf.int64) * _RECORDS_PER_FILE
         if self._on_bad_record:
@@ -322,35 +322,32 @@ class _Shards:
                 output_signature=(tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.string)),
                 args=[number],
             ).map(lambda record, data: (first + record, data))
-        if isinstance(num_placeholders, int):
-            return self._records(number).enumerate(first)
+        num_placeholders = tf.cast(num_placeholders, tf.int64)
+        paths, num_records = self._open(number, num_placeholders)
+        records = tf.data.TFRecordDataset(paths, buffer_size=READ_BUFFER_BYTES).ignore_errors()
         placeholders = tf.data.Dataset.from_tensors("").repeat(num_placeholders)
-        records = self._records(number, num_placeholders == 0)
-        return records.concatenate(placeholders).enumerate(first)
+        # TensorFlow's errors do not name the file, and a file that ends within a record's header is
+        # no error of its: `damaged` takes the place of a record that is missing.
+        damaged = tf.data.Dataset.from_tensors(number).map(self._damaged)
+        records = records.concatenate(placeholders).concatenate(damaged).take(num_records)
+        return records.enumerate(first).concatenate(self._closing(paths))
 
-    def _records(self, number, wanted=True):
-        """Records of a file, whose end is checked."""
+    def _open(self, number, num_placeholders):
+        """Paths to read a file from, one or, if it has placeholders, none; number of records."""
+        paths, num_records = tf.py_function(
+            self._open_eagerly, [number, num_placeholders], [tf.string, tf.int64]
+        )
+        return tf.ensure_shape(paths, [None]), tf.ensure_shape(num_records, [])
 
-        def begin(number):
-            return tf.ensure_shape(tf.py_function(self._begin, [number, wanted], tf.string), [None])
-
-        def end(path):
-            return tf.ensure_shape(tf.py_function(self._end, [number, path], tf.string), [])
-
-        def records(path):
-            checked = tf.data.Dataset.from_tensors(path).map(end).filter(lambda _: False)
-            return tf.data.TFRecordDataset(path, buffer_size=READ_BUFFER_BYTES).concatenate(checked)
-
-        # Within the dataset: files are then downloaded in parallel.
-        return tf.data.Dataset.from_tensors(number).map(begin).flat_map(records)
-
-    def _begin(self, number, wanted):
-        """Return the local path of a file in a list, which is empty if it is not wanted."""
-        if not wanted:
-            return tf.constant([], tf.string)
+    def _open_eagerly(self, number, num_placeholders):
+        if num_placeholders:
+            return tf.constant([], tf.string), num_placeholders
         path = self._files[int(number)]
-        _open_files.add(path)
-        return tf.constant([self._download(path) if path.startswith("gs://") else path])
+        local = self._download(path) if storage.is_remote(path) else path
+        try:
+            return [local], tfrecord.num_records(local)
+        except tfrecord.BadRecord as error:
+            return [local], error.record
 
     def _download(self, path: str) -> str:
         """Download a file, whole and ahead of its turn, which is faster than reading in parts.
@@ -364,20 +361,31 @@ class _Shards:
         self._downloads[local] = file
         return local
 
-    def _end(self, number, paths):
-        """Check the end of a file that was read."""
-        for local in paths.numpy():
-            local, path = local.decode(), self._files[int(number)]
-            try:
-                # TensorFlow takes a file that ends within a record's header for complete.
-                tfrecord.num_records(local)
-            except tfrecord.BadRecord as error:
-                raise UserError(str(error).replace(local, path, 1)) from error
-            finally:
-                if local in self._downloads:
-                    self._downloads.pop(local).close()
-            _open_files.discard(path)
-        return ""
+    def _closing(self, paths) -> tf.data.Dataset:
+        """Return an empty dataset that closes downloads at its end."""
+
+        def close(paths):
+            for path in paths.numpy():
+                if file := self._downloads.pop(path.decode(), None):
+                    file.close()
+            return False
+
+        nothing = tf.data.Dataset.from_tensors((tf.constant(0, tf.int64), ""))
+        if not any(map(storage.is_remote, self._files)):
+            return nothing.take(0)
+        return nothing.filter(lambda *_: tf.ensure_shape(tf.py_function(close, [paths], bool), []))
+
+    def _damaged(self, number) -> tf.Tensor:
+        """Raise an error that names the damaged record of a file."""
+
+        def search(number):
+            path = self._files[int(number)]
+            for record in tfrecord.scan_records(path):
+                if isinstance(record, tfrecord.BadRecord):
+                    raise UserError(str(record))
+            raise UserError(f"{path} changed while it was read.")
+
+        return tf.ensure_shape(tf.py_function(search, [number], tf.string), [])
 
     def _good_records(self, number):
         records = examples.good_records(
@@ -432,11 +440,6 @@ def _compiled_parse(record_format: RecordFormat, labels: bool) -> Callable:
         input_signature=[tf.TensorSpec([None], tf.string)],
     )
     return function.get_concrete_function()
-
-
-# Files that a dataset reads at the moment, or whose reading failed. TensorFlow's errors of damaged
-# files do not name them.
-_open_files: set[str] = set()
 
 
 def _batch_spec(record_format: RecordFormat, labels: bool) -> dict:
@@ -560,19 +563,4 @@ def explained():
         if named := re.findall(_USER_ERROR, e.message, re.MULTILINE | re.DOTALL):
             name, message = named[-1]
             raise (OtherFormatError if name == "OtherFormatError" else UserError)(message) from e
-        for path in sorted(_open_files):
-            if damage := _damage(path):
-                raise UserError(damage) from e
         raise UserError(f"Cannot read the records: {reason(e)}.") from e
-    finally:
-        _open_files.clear()
-
-
-def _damage(path: str) -> str | None:
-    """Return file, record and reason of the first damaged record; None if there is none."""
-    try:
-        for _ in tfrecord.read_records(path):
-            pass
-    except UserError as error:
-        return str(error)
-    return None

@@ -423,13 +423,13 @@ def test_files_that_were_read_completely_are_not_read_again(data, done, monkeypa
     monkeypatch.setattr(input_pipeline, "SHUFFLED_VIDEOS", 3)
     monkeypatch.setattr(input_pipeline, "SHUFFLED_FRAME_LEVEL_VIDEOS", 3)
     opened = []
-    original = input_pipeline._Shards._begin
+    original = input_pipeline._Shards._open_eagerly
 
-    def begin(self, number, wanted):
-        opened.extend([int(number)] * bool(wanted))
-        return original(self, number, wanted)
+    def open_eagerly(self, number, num_placeholders):
+        opened.extend([int(number)] * (not num_placeholders))
+        return original(self, number, num_placeholders)
 
-    monkeypatch.setattr(input_pipeline._Shards, "_begin", begin)
+    monkeypatch.setattr(input_pipeline._Shards, "_open_eagerly", open_eagerly)
     files, format_, _ = data
     done = min(done, len(data[2]))
     counts = [tfrecord.num_records(file) for file in files]
