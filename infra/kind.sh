@@ -22,7 +22,7 @@ up() {
     "${KUBECTL[@]}" wait deployments --all --for condition=available --timeout=15m
 
     make images
-    kind load docker-image yt8m-data:0.1.0 yt8m-trainer:0.1.0 --name "$NAME"
+    kind load docker-image yt8m-data:0.1.0 yt8m-trainer:0.1.0 yt8m-serving:0.1.0 --name "$NAME"
 
     .venv/bin/python -m components.generate_data --directory=.cache/generated-video
     "${KUBECTL[@]}" apply -f infra/kubernetes/volume.yaml

@@ -56,7 +56,8 @@ def compile_pipeline(
     from pipeline.graphs.train import TARGETS, Images
 
     profile = profiles.read(config.profile)
-    images = Images(**(images or _images(config)))
+    names = images or _images(config)
+    images = Images(names["data"], names["trainer"])
     folder = Path(config.output_dir).absolute()
     files = compiled_files(folder, pipeline)
     try:
@@ -81,7 +82,7 @@ def _images(config: CompileConfig) -> dict[str, str]:
         return {image: f"{prefix}{name}:{config.tag}" for image, name in NAMES.items()}
     try:
         record = json.loads(pushed.read_text())
-        images = {image: record["images"][image] for image in NAMES}
+        images = {image: record["images"][image] for image in ("data", "trainer")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{pushed} must be a file written by `python -m pipeline push`; it cannot be read: "
@@ -95,7 +96,8 @@ def compile_command(config: CompileConfig):
     """Compile the pipelines and print the files' paths."""
     from pipeline.graphs.train import Images
 
-    images = Images(**_images(config))
+    names = _images(config)
+    images = Images(names["data"], names["trainer"])
     if not images.are_pinned:
         print(
             f"Training is not cached, because {images.trainer} is not named by its digest, so that "

@@ -1,4 +1,4 @@
-"""Build the images that the steps run in."""
+"""Build the images that the steps and the model server run in."""
 
 import contextlib
 import hashlib
@@ -13,13 +13,13 @@ from pipeline.paths import ROOT, VERSION
 from trainer.common.errors import UserError
 
 # Image, as in docker/IMAGE.Dockerfile -> its name.
-NAMES = {"data": "yt8m-data", "trainer": "yt8m-trainer"}
+NAMES = {"data": "yt8m-data", "trainer": "yt8m-trainer", "serving": "yt8m-serving"}
 SOURCES = "yt8m.sources"  # label with the digest of the code in an image
 
 
 @dataclass(frozen=True)
 class ImagesConfig:
-    """Build the images yt8m-data and yt8m-trainer."""
+    """Build the images yt8m-data, yt8m-trainer and yt8m-serving."""
 
     variant: Literal["cpu", "gpu"] = option(
         "cpu", "Build yt8m-trainer for CPUs, or for GPUs with CUDA."
@@ -76,14 +76,14 @@ def build(config: ImagesConfig) -> dict[str, str]:
 
     client = engine.connect()
     base = {"BASE_IMAGE": config.base_image} if config.base_image else {}
-    arguments = {"data": base, "trainer": base | {"VARIANT": config.variant}}
     labels = {SOURCES: sources()}
     names = local_names(config.variant, config.tag)
     for image, name in names.items():
         start = time.monotonic()
         dockerfile = f"docker/{image}.Dockerfile"
+        arguments = base | ({"VARIANT": config.variant} if image == "trainer" else {})
         with progress(name) as show:
-            engine.build(client, ROOT, dockerfile, name, arguments[image], labels, show)
+            engine.build(client, ROOT, dockerfile, name, arguments, labels, show)
         size = engine.find(client, name).size / 1e6
         print(f"{name:<28}{size:>6.0f} MB  in {time.monotonic() - start:.0f} s", flush=True)
     return names

@@ -17,8 +17,8 @@ from pipeline.paths import ROOT
 def _fast_inspect_stack():
     """Let inspect.stack() read no source code.
 
-    kfp calls it in every setter of a task, for the name of the caller alone. Source code is searched
-    in all loaded modules, which takes seconds per pipeline in a process that has TensorFlow.
+    kfp calls it in every setter of a task, for the name of the caller alone. Source code is then
+    searched in all loaded modules: seconds per pipeline in a process that has TensorFlow.
     """
     with pytest.MonkeyPatch.context() as patch:
         stack = inspect.stack

@@ -76,6 +76,7 @@ def test_the_images_run_restricted_as_any_user_with_a_read_only_root(core, names
 def test_the_shipped_volume_is_bound_and_writable_by_its_pod(core, namespace):
     claim, pod = manifests("volume.yaml")
     claim["spec"]["resources"]["requests"]["storage"] = "1Mi"
+    pod["spec"]["containers"][0]["image"] = IMAGES["data"]
     pod["spec"]["containers"][0]["command"] = ["sh", "-c", "date > /data/file && sleep 3600"]
     pod["spec"]["containers"][0]["readinessProbe"] = {"exec": {"command": ["cat", "/data/file"]}}
     core.create_namespaced_persistent_volume_claim(namespace, claim)
@@ -89,7 +90,10 @@ def test_the_shipped_volume_is_bound_and_writable_by_its_pod(core, namespace):
     assert core.read_namespaced_persistent_volume_claim("yt8m", namespace).status.phase == "Bound"
 
 
-@pytest.mark.parametrize("file", sorted(path.name for path in MANIFESTS.glob("*.yaml")))
+# kserve.yaml needs KServe's resource types; tests/infra parses it with KServe's client.
+@pytest.mark.parametrize(
+    "file", sorted(path.name for path in MANIFESTS.glob("*.yaml") if path.name != "kserve.yaml")
+)
 def test_each_shipped_manifest_is_accepted_and_its_pods_meet_the_standard(
     core, namespace, accounts, file
 ):

@@ -34,14 +34,6 @@ def job_and_service(pod: dict) -> tuple[dict, dict]:
     return job, manifests.service(pod, name)
 
 
-def test_the_api_server_accepts_the_job_and_the_service(cluster):
-    job, service = job_and_service(own_pod(NAMESPACE))
-    strictly = {"dry_run": "All", "field_validation": "Strict"}
-    created = kubernetes.client.BatchV1Api().create_namespaced_job(NAMESPACE, job, **strictly)
-    assert created.spec.backoff_limit_per_index == 0
-    cluster.core.create_namespaced_service(NAMESPACE, service, **strictly)
-
-
 # The accounts, in a namespace of their own.
 
 
@@ -50,10 +42,10 @@ def unlabelled(job: dict):
 
 
 @pytest.fixture(scope="module")
-def namespace(cluster):
+def namespace(core):
     """A namespace with the accounts and permissions that infra/kubernetes/ holds."""
     name = f"yt8m-test-{uuid.uuid4().hex[:8]}"
-    cluster.core.create_namespace({"metadata": {"name": name}})
+    core.create_namespace({"metadata": {"name": name}})
     dynamic = DynamicClient(kubernetes.client.ApiClient())
     for file in ("accounts.yaml", "workers.yaml"):
         for manifest in yaml.safe_load_all((ROOT / "infra/kubernetes" / file).read_text()):
@@ -64,7 +56,15 @@ def namespace(cluster):
             kind.server_side_apply(body=manifest, field_manager="yt8m-test", **place)
     wait_for(lambda: refused(name, unlabelled), 60)
     yield name
-    cluster.core.delete_namespace(name)
+    core.delete_namespace(name)
+
+
+def test_the_api_server_accepts_the_job_and_the_service(core, namespace):
+    job, service = job_and_service(own_pod(namespace))
+    strictly = {"dry_run": "All", "field_validation": "Strict"}
+    created = kubernetes.client.BatchV1Api().create_namespaced_job(namespace, job, **strictly)
+    assert created.spec.backoff_limit_per_index == 0
+    core.create_namespaced_service(namespace, service, **strictly)
 
 
 def as_account(namespace: str, account: str = "yt8m-training") -> kubernetes.client.ApiClient:
@@ -145,7 +145,7 @@ def test_the_account_may_do_nothing_else(namespace):
     for forbidden in (
         lambda: core.create_namespaced_pod(namespace, body, dry_run="All"),
         lambda: core.list_namespaced_secret(namespace),
-        lambda: core.list_namespaced_pod(NAMESPACE),
+        lambda: core.list_namespaced_pod("default"),
         lambda: batch.patch_namespaced_job("x", namespace, {}),
         lambda: core.delete_namespaced_pod("x", namespace),
     ):

@@ -20,6 +20,7 @@ from pipeline.local import engine
 from pipeline.paths import ROOT
 from pipeline.push import PushConfig, push
 from trainer.common.errors import UserError
+from trainer.serving import saved_model
 
 LOCKS = {path.stem: path for path in (ROOT / "docker").glob("*.txt")}
 TINY = "tiny-for-tests"
@@ -68,7 +69,7 @@ def test_the_context_is_the_code_and_the_locks_of_the_images():
 
 
 def test_sources_digest_changes_with_the_code(tmp_path, monkeypatch):
-    for name in (".dockerignore", "docker/data.Dockerfile", "docker/trainer.Dockerfile"):
+    for name in (".dockerignore", *(f"docker/{image}.Dockerfile" for image in images.NAMES)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     monkeypatch.setattr(images, "ROOT", tmp_path)
@@ -128,7 +129,11 @@ print([name for name in ("pip", "tensorflow", "apache_beam") if importlib.util.f
 writable = [folder for folder, _, _ in os.walk("/opt") if os.access(folder, os.W_OK)]
 print(writable)
 """
-    packages = {"data": "['apache_beam']", "trainer": "['tensorflow', 'apache_beam']"}[image]
+    packages = {
+        "data": "['apache_beam']",
+        "trainer": "['tensorflow', 'apache_beam']",
+        "serving": "['tensorflow']",
+    }[image]
     assert run_in(built[image], ["python3", "-c", look]) == (0, ["65532", "[]", packages, "[]"])
     assert any_user(built[image], ["python3", "-c", look])[1][0] == "12345"
 
@@ -151,7 +156,10 @@ def test_an_image_holds_what_its_steps_import(image, modules, built, any_user):
     assert (code, lines[-1]) == (0, "yt8m"), lines
 
 
-@pytest.mark.parametrize("image, flag", [("data", "--input"), ("trainer", "--train_data_pattern")])
+@pytest.mark.parametrize(
+    "image, flag",
+    [("data", "--input"), ("trainer", "--train_data_pattern"), ("serving", "--served_dir")],
+)
 def test_image_runs_its_main_command(image, flag, built, any_user):
     code, lines = any_user(built[image], ["--help"])
     assert (code, flag in "\n".join(lines)) == (0, True)
@@ -190,6 +198,26 @@ def trains(any_user, tmp_path):
 @pytest.mark.slow
 def test_the_trainers_image_trains(built, trains):
     trains(built["trainer"])
+
+
+@pytest.mark.slow
+def test_the_serving_image_answers(built, trains, docker_engine, tmp_path):
+    trains(built["trainer"])
+    saved_model.export(str(tmp_path / "out" / "model"), str(tmp_path / "served" / "1"))
+    settings = {"user": "12345:0", "read_only": True, "tmpfs": {"/tmp": ""}}
+    settings["mounts"] = [
+        engine.mount(str(tmp_path / "served"), "/served", read_only=True),
+        engine.mount(str(tmp_path / "data"), "/data", read_only=True),
+    ]
+    server = ["--served_dir=/served"]
+    client = ["python3", "-m", "trainer.serving.client", "--input_data_pattern=/data/eval*"]
+    with engine.container(docker_engine, built["serving"], server, **settings) as running:
+        assert any("Uvicorn running" in line for line in running.stdout)
+        code, output = running.container.exec_run(client)
+        running.container.kill("TERM")
+    assert code == 0, output
+    assert len(output.splitlines()) == 20
+    assert running.returncode == 0
 
 
 @pytest.fixture
@@ -301,7 +329,7 @@ def test_pushed_images_are_compiled_by_digest(
         spec = next(yaml.safe_load_all(pipeline.read_text()))
         executors = spec["deploymentSpec"]["executors"].values()
         used |= {executor["container"]["image"] for executor in executors}
-    assert used == set(pushed["images"].values())
+    assert used == {pushed["images"]["data"], pushed["images"]["trainer"]}
     for image, name in pushed["images"].items():
         assert re.fullmatch(rf"{registry}/team/yt8m-{image}@sha256:[0-9a-f]{{64}}", name)
         repository, digest = name.split("@")

@@ -77,10 +77,11 @@ def _sentence(error: flags.Error) -> str:
 
 def _program(argv: list[str]) -> str:
     """Return the command that runs a program, e.g. "python -m trainer.train"."""
-    path = pathlib.Path(argv[0])
-    if path.suffix != ".py":
+    path = pathlib.Path(argv[0]).absolute().with_suffix("")
+    root = pathlib.Path(__file__).absolute().parents[2]
+    if not path.is_relative_to(root / "trainer"):
         return argv[0]
-    return f"python -m {path.parent.name}.{path.stem}"
+    return "python -m " + ".".join(path.relative_to(root).parts).removesuffix(".__main__")
 
 
 def _flag_values(config_class) -> flags.FlagValues:

@@ -3,14 +3,15 @@
 import logging
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 
 from trainer.common import console
 from trainer.common.command_line import flag, parse
 from trainer.common.errors import UserError, without_traceback
 
-# Loggers that write three lines per request, which /metrics sums up.
-REQUEST_LOGGERS = ("kserve.trace", "uvicorn.access")
+# Loggers that write three lines per request, which /metrics sums up, or details of KServe.
+QUIET_LOGGERS = ("kserve", "kserve.trace", "uvicorn.access")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def main(argv: list[str]):
         config = parse(ServerConfig, argv)
         sys.argv = sys.argv[:1]  # kserve parses the command line when it is imported
         console.set_up()
+        from fastapi.exceptions import FastAPIDeprecationWarning
         from kserve import ModelServer
 
         from trainer.serving.server.model import ServedModel
@@ -63,7 +65,8 @@ def main(argv: list[str]):
                 time.sleep(config.poll_seconds)
         model.versions.watch(config.poll_seconds)
         server = ModelServer(http_port=config.port, enable_grpc=False, enable_latency_logging=False)
-        for name in REQUEST_LOGGERS:
+        warnings.simplefilter("ignore", FastAPIDeprecationWarning)  # of KServe's code
+        for name in QUIET_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
         try:
             server.start([model])
