@@ -109,8 +109,8 @@ def test_a_run_that_is_cancelled_while_it_trains(cluster):
     run.terminate()
     assert run.end() == 3
     summary = summary_of(cluster, run, "cancel")
-    assert summary["ended_by"] == "train"
-    assert "was killed, or the run was cancelled" in summary["error"]
+    assert (summary["outcome"], summary["ended_by"]) == ("cancelled", "train")
+    assert "did not finish: the run was cancelled" in summary["error"]
 
 
 def test_training_whose_pod_is_deleted_resumes(cluster):
