@@ -557,6 +557,18 @@ def test_a_fault_of_ours_is_not_explained_away(files):
 
 
 def test_too_little_memory_is_named():
+    message = "from the graph\nOOM when allocating tensor with shape[9] on CPU\n\t [[node]]"
+    with (
+        pytest.raises(
+            UserError, match=r"^Out of memory\. Reduce --batch_size\. OOM .* shape\[9\] on CPU$"
+        ),
+        input_pipeline.explained(),
+    ):
+        raise tf.errors.ResourceExhaustedError(None, None, message)
+
+
+@pytest.mark.slow
+def test_too_large_a_tensor_is_named():
     with (
         pytest.raises(UserError, match=r"Out of memory.*shape\[35184372088832\][^\n]*$"),
         input_pipeline.explained(),
