@@ -19,8 +19,8 @@ from pipeline.paths import ROOT
 def _fast_inspect_stack():
     """Let inspect.stack() look for no source code.
 
-    kfp calls it in every setter of a task, for the name of the caller alone. Source code is
-    searched for in all loaded modules: seconds per pipeline in a process that has TensorFlow.
+    kfp calls it in every setter of a task, for the name of the caller alone. Source code is then
+    searched in all loaded modules: seconds per pipeline in a process that has TensorFlow.
     """
 
     def stack(context=0):
