@@ -1,8 +1,9 @@
 """Reading from a slow and flaky bucket: python -m benchmarks.remote_reading --help.
 
 Serves generated shards as Google Cloud Storage does, with a latency per request and a rate per
-stream, and reads them through the trainer's input pipeline with more and more readers. Then some
-requests fail, and some stall: the batches must be the same.
+stream, and reads them through the trainer's input pipeline with more and more readers. Throughput
+grows until "cores", those that this process and the servers keep busy, are all of the machine's.
+Then some requests fail, and some stall: the batches must be the same.
 """
 
 import hashlib
@@ -39,8 +40,16 @@ class RemoteReadingBenchmark:
     repeat: int = flag(4, "How often each shard is read in a pass.", "Benchmark")
 
 
-def serve(folder: str, config: RemoteReadingBenchmark, faults, port) -> None:
-    """Serve the files of a folder as objects of the bucket "data", until the process is killed."""
+def serve(folder: str, config: RemoteReadingBenchmark, faults, port, cpu_seconds) -> None:
+    """Serve the files of a folder as objects of the bucket "data", until the process is killed.
+
+    Args:
+        folder: the folder.
+        config: the flags.
+        faults: whether requests fail and stall.
+        port: the port, which several processes share; 0 to choose one.
+        cpu_seconds: where to count the process' CPU time.
+    """
     rng = random.Random(0)
 
     class Handler(BaseHTTPRequestHandler):
@@ -72,11 +81,13 @@ def serve(folder: str, config: RemoteReadingBenchmark, faults, port) -> None:
                     stalls = False
                 behind = (position + _PART - start) / config.rate / 1e6
                 time.sleep(max(behind - (time.monotonic() - began), 0))
+            cpu_seconds.value = time.process_time()
 
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("localhost", 0), Handler)
+    ThreadingHTTPServer.allow_reuse_port = True
+    server = ThreadingHTTPServer(("localhost", port.value), Handler)
     server.handle_error = lambda *_: None  # the client gives a stalled request up
     port.value = server.server_address[1]
     server.serve_forever()
@@ -106,25 +117,29 @@ def main(argv: list[str]):
     megabytes = sum(shard.stat().st_size for shard in shards) / 1e6
     context = multiprocessing.get_context("spawn")
     faults, port = context.Value("b", 0), context.Value("i", 0)
-    server = context.Process(target=serve, args=(str(folder), config, faults, port), daemon=True)
-    server.start()
-    while not port.value:
-        time.sleep(0.1)
+    server_cpu = [context.Value("d", 0) for _ in range(os.cpu_count())]
+    for seconds in server_cpu:  # several processes: one is limited by its interpreter's lock
+        arguments = str(folder), config, faults, port, seconds
+        context.Process(target=serve, args=arguments, daemon=True).start()
+        while not port.value:
+            time.sleep(0.1)
     os.environ["STORAGE_EMULATOR_HOST"] = f"http://localhost:{port.value}"
     files = [f"gs://data/{shard.name}" for shard in shards]
     digests = {}
-    print(f"{'readers':>10} {'MB/s':>8} {'CPU s':>8} {'streams':>8}")
+    print(f"{'readers':>10} {'MB/s':>8} {'CPU s':>8} {'streams':>8} {'cores':>8}")
     for number in map(int, config.num_readers.split(",")):
+        before = sum(seconds.value for seconds in server_cpu)
         seconds, cpu, digests[number] = read(files, train_config.record_format, number)
         rate = megabytes / seconds
-        print(f"{number:10} {rate:8.0f} {cpu:8.1f} {rate / config.rate:8.1f}", flush=True)
+        cores = (cpu + sum(seconds.value for seconds in server_cpu) - before) / seconds
+        streams = rate / config.rate
+        print(f"{number:10} {rate:8.0f} {cpu:8.1f} {streams:8.1f} {cores:8.1f}", flush=True)
     faults.value = 1
     seconds, cpu, digest = read(files, train_config.record_format, number)
     print(f"{'faults':>10} {megabytes / seconds:8.0f} {cpu:8.1f}")
     print(f"{'the same videos in the same order' if digest == digests[number] else 'OTHER VIDEOS'}")
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f"peak memory {memory:.2f} GB")
-    server.kill()
     if digest != digests[number]:
         raise SystemExit(1)
 

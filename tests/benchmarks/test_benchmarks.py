@@ -17,6 +17,7 @@ def little_data(monkeypatch, tmp_path):
     monkeypatch.setattr(data, "NUM_FRAME_LEVEL_VIDEOS", 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frame_features", [False, True])
 def test_reading(little_data, frame_features):
     line = reading.measure(frame_features, batch_size=8, config=ReadingBenchmark(rounds=1))

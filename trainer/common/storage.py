@@ -32,6 +32,7 @@ from trainer.common.errors import UserError
 
 _DOWNLOADS = 6  # attempts, the last one after a minute
 _STALLED_SECONDS = 20  # without data, after which a download is repeated
+_CONNECTIONS = 64  # kept open; the default of 10 is less than --num_readers may be
 _CHUNK = 8 * 2**20  # bytes per request when an object is read or written in chunks
 
 
@@ -393,8 +394,12 @@ def _bucket_and_object(path: str):
 @functools.cache
 def _client(emulator: str | None):
     from google.cloud import storage
+    from requests.adapters import HTTPAdapter
 
-    return storage.Client()
+    client = storage.Client()
+    for scheme in ("https://", "http://"):
+        client._http.mount(scheme, HTTPAdapter(pool_maxsize=_CONNECTIONS))
+    return client
 
 
 def _blob(path: str):

@@ -13,6 +13,7 @@ A batch is a dict:
 
 import contextlib
 import functools
+import os
 import re
 import tempfile
 from collections.abc import Callable
@@ -114,17 +115,13 @@ def training_batches(
     buffer = SHUFFLED_FRAME_LEVEL_VIDEOS if record_format.frame_features else SHUFFLED_VIDEOS
     shards = _Shards(files, record_format, on_bad_record)
 
-    def order(epoch):
-        """Order of the files, and the seed of the videos' order."""
+    def in_order(epoch, read):
+        """Records of `read(numbers)` in the order of an epoch, from the numbers of the files."""
         seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
-        numbers = tf.random.experimental.stateless_shuffle(tf.range(len(files)), seeds)
-        return numbers, tf.random.stateless_uniform([], seeds, 1, 2**31 - 1, tf.int64)
-
-    def in_order(read, epoch):
-        numbers, shuffle_seed = order(epoch)
-        records = _interleave(numbers, num_readers, read)
+        records = read(tf.random.experimental.stateless_shuffle(tf.range(len(files)), seeds))
         if held_out:
             records = records.filter(held_out.complement().contains)
+        shuffle_seed = tf.random.stateless_uniform([], seeds, 1, 2**31 - 1, tf.int64)
         return records.shuffle(buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
 
     def num_placeholders() -> np.ndarray:
@@ -132,8 +129,12 @@ def training_batches(
         counts = np.asarray(num_records, np.int64)
         repeat = tf.constant(counts)
         read = in_order(
-            lambda number: tf.data.Dataset.from_tensors(number).repeat(repeat[number]),
             tf.constant(start.epoch, tf.int64),
+            lambda numbers: _interleave(
+                tf.data.Dataset.from_tensor_slices(numbers),
+                num_readers,
+                lambda number: tf.data.Dataset.from_tensors(number).repeat(repeat[number]),
+            ),
         )
         done = np.zeros_like(counts)
         for numbers in read.take(start.videos).batch(1 << 16):
@@ -147,21 +148,18 @@ def training_batches(
     def epoch_batches(epoch):
         is_first = epoch == start.epoch
         skipped = tf.where(is_first, tf.constant(placeholders), 0)
-        records = in_order(lambda number: shards.read(number, skipped[number]), epoch)
+        records = in_order(epoch, lambda numbers: shards.read(numbers, num_readers, skipped))
         done = tf.where(is_first, tf.constant(start.videos, tf.int64), 0)
         batches = records.skip(done).batch(batch_size)
         return batches.map(lambda *batch: (*batch, epoch))
 
     epochs = tf.data.Dataset.range(start.epoch, num_epochs)
-    return (
-        epochs.flat_map(epoch_batches)
-        .map(
-            lambda locations, records, epoch: (shards.parse(locations, records), epoch),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
-        .prefetch(2)
+    parsed = epochs.flat_map(epoch_batches).map(
+        lambda locations, records, epoch: (shards.parse(locations, records), epoch),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
     )
+    return _with_threads(parsed.prefetch(2), files, num_readers)
 
 
 def batches(
@@ -208,14 +206,13 @@ def batches_in_formats(
         with tf.control_dependencies(tf.nest.flatten(batch)):
             return batch, *[shards.parse(locations, records) for shards in others]
 
-    records = _interleave(tf.range(len(files)), num_readers, first.read)
+    records = first.read(tf.range(len(files)), num_readers)
     if held_out:
         records = records.filter(held_out.contains)
-    return (
-        records.batch(batch_size)
-        .map(parse_all, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .prefetch(2)
+    parsed = records.batch(batch_size).map(
+        parse_all, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
+    return _with_threads(parsed.prefetch(2), files, num_readers)
 
 
 def locate(location: int, files: list[str]) -> str:
@@ -269,15 +266,25 @@ def empty_batch(record_format: RecordFormat) -> dict:
     }
 
 
-def _interleave(numbers: tf.Tensor, num_readers: int, read: Callable) -> tf.data.Dataset:
-    """Return `read(number)` of `num_readers` numbers in parallel, RECORDS_IN_TURN of each."""
-    return tf.data.Dataset.from_tensor_slices(numbers).interleave(
+def _interleave(
+    files: tf.data.Dataset, num_readers: int, read: Callable, parallel: bool = True
+) -> tf.data.Dataset:
+    """Return `read(*file)` of `num_readers` files at a time, RECORDS_IN_TURN of each."""
+    return files.interleave(
         read,
         cycle_length=num_readers,
         block_length=RECORDS_IN_TURN,
-        num_parallel_calls=num_readers,
-        deterministic=True,
+        num_parallel_calls=num_readers if parallel else None,
+        deterministic=parallel or None,
     )
+
+
+def _with_threads(dataset: tf.data.Dataset, files: list[str], num_readers: int) -> tf.data.Dataset:
+    """Add threads for downloads, each of which occupies one: by default, there is one per core."""
+    options = tf.data.Options()
+    if any(map(storage.is_remote, files)):
+        options.threading.private_threadpool_size = num_readers + os.cpu_count()
+    return dataset.with_options(options)
 
 
 class _Shards:
@@ -308,13 +315,45 @@ class _Shards:
         self._downloads: dict[str, BinaryIO] = {}
         self._parse = _compiled_parse(record_format, labels)
 
-    def read(self, number: tf.Tensor, num_placeholders=0) -> tf.data.Dataset:
-        """Return location and data of each record of a file.
+    def read(
+        self, numbers: tf.Tensor, num_readers: int, num_placeholders: tf.Tensor | None = None
+    ) -> tf.data.Dataset:
+        """Return location and data of each record.
 
         Args:
-            number: the file's.
-            num_placeholders: if not 0, return that many empty records instead of reading.
+            numbers: [files], those of the files, in the order to read them in.
+            num_readers: number of files to read at a time.
+            num_placeholders: [files] int64; of a file where it is not 0, return that many empty
+                records instead of reading it. None for zeros.
         """
+        if num_placeholders is None:
+            num_placeholders = tf.zeros_like(numbers, tf.int64)
+        opened = tf.data.Dataset.from_tensor_slices(numbers).map(
+            lambda number: self._open(number, num_placeholders[number]),
+            num_parallel_calls=num_readers,
+            deterministic=True,
+        )
+        # Reading downloads in parallel would open, and so download, more of them ahead.
+        is_remote = any(map(storage.is_remote, self._files))
+        return _interleave(opened, num_readers, self._read_one, parallel=not is_remote)
+
+    def _open(self, number, num_placeholders):
+        """Open a file.
+
+        Returns:
+            number: the file's.
+            paths: [1] string, the path to read from; [0] for placeholders.
+            num_records: scalar int64.
+        """
+        if self._on_bad_record:
+            return number, tf.constant([], tf.string), tf.constant(0, tf.int64)
+        paths, num_records = tf.py_function(
+            self._open_eagerly, [number, num_placeholders], [tf.string, tf.int64]
+        )
+        return number, tf.ensure_shape(paths, [None]), tf.ensure_shape(num_records, [])
+
+    def _read_one(self, number, paths, num_records) -> tf.data.Dataset:
+        """Return location and data of each record of a file that `_open` opened."""
         first = tf.cast(number, tf.int64) * _RECORDS_PER_FILE
         if self._on_bad_record:
             return tf.data.Dataset.from_generator(
@@ -322,35 +361,25 @@ class _Shards:
                 output_signature=(tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.string)),
                 args=[number],
             ).map(lambda record, data: (first + record, data))
-        if isinstance(num_placeholders, int):
-            return self._records(number).enumerate(first)
-        placeholders = tf.data.Dataset.from_tensors("").repeat(num_placeholders)
-        records = self._records(number, num_placeholders == 0)
-        return records.concatenate(placeholders).enumerate(first)
+        records = tf.data.TFRecordDataset(paths, buffer_size=READ_BUFFER_BYTES).ignore_errors()
+        placeholders = tf.data.Dataset.from_tensors("").repeat(
+            tf.where(tf.size(paths) == 0, num_records, 0)
+        )
+        # TensorFlow's errors do not name the file, and a file that ends within a record's header is
+        # no error to it: `damaged` takes the place of a record that is missing.
+        damaged = tf.data.Dataset.from_tensors(number).map(self._damaged)
+        records = records.concatenate(placeholders).concatenate(damaged).take(num_records)
+        return records.enumerate(first).concatenate(self._closing(paths))
 
-    def _records(self, number, wanted=True):
-        """Records of a file, whose end is checked."""
-
-        def begin(number):
-            return tf.ensure_shape(tf.py_function(self._begin, [number, wanted], tf.string), [None])
-
-        def end(path):
-            return tf.ensure_shape(tf.py_function(self._end, [number, path], tf.string), [])
-
-        def records(path):
-            checked = tf.data.Dataset.from_tensors(path).map(end).filter(lambda _: False)
-            return tf.data.TFRecordDataset(path, buffer_size=READ_BUFFER_BYTES).concatenate(checked)
-
-        # Within the dataset: files are then downloaded in parallel.
-        return tf.data.Dataset.from_tensors(number).map(begin).flat_map(records)
-
-    def _begin(self, number, wanted):
-        """Return the local path of a file in a list, which is empty if it is not wanted."""
-        if not wanted:
-            return tf.constant([], tf.string)
+    def _open_eagerly(self, number, num_placeholders):
+        if num_placeholders:
+            return tf.constant([], tf.string), num_placeholders
         path = self._files[int(number)]
-        _open_files.add(path)
-        return tf.constant([self._download(path) if path.startswith("gs://") else path])
+        local = self._download(path) if storage.is_remote(path) else path
+        try:
+            return [local], tfrecord.num_records(local)
+        except tfrecord.BadRecord as error:
+            return [local], error.record
 
     def _download(self, path: str) -> str:
         """Download a file, whole and ahead of its turn, which is faster than reading in parts.
@@ -364,20 +393,31 @@ class _Shards:
         self._downloads[local] = file
         return local
 
-    def _end(self, number, paths):
-        """Check the end of a file that was read."""
-        for local in paths.numpy():
-            local, path = local.decode(), self._files[int(number)]
-            try:
-                # TensorFlow takes a file that ends within a record's header for complete.
-                tfrecord.num_records(local)
-            except tfrecord.BadRecord as error:
-                raise UserError(str(error).replace(local, path, 1)) from error
-            finally:
-                if local in self._downloads:
-                    self._downloads.pop(local).close()
-            _open_files.discard(path)
-        return ""
+    def _closing(self, paths) -> tf.data.Dataset:
+        """Return an empty dataset that closes downloads at its end."""
+
+        def close(paths):
+            for path in paths.numpy():
+                if file := self._downloads.pop(path.decode(), None):
+                    file.close()
+            return False
+
+        nothing = tf.data.Dataset.from_tensors((tf.constant(0, tf.int64), ""))
+        if not any(map(storage.is_remote, self._files)):
+            return nothing.take(0)
+        return nothing.filter(lambda *_: tf.ensure_shape(tf.py_function(close, [paths], bool), []))
+
+    def _damaged(self, number) -> tf.Tensor:
+        """Raise an error that names the damaged record of a file."""
+
+        def search(number):
+            path = self._files[int(number)]
+            for record in tfrecord.scan_records(path):
+                if isinstance(record, tfrecord.BadRecord):
+                    raise UserError(str(record))
+            raise UserError(f"{path} changed while it was read.")
+
+        return tf.ensure_shape(tf.py_function(search, [number], tf.string), [])
 
     def _good_records(self, number):
         records = examples.good_records(
@@ -432,11 +472,6 @@ def _compiled_parse(record_format: RecordFormat, labels: bool) -> Callable:
         input_signature=[tf.TensorSpec([None], tf.string)],
     )
     return function.get_concrete_function()
-
-
-# Files that a dataset reads at the moment, or whose reading failed. TensorFlow's errors of damaged
-# files do not name them.
-_open_files: set[str] = set()
 
 
 def _batch_spec(record_format: RecordFormat, labels: bool) -> dict:
@@ -560,19 +595,4 @@ def explained():
         if named := re.findall(_USER_ERROR, e.message, re.MULTILINE | re.DOTALL):
             name, message = named[-1]
             raise (OtherFormatError if name == "OtherFormatError" else UserError)(message) from e
-        for path in sorted(_open_files):
-            if damage := _damage(path):
-                raise UserError(damage) from e
         raise UserError(f"Cannot read the records: {reason(e)}.") from e
-    finally:
-        _open_files.clear()
-
-
-def _damage(path: str) -> str | None:
-    """Return file, record and reason of the first damaged record; None if there is none."""
-    try:
-        for _ in tfrecord.read_records(path):
-            pass
-    except UserError as error:
-        return str(error)
-    return None

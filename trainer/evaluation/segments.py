@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from trainer.common import storage
 from trainer.common.errors import UserError
-from trainer.data import input_pipeline, manifest
+from trainer.data import input_pipeline, manifest, tfrecord
 from trainer.data.input_pipeline import FRAME_SLOTS
 from trainer.serving import loading
 
@@ -180,7 +180,7 @@ def read_ratings(data_pattern: str) -> dict[int, dict[str, bool]]:
     """
     ratings: dict[int, dict[str, bool]] = {}
     for file in manifest.expand(data_pattern):
-        for number, record in enumerate(tf.data.TFRecordDataset(file)):
+        for number, record in enumerate(tfrecord.read_records(file), start=1):
             spec = _RATINGS | {"id": tf.io.FixedLenFeature([], tf.string, "")}
             try:
                 context, _ = tf.io.parse_single_sequence_example(record, spec)

@@ -14,6 +14,7 @@ from trainer.common.tracking import Tracker
 from trainer.config import TrainConfig
 from trainer.evaluation.metrics import MetricCollection, top_predictions
 from trainer.run_dir.checkpoints import State
+from trainer.training.step import Step
 
 SECONDS_BETWEEN_LINES = 2
 
@@ -76,45 +77,36 @@ class Progress:
         seconds = time.monotonic() - self.line_time
         return seconds >= SECONDS_BETWEEN_LINES or state.step == self.first_step
 
-    def add(
-        self,
-        state: State,
-        result: dict,
-        labels: tf.Tensor,
-        report: Callable,
-        waited: float,
-        last: bool = False,
-    ):
+    def add(self, state: State, step: Step, report: Callable, last: bool = False):
         """Count a step; report the first and last one, and one every SECONDS_BETWEEN_LINES.
 
         Args:
             state: the state after the step.
-            result: the result of `Trainer.step`.
-            labels: labels of the batch, [batch, n].
+            step: the step.
             report: `Trainer.report`.
-            waited: seconds that the step waited for its batch.
             last: whether training ends after this step.
         """
+        labels = step.batch["labels"]
         if state.step > self.first_step + 1:
             self.timed_videos += len(labels)
         else:  # exclude the first step: TensorFlow builds its graph
             self.timed_since = time.monotonic()
         self.videos += len(labels)
         self.line_videos += len(labels)
-        self.waited += waited
+        self.waited += step.wait_seconds
         self.bar.update(self.task, completed=self._done_videos(state))
         seconds = time.monotonic() - self.line_time
         if seconds < SECONDS_BETWEEN_LINES and not last and state.step > self.first_step + 1:
             return
-        predictions, loss, regularization_loss = report(result["outputs"], labels)
+        predictions, loss, regularization_loss = report(step.result["outputs"], labels)
         labels = labels[: predictions.shape[0]]  # of several replicas, the first's part
         numbers = {
             "loss": float(loss),
             "examples_per_sec": self.line_videos / seconds,
             **_batch_metrics(predictions, labels),
             "regularization_loss": float(regularization_loss),
-            "learning_rate": float(result["learning_rate"]),
-            "gradient_norm": float(result["gradient_norm"]),
+            "learning_rate": float(step.result["learning_rate"]),
+            "gradient_norm": float(step.result["gradient_norm"]),
             "waiting_for_input": min(self.waited / seconds, 1.0),
         }
         self._write(state, numbers, last)

@@ -1,6 +1,7 @@
 """The model, the optimizer and the train step."""
 
 import contextlib
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -11,6 +12,22 @@ from trainer.data import input_pipeline
 from trainer.models import registry
 from trainer.models.layers import RandomSeeds
 from trainer.training import distribution, losses, optimizers, regularization
+
+
+class Step(NamedTuple):
+    """A step that was started.
+
+    Attributes:
+        batch: its videos.
+        epoch: their epoch, from 0.
+        wait_seconds: how long the step waited for the batch.
+        result: what `Trainer.step` returned, which may still be computed.
+    """
+
+    batch: dict
+    epoch: int
+    wait_seconds: float
+    result: dict
 
 
 class Trainer:

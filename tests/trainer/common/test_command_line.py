@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from pipeline.paths import ROOT
 from trainer.common.command_line import flag, help_text, parse
 from trainer.common.errors import UserError, without_traceback
 
@@ -26,7 +27,7 @@ class Config:
 
 
 def parsed(*argv: str) -> Config:
-    return parse(Config, ["/somewhere/bakery/bake.py", *argv])
+    return parse(Config, [f"{ROOT}/trainer/bakery/bake.py", *argv])
 
 
 def test_no_flags_give_the_defaults():
@@ -114,7 +115,7 @@ def test_help_names_every_flag_with_group_type_meaning_and_default(capsys):
         parsed("--help")
     assert ended.value.code == 0
     assert capsys.readouterr().out == (
-        "usage: python -m bakery.bake [--flag=value ...] [--flagfile=FILE]\n"
+        "usage: python -m trainer.bakery.bake [--flag=value ...] [--flagfile=FILE]\n"
         "\n"
         "Bakes bread.\n"
         "\n"
@@ -139,8 +140,9 @@ def test_helpfull_lists_all_flags_as_absl_does(capsys):
         parsed("--helpfull", "--flower=rye")
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    assert text.startswith("usage: python -m bakery.bake [--flag=value ...]")
-    assert "\nBakes bread.\n\nbakery.bake:\n  --eggs: How many eggs.\n    (an integer)\n" in text
+    assert text.startswith("usage: python -m trainer.bakery.bake [--flag=value ...]")
+    eggs = "trainer.bakery.bake:\n  --eggs: How many eggs.\n    (an integer)\n"
+    assert f"\nBakes bread.\n\n{eggs}" in text
     assert "  --[no]fan: Circulate the air.\n    (default: 'false')\n" in text
     for name in ("flour", "grams", "heat", "[no]help", "[no]helpfull", "flagfile", "undefok"):
         assert text.count(f"\n  --{name}:") == 1

@@ -32,6 +32,7 @@ def told(command):
     return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_lines_of_json(told):
     lines = [json.loads(line) for line in told.stderr.splitlines()]
     assert all(datetime.fromisoformat(line["time"]).tzinfo for line in lines)
@@ -44,6 +45,7 @@ def test_lines_of_json(told):
     assert all(isinstance(step[name], float) for name in names)
 
 
+@pytest.mark.slow
 def test_log_device_placement_tells_where_operations_run(told):
     assert "MatMul: (MatMul): /job:localhost" in told.stdout
 
@@ -89,6 +91,7 @@ def test_a_users_mistake_is_one_line(command):
     ]
 
 
+@pytest.mark.slow
 def test_a_users_mistake_is_json_where_all_lines_are(command):
     command = [*command, "--log_format=json", "--train_data_pattern=/not/there*", "--num_gpu=0"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

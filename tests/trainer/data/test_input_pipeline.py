@@ -5,6 +5,7 @@ import gzip
 import os
 import shutil
 import tempfile
+import threading
 from collections import Counter
 from glob import glob
 from itertools import pairwise
@@ -423,13 +424,13 @@ def test_files_that_were_read_completely_are_not_read_again(data, done, monkeypa
     monkeypatch.setattr(input_pipeline, "SHUFFLED_VIDEOS", 3)
     monkeypatch.setattr(input_pipeline, "SHUFFLED_FRAME_LEVEL_VIDEOS", 3)
     opened = []
-    original = input_pipeline._Shards._begin
+    original = input_pipeline._Shards._open_eagerly
 
-    def begin(self, number, wanted):
-        opened.extend([int(number)] * bool(wanted))
-        return original(self, number, wanted)
+    def open_eagerly(self, number, num_placeholders):
+        opened.extend([int(number)] * (not num_placeholders))
+        return original(self, number, num_placeholders)
 
-    monkeypatch.setattr(input_pipeline._Shards, "_begin", begin)
+    monkeypatch.setattr(input_pipeline._Shards, "_open_eagerly", open_eagerly)
     files, format_, _ = data
     done = min(done, len(data[2]))
     counts = [tfrecord.num_records(file) for file in files]
@@ -452,6 +453,18 @@ def remote_files(files, gcs_bucket):
 
 def test_files_in_a_bucket_are_read_in_the_same_order(files, remote_files):
     assert epochs_of(remote_files, 2) == epochs_of(files, 2)
+
+
+def test_as_many_files_are_downloaded_at_once_as_there_are_readers(remote_files, monkeypatch):
+    together = threading.Barrier(len(remote_files))
+    download = storage.download
+
+    def download_together(*args):
+        together.wait(timeout=120)
+        download(*args)
+
+    monkeypatch.setattr(storage, "download", download_together)
+    assert len(ids_in(epochs_of(remote_files, 1, readers=len(remote_files)))) == 37
 
 
 def test_downloads_leave_nothing_behind(remote_files, tmp_path, monkeypatch):
@@ -544,6 +557,18 @@ def test_a_fault_of_ours_is_not_explained_away(files):
 
 
 def test_too_little_memory_is_named():
+    message = "from the graph\nOOM when allocating tensor with shape[9] on CPU\n\t [[node]]"
+    with (
+        pytest.raises(
+            UserError, match=r"^Out of memory\. Reduce --batch_size\. OOM .* shape\[9\] on CPU$"
+        ),
+        input_pipeline.explained(),
+    ):
+        raise tf.errors.ResourceExhaustedError(None, None, message)
+
+
+@pytest.mark.slow
+def test_too_large_a_tensor_is_named():
     with (
         pytest.raises(UserError, match=r"Out of memory.*shape\[35184372088832\][^\n]*$"),
         input_pipeline.explained(),

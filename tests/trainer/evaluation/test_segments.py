@@ -101,7 +101,7 @@ def test_ratings_of_unequal_number_are_an_error(tmp_path):
     context = {"id": b"a", "segment_labels": np.array([1]), "segment_start_times": np.array([0])}
     path = str(tmp_path / "bad.tfrecord")
     write_records(path, [encode_sequence_example(context, {"rgb": np.zeros([1, 3], np.uint8)})])
-    with pytest.raises(UserError, match=r"bad.tfrecord, record 0: .* equal lengths; got \[1, 1, 0"):
+    with pytest.raises(UserError, match=r"bad.tfrecord, record 1: .* equal lengths; got \[1, 1, 0"):
         read_ratings(path)
 
 

@@ -96,7 +96,6 @@ def test_a_student_learns_from_soft_targets(make_config, weights, tmp_path):
 
     flags = {"mixup": 0.4, "teacher_dir": teacher.train_dir, "teacher_weight": 0.7}
     student = make_config(**flags)
-    train(make_config(**flags, max_steps=3))
     train(student)
     alone = make_config(mixup=0.4, train_dir=str(tmp_path / "alone"))
     train(alone)

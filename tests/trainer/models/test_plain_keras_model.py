@@ -63,8 +63,13 @@ ENTRIES = {
 }
 
 
-@pytest.mark.parametrize("mixed_precision", [False, True], ids=["float32", "mixed"])
-@pytest.mark.parametrize("kind", ENTRIES)
+KINDS = [(kind, mixed_precision) for kind in ENTRIES for mixed_precision in (False, True)]
+
+
+@pytest.mark.parametrize(
+    "kind, mixed_precision",
+    [pytest.param(*k, marks=[] if k == ("functional", False) else pytest.mark.slow) for k in KINDS],
+)
 def test_trains_resumes_evaluates_exports_and_predicts(
     kind, mixed_precision, make_config, frame_shards, weights, monkeypatch, tmp_path
 ):

@@ -133,6 +133,7 @@ def test_k_means_finds_clusters():
     assert sorted(centroids.round(6).tolist()) == [[0.1, 0.0], [9.1, 9.0]]
 
 
+@pytest.mark.slow
 def test_resumes_bit_for_bit(make_config, weights, tmp_path):
     flags = SMALL | {"routed_soft_steps": 2, "routed_dropout": 0.3}
     whole = make_config(**flags, train_dir=str(tmp_path / "whole"))

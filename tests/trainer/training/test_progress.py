@@ -11,6 +11,7 @@ import tensorflow as tf
 from trainer.data.input_pipeline import Position
 from trainer.run_dir.checkpoints import State
 from trainer.training import progress
+from trainer.training.step import Step
 
 
 @pytest.fixture
@@ -46,7 +47,8 @@ def told(make_config, tmp_path, clock, caplog):
                 clock.now += seconds
                 epoch, number = divmod(step, 10)
                 state = State(step, Position(epoch, 8 * number), "", {})
-                bar.add(state, RESULT, tf.constant([[0, -1]] * 8), report, waited)
+                batch = {"labels": tf.constant([[0, -1]] * 8)}
+                bar.add(state, Step(batch, epoch, waited, RESULT), report)
         return [record for record in caplog.records if "training step" in record.getMessage()]
 
     return run

@@ -35,6 +35,7 @@ def batch(make_config):
     return next(iter(input_pipeline.batches(files, config.record_format, 8)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("export_model_steps", [1000, 1])
 def test_a_run_with_everything_resumes_bit_for_bit(
     make_config, weights, tmp_path, export_model_steps
@@ -52,7 +53,7 @@ def test_a_run_with_everything_resumes_bit_for_bit(
 
 
 def test_the_averaged_and_recalibrated_model_is_evaluated_and_exported(make_config, tmp_path):
-    config = make_config(**EVERYTHING, base_learning_rate=0.05)
+    config = make_config(**EVERYTHING | {"model": "LogisticModel"}, base_learning_rate=0.05)
     train(config)
     trained = loading.load(config.train_dir)
     saved_model.export(config.train_dir, str(tmp_path / "exported"))
