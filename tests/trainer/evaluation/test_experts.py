@@ -221,6 +221,7 @@ def trained_on_two_regimes(two_regimes, tmp_path_factory):
     return trained
 
 
+@pytest.mark.slow
 def test_experts_specialize_in_regimes_and_beat_logistic_regression(
     two_regimes, trained_on_two_regimes
 ):

@@ -52,6 +52,7 @@ def test_a_run_with_everything_resumes_bit_for_bit(
         assert value.tobytes() == expected[name].tobytes(), name
 
 
+@pytest.mark.slow
 def test_the_averaged_and_recalibrated_model_is_evaluated_and_exported(make_config, tmp_path):
     config = make_config(**EVERYTHING | {"model": "LogisticModel"}, base_learning_rate=0.05)
     train(config)
