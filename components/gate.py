@@ -282,20 +282,21 @@ def _support(metrics: dict, config: GateConfig) -> Rule:
 
 
 def _improvement(metrics: dict, config: GateConfig) -> Iterator[Rule]:
-    """The rules that the metric improves: significantly, and by the minimum."""
+    """Yield the rules that `gate_metric` improves significantly, and by the minimum."""
     title, published = METRICS[config.gate_metric].title, metrics["champion_version"]
     new, old = metrics["challenger"][config.gate_metric], metrics["champion"]
     comparison = metrics["comparison"].get(config.gate_metric)
     if not _is_number(old, config.gate_metric) or not comparison:
-        text = f"{title} is {new:.4f}, and cannot be compared with the published model {published}"
+        text = f"{title} is {new:.4f}, and cannot be compared with that of version {published}"
         yield Rule("improvement", False, f"a comparison by {title}", text, {title: new})
         return
     difference = comparison["difference"]
     value, error = difference["value"], difference["standard_error"]
     z = _z(config.gate_confidence)
+    interval = _interval(value, error, z, f"{100 * config.gate_confidence:g}% CI ")
     measured = (
-        f"{title} {new:.4f} differs from {old[config.gate_metric]:.4f} of the published model "
-        f"{published} by {_interval(value, error, z)}, {_p(difference['p_value'])}"
+        f"{title} {new:.4f} vs {old[config.gate_metric]:.4f} of published version {published}: "
+        f"{interval}, {_p(difference['p_value'])}"
     )
     numbers = {
         "new": new,
@@ -349,8 +350,8 @@ def _p(p_value: float) -> str:
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
 
 
-def _interval(value: float, error: float, z: float) -> str:
-    return f"{value:+.4f} ({value - z * error:+.4f} to {value + z * error:+.4f})"
+def _interval(value: float, error: float, z: float, label: str = "") -> str:
+    return f"{value:+.4f} ({label}{value - z * error:+.4f} to {value + z * error:+.4f})"
 
 
 def _minimums(challenger: dict, config: GateConfig) -> Iterator[Rule]:

@@ -314,13 +314,15 @@ def summary(
     run_summary: Output[HTML],
 ):
     from components.run_folder import run_folder
+    from components.run_state import is_canceled
     from components.summary import summarise
     from trainer.common import storage
     from trainer.common.errors import without_traceback
 
     with without_traceback():
         run = run_folder(output_dir, run_name, job_name, job_id)
-        summarise(run, job_id, status.state, status.error_message or "")
+        state = "CANCELED" if is_canceled(job_id) else status.state
+        summarise(run, job_id, state, status.error_message or "")
         page = storage.read_bytes(storage.join(run, "summary.html"))
         storage.write_bytes(run_summary.path, page)
         if num_workers > 1:  # a train step that was killed could not delete its workers

@@ -34,7 +34,7 @@ def describe(run_dir: str, parameters: dict) -> None:
     run = {
         "run_id": values.pop("job_id"),
         "commit": values.pop("commit"),
-        "images": values.pop("images"),
+        "images": {n: image for n, image in values.pop("images").items() if image},
         "libraries": values.pop("libraries"),
         "parameters": values,
     }

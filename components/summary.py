@@ -99,14 +99,14 @@ def _record_path(folder: str, step: str) -> str:
 def summarise(run_dir: str, run_id: str, state: str = "", error: str = "") -> dict:
     """Write summary.json and summary.html to the run's folder.
 
-    The outcome is decided by what the steps recorded. The state that the backend hands to an exit
-    handler is only used to tell a cancelled run from a failed one, because Kubeflow reports
-    COMPLETE for a published run, but RUNNING for a rejected and for a terminated one.
+    The outcome is decided by what the steps recorded. The backend's state is only used to tell a
+    cancelled run from a failed one, because Kubeflow hands COMPLETE to the exit handler of a
+    published run, but RUNNING to that of a rejected one.
 
     Args:
         run_dir: The run's folder. It may be empty or missing.
         run_id: The backend's id of the run, as in `recorded`.
-        state: The state that the backend reports, e.g. SUCCEEDED, COMPLETE or CANCELLED.
+        state: The state that the backend reports, e.g. SUCCEEDED, COMPLETE or CANCELED.
         error: The backend's error message, used for a step that recorded none.
 
     Returns:
@@ -144,7 +144,7 @@ def summarise(run_dir: str, run_id: str, state: str = "", error: str = "") -> di
         "steps": {step: _with_duration(record) for step, record in steps.items()},
         **_period(steps),
         "ended_by": ended_by,
-        "error": _error(steps, ended_by, error) if unfinished else None,
+        "error": _error(outcome, steps, ended_by, error) if unfinished else None,
         "parameters": run.get("parameters"),
         "commit": run.get("commit"),
         "images": run.get("images"),
@@ -241,18 +241,18 @@ def _ended_by(steps: dict[str, dict]) -> str:
     return next(step for step in STEPS if steps.get(step, {}).get("state") not in FINISHED)
 
 
-def _error(steps: dict[str, dict], ended_by: str, backend_error: str) -> str | None:
+def _error(outcome: str, steps: dict[str, dict], ended_by: str, backend_error: str) -> str:
     record = steps.get(ended_by)
     if record and record["error"]:
         return record["error"]
     if backend_error:
         return backend_error
     if record:
-        return (
-            f"{ended_by} started at {record['started']} and did not finish: it was killed, or the "
-            "run was cancelled. See the step's log."
-        )
-    return f"{ended_by} did not start."
+        killed = "" if outcome == "cancelled" else "it was killed, or "
+        started = f"{ended_by} started at {record['started']} and did not finish"
+        return f"{started}: {killed}the run was cancelled. See the step's log."
+    reason = ": the run was cancelled" if outcome == "cancelled" else ""
+    return f"{ended_by} did not start{reason}."
 
 
 def page(run_dir: str, summary: dict) -> str:

@@ -4,10 +4,11 @@ Typer takes options from a function's signature. Here they are the fields of a d
 submit, schedule and doctor share two dozen, and other modules take them as one object.
 """
 
+import difflib
 import inspect
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import field, fields
 from typing import Annotated
 
@@ -143,7 +144,15 @@ def message(error: typer.TyperException) -> str:
     """Return what a user got wrong on the command line, as complete sentences."""
     text = error.format_message().replace("Value error, ", "").strip()
     if text.startswith("No such option"):
-        if not getattr(error, "possibilities", None):
+        near = closest(error.option_name, error.possibilities or ())
+        if not near:  # It may be a misplaced secret.
             return "No such option. Parameters of the pipeline are given as name=value. Try --help."
-        text = re.sub(r": --\S+ \(Possible options: (.*)\)", r". Did you mean \1?", text)
+        text = f"There is no option {error.option_name}. Did you mean {near}?"
     return f"{text}{'' if text.endswith(('.', '?')) else '.'} Try --help."
+
+
+def closest(word: str, words: Iterable[str]) -> str:
+    """Return the word most similar to a mistyped one, or "" if none is similar."""
+    plain = {known.lstrip("-"): known for known in words}
+    near = difflib.get_close_matches(word.lstrip("-"), plain, n=1, cutoff=0.7)
+    return plain[near[0]] if near else ""

@@ -1,4 +1,4 @@
-"""Find what would break a run on a cluster, before it starts."""
+"""Check a run's prerequisites on a cluster, before it starts."""
 
 import contextlib
 import re
@@ -20,47 +20,45 @@ COMPUTE = "https://compute.googleapis.com/compute/v1"
 SERVICE_USAGE = "https://serviceusage.googleapis.com/v1beta1"
 
 
+Check = Callable[[], str]
+
+
 class NotChecked(Exception):
-    """It could not be found out from here; the message says why."""
+    """A check that is impossible from this machine; the message says why."""
 
 
 @dataclass(frozen=True, repr=False)
 class DoctorConfig(PackageConfig):
-    """Check what a run with the same options and parameters needs, without running it."""
+    """Check the prerequisites of a run with the same options and parameters; start nothing."""
 
     kube_namespace: str = option(
         "kubeflow", "Namespace of the steps' pods, if --namespace is empty.", KUBEFLOW
     )
-    # On Kubeflow, they say whose quota of GPUs to check.
+    # For the quota of GPUs, on Kubeflow too.
     project: str = option("", "Google Cloud project. Default: the one set in gcloud.")
     region: str = option("us-central1", "Google Cloud region.")
 
 
 def doctor(config: DoctorConfig, arguments: list[str]) -> int:
-    """Run the checks; return the exit code, 1 if something would break a run."""
-    return 0 if examine(checks(config, arguments)) else 1
-
-
-def examine(checks: Iterator[tuple[str, Callable[[], str]]]) -> bool:
-    """Runs each check and says what it found; returns whether none failed."""
-    healthy = True
-    for title, check in checks:
+    """Run all checks and print their results; return the exit code, 1 if one failed."""
+    code = 0
+    for title, check in checks(config, arguments):
         try:
             mark, text = "ok", check()
         except NotChecked as error:
             mark, text = "?", str(error)
         except UserError as error:
             mark, text = "FAIL", str(error)
-            healthy = False
+            code = 1
         print(f"{mark:<5} {title:<13} {text}", flush=True)
-    return healthy
+    return code
 
 
-def checks(config: DoctorConfig, words: list[str]) -> Iterator[tuple[str, Callable[[], str]]]:
-    """Title and check, one after the other; a check returns words or raises."""
-    compiled, values = prepare(config, words)
+def checks(config: DoctorConfig, arguments: list[str]) -> Iterator[tuple[str, Check]]:
+    """Yield (title, check); a check returns its finding, or raises UserError or NotChecked."""
+    compiled, values = prepare(config, arguments)
     values = complete(compiled, values)
-    yield "Pipeline", lambda: f"version {compiled.version}; its parameters fit it"
+    yield "Pipeline", lambda: f"version {compiled.version}; the parameters are valid"
     yield from _kubeflow(config) if config.target == "kubeflow" else _vertex(config)
     for image in compiled.images:
         yield "Image", lambda image=image: _image(config, image)
@@ -78,12 +76,12 @@ def checks(config: DoctorConfig, words: list[str]) -> Iterator[tuple[str, Callab
 
 
 def _accelerators(values: dict) -> tuple[str, int]:
-    """Type and number of the accelerators that training requests."""
+    """Return the type and the number of the accelerators that training requests."""
     count = parse_accelerator_count(values.get("accelerator_count", "0"))
     return values.get("accelerator_type", ""), count
 
 
-def _kubeflow(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], str]]]:
+def _kubeflow(config: DoctorConfig) -> Iterator[tuple[str, Check]]:
     from pipeline.kubeflow import client as kubeflow
 
     connection = resolve(config)
@@ -93,24 +91,25 @@ def _kubeflow(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], str]]]:
             answer = kubeflow.connect(connection).healthzs.healthz_service_get_healthz()
         if answer.multi_user and not connection.namespace:
             raise UserError(
-                f"{connection.host} has several users: give --namespace, your profile's."
+                f"{connection.host} is a multi-user Kubeflow and requires --namespace, that of "
+                "your profile."
             )
         if connection.namespace and not answer.multi_user:
-            raise UserError(f"{connection.host} has but one user: leave out --namespace.")
-        return f"{connection.host} answers"
+            raise UserError(f"{connection.host} is a single-user Kubeflow: leave out --namespace.")
+        return f"{connection.host} is available"
 
     def access() -> str:
         with kubeflow.explained(connection):
             experiments = kubeflow.connect(connection).experiments
             listed = experiments.experiment_service_list_experiments
             listed(page_size=1, **kubeflow.in_namespace(connection))
-        return "it lets you in"
+        return "the credentials are accepted"
 
     yield "Host", host
     yield "Access", access
 
 
-def _vertex(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], str]]]:
+def _vertex(config: DoctorConfig) -> Iterator[tuple[str, Check]]:
     from pipeline.vertex import client as vertex
 
     yield "Access", lambda: vertex.access(config)
@@ -118,7 +117,7 @@ def _vertex(config: DoctorConfig) -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def _from_here(config: DoctorConfig, files: str) -> str:
-    """What the steps see as these files: Vertex AI mounts each bucket below /gcs."""
+    """Return the gs:// addresses of files that Vertex AI mounts in the steps, below /gcs."""
     return re.sub(r"(^|,)/gcs/", r"\1gs://", files) if config.target == "vertex" else files
 
 
@@ -136,12 +135,12 @@ def _output(folder: str) -> str:
     trial = storage.join(folder, f".doctor-{uuid.uuid4().hex}")
     storage.write_bytes(storage.join(trial, "empty"), b"")
     storage.delete_tree(trial)
-    return f"{folder} can be written to"
+    return f"{folder} is writable"
 
 
 def _must_be_remote(path: str):
     if "://" not in path:
-        raise NotChecked(f"{path} is within the cluster; look there that it is on a volume")
+        raise NotChecked(f"{path} is a path in the pods; check that it is on a mounted volume")
 
 
 def _image(config: DoctorConfig, name: str) -> str:
@@ -160,17 +159,18 @@ def _image_in_registry(name: str) -> str:
     try:
         client = engine.connect()
     except UserError:
-        raise NotChecked(f"{name}: no Docker engine, which asks the registry, answers") from None
+        raise NotChecked(f"{name}: no Docker engine is running to query the registry") from None
     engine.check_pullable(client, name)
     return f"{name} can be pulled with this machine's credentials"
 
 
 def _image_on_nodes(name: str, error: Exception) -> str:
-    """Whether the nodes hold an image that cannot be pulled: Kubernetes then does not pull it.
+    """Check whether the nodes have an image, so that Kubernetes need not pull it.
 
-    Raises:
-        Exception: `error`, if no node is known to hold it, or if it is pulled all the same because
-            its tag is `latest`.
+    Args:
+        name: Name of the image.
+        error: Why it cannot be pulled, or why that could not be checked. Raised if no node has the
+            image, or if its tag is `latest`, which Kubernetes always pulls.
     """
     try:
         with _kubernetes() as client:
@@ -178,20 +178,18 @@ def _image_on_nodes(name: str, error: Exception) -> str:
     except NotChecked:
         raise error from None
     full = _full_name(name)
-    holders = [
-        node
-        for node in nodes
-        if any(full in (image.names or []) for image in node.status.images or [])
-    ]
-    if not holders or full.endswith(":latest"):
+    count = sum(
+        any(full in (image.names or []) for image in node.status.images or []) for node in nodes
+    )
+    if not count or full.endswith(":latest"):
         raise error
-    if len(holders) < len(nodes):
-        raise NotChecked(f"{name} is on {len(holders)} of {len(nodes)} nodes; on others: {error}")
+    if count < len(nodes):
+        raise NotChecked(f"{name} is on {count} of {len(nodes)} nodes; on others: {error}")
     return f"{name} is on {'the node' if len(nodes) == 1 else f'all {len(nodes)} nodes'}"
 
 
 def _full_name(image: str) -> str:
-    """The image's name as a node lists it, with a registry and a tag or digest."""
+    """Return an image's name as a node lists it: with a registry, and a tag or digest."""
     host, slash, _ = image.partition("/")
     if not slash:
         image = f"docker.io/library/{image}"
@@ -201,7 +199,7 @@ def _full_name(image: str) -> str:
 
 
 def nodes(values: dict) -> str:
-    """Whether a node fits, as it says itself: labels, and accelerators of that type."""
+    """Check whether a node has the labels of node_selector and enough accelerators."""
     kind, count = _accelerators(values)
     selector = ",".join(f"{key}={value}" for key, value in values["node_selector"].items())
     with _kubernetes() as client:
@@ -210,11 +208,11 @@ def nodes(values: dict) -> str:
     if most >= count:
         return f"a node has {most} {kind}"
     wanted = f"{count} {kind}" + (f" and the labels {selector}" if selector else "")
-    raise NotChecked(f"no node has {wanted} now; fine if a pool grows from 0")
+    raise NotChecked(f"no node has {wanted} now; an autoscaled node pool may add one")
 
 
 def _namespace_quota(config: DoctorConfig, values: dict) -> str:
-    """Whether the namespace may have so many accelerators more."""
+    """Check whether the namespace's quota allows that many more accelerators."""
     kind, count = _accelerators(values)
     namespace = config.namespace or config.kube_namespace
     with _kubernetes() as client:
@@ -226,52 +224,50 @@ def _namespace_quota(config: DoctorConfig, values: dict) -> str:
             used = (quota.status.used or {}).get(name, 0)
             if limit is not None and int(limit) - int(used) < count:
                 raise UserError(
-                    f"namespace {namespace} has {limit} {kind} by its quota {quota.metadata.name}, "
+                    f"the quota {quota.metadata.name} of namespace {namespace} is {limit} {kind}, "
                     f"of which {used} are used; the run needs {count}."
                 )
-    return f"namespace {namespace} may have {count} {kind} more"
+    return f"namespace {namespace} may use {count} more {kind}"
 
 
-class _kubernetes:
-    """The Kubernetes client, of the cluster that kubectl speaks to."""
+@contextlib.contextmanager
+def _kubernetes() -> Iterator:
+    """Yield the Kubernetes client, configured for kubectl's current cluster."""
+    import kubernetes
+    from urllib3.exceptions import HTTPError
 
-    def __enter__(self):
-        import kubernetes
-
-        try:
-            kubernetes.config.load_kube_config()
-        except kubernetes.config.ConfigException:
-            raise NotChecked("kubectl is set up for no cluster here") from None
-        return kubernetes.client
-
-    def __exit__(self, kind, error, traceback):
-        if error is not None:
-            words = getattr(error, "reason", None) or error
-            raise NotChecked(f"Kubernetes did not tell: {words}") from None
+    try:
+        kubernetes.config.load_kube_config()
+        yield kubernetes.client
+    except kubernetes.config.ConfigException:
+        raise NotChecked("kubectl has no current cluster") from None
+    except (kubernetes.client.ApiException, HTTPError, OSError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise NotChecked(f"Kubernetes cannot be queried: {reason}") from None
 
 
 def _google_quota(config: DoctorConfig, values: dict) -> str:
-    """Whether the region's quota of the project leaves room for the accelerators."""
+    """Check whether the project's quota in the region suffices for the accelerators."""
     metric = quota_metric(values["node_selector"])
     if not metric:
-        raise NotChecked("not a pool of GKE's, by its node_selector")
+        raise NotChecked("node_selector selects no node pool of GKE")
     if not config.project:
-        raise NotChecked(f"give --project and --region to see what is left of {metric}")
+        raise NotChecked(f"give --project and --region to check {metric}")
     path = f"projects/{config.project}/regions/{config.region}"
-    with _google_cloud() as (ask, _):
-        quotas = ask(f"{COMPUTE}/{path}")["quotas"]
+    with _google_cloud() as (get, _):
+        quotas = get(f"{COMPUTE}/{path}")["quotas"]
     return room(quotas, metric, _accelerators(values)[1], path)
 
 
 @contextlib.contextmanager
 def _google_cloud() -> Iterator[tuple[Callable[[str], dict], str | None]]:
-    """A function that asks Google Cloud what is at an address, and the project of who asks."""
+    """Yield a function that sends a GET request to Google Cloud, and the default project."""
     import google.auth
     from google.auth.exceptions import GoogleAuthError
     from google.auth.transport.requests import AuthorizedSession
     from requests.exceptions import RequestException
 
-    def ask(url: str) -> dict:
+    def get(url: str) -> dict:
         answer = AuthorizedSession(credentials).get(url, timeout=20)
         answer.raise_for_status()
         return answer.json()
@@ -279,52 +275,52 @@ def _google_cloud() -> Iterator[tuple[Callable[[str], dict], str | None]]:
     try:
         scope = "https://www.googleapis.com/auth/cloud-platform"
         credentials, project = google.auth.default([scope])
-        yield ask, project
+        yield get, project
     except (GoogleAuthError, RequestException) as error:
-        raise NotChecked(f"Google Cloud did not tell: {error}") from None
+        raise NotChecked(f"Google Cloud cannot be queried: {error}") from None
 
 
 def quota_metric(node_selector: dict[str, str]) -> str:
-    """Google Cloud's name of the quota of the GPUs that GKE's nodes are chosen by; or empty."""
+    """Return Google Cloud's name of the quota of the GPUs in node_selector; "" without any."""
     name = node_selector.get("cloud.google.com/gke-accelerator", "").upper().replace("-", "_")
     spot = "PREEMPTIBLE_" if node_selector.get("cloud.google.com/gke-spot") == "true" else ""
     return f"{spot}{name.replace('_TESLA_', '_')}_GPUS" if name else ""
 
 
 def room(quotas: list[dict], metric: str, count: int, where: str) -> str:
-    """Says how much a quota leaves, or raises UserError if that is not enough."""
+    """Return how much of a quota is left; raise UserError if that is less than `count`."""
     quota = next((quota for quota in quotas if quota["metric"] == metric), None)
     if quota is None:
-        raise NotChecked(f"{where} has no quota of the name {metric}")
+        raise NotChecked(f"{where} has no quota named {metric}")
     left = int(quota["limit"] - quota["usage"])
     text = f"{left} of {int(quota['limit'])} {metric} are left in {where}"
     if left < count:
-        raise UserError(f"{text}; the run needs {count}. Ask Google Cloud for more.")
+        raise UserError(f"{text}; the run needs {count}. Request an increase from Google Cloud.")
     return text
 
 
 def _vertex_quota(config: DoctorConfig, values: dict) -> str:
-    """Whether Vertex AI may train on so many accelerators; how many do now, it does not tell."""
+    """Check Vertex AI's quota of accelerators. The API does not report how many are in use."""
     kind, count = _accelerators(values)
     metric = f"aiplatform.googleapis.com/{vertex_quota_metric(kind)}"
-    with _google_cloud() as (ask, project):
+    with _google_cloud() as (get, project):
         service = f"projects/{config.project or project}/services/aiplatform.googleapis.com"
-        answer = ask(f"{SERVICE_USAGE}/{service}/consumerQuotaMetrics/{quote(metric, safe='')}")
+        answer = get(f"{SERVICE_USAGE}/{service}/consumerQuotaMetrics/{quote(metric, safe='')}")
     limit = limit_in(config.region, answer)
     if limit is None:
         raise UserError(f"Vertex AI has no {kind} in {config.region}.")
     if limit < count:
         raise UserError(
-            f"The quota {metric} is {limit} in {config.region}; the run needs {count}. Ask Google "
-            "Cloud for more."
+            f"The quota {metric} is {limit} in {config.region}; the run needs {count}. Request an "
+            "increase from Google Cloud."
         )
     return f"{metric} is {limit} in {config.region}, of which some may be in use"
 
 
 def vertex_quota_metric(accelerator_type: str) -> str:
-    """Vertex AI's name of the quota of accelerators to train on.
+    """Return Vertex AI's name of the quota of an accelerator for training.
 
-    Of GPUs that have one size of memory only, the name does not tell it.
+    It contains the memory size only for GPUs that exist in several sizes.
     """
     name = accelerator_type.lower().replace("_tesla_", "_")
     if "_a100_" not in name:
@@ -333,17 +329,22 @@ def vertex_quota_metric(accelerator_type: str) -> str:
 
 
 def limit_in(region: str, metric: dict) -> float | None:
-    """The limit that a consumerQuotaMetric of Service Usage sets in a region; None: not for it."""
+    """Return a quota's limit in a region, or None if the region does not offer the resource.
+
+    Args:
+        region: Region, e.g. "us-central1".
+        metric: A consumerQuotaMetric of the Service Usage API.
+    """
     limits = []
     for limit in metric.get("consumerQuotaLimits", []):
         if region not in limit.get("supportedLocations", [region]):
             return None
-        # From the general ones to the special ones, of which the last that fits holds.
-        fitting = [
+        # Sorted from general to specific; the last one that matches applies.
+        matching = [
             bucket
             for bucket in limit.get("quotaBuckets", [])
             if bucket.get("dimensions", {}).get("region", region) == region
         ]
-        value = int(fitting[-1].get("effectiveLimit", 0)) if fitting else 0  # 0 is left out in JSON
+        value = int(matching[-1].get("effectiveLimit", 0)) if matching else 0  # JSON omits 0
         limits.append(value if value >= 0 else float("inf"))
     return min(limits, default=0)

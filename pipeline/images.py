@@ -14,7 +14,7 @@ from trainer.common.errors import UserError
 
 # Image, as in docker/IMAGE.Dockerfile -> its name.
 NAMES = {"data": "yt8m-data", "trainer": "yt8m-trainer", "serving": "yt8m-serving"}
-SOURCES = "yt8m.sources"  # label with the digest of the code in an image
+SOURCES = "yt8m.sources"  # label of an image: the digest of its code
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ def warn_if_outdated(made_from: str | None, images: str, remedy: str):
     """Warn if images are not built from the current code.
 
     Args:
-        made_from: Digest of the code in the images, as `sources` returns it.
+        made_from: Digest of the code in the images, from `sources`.
         images: Names to show.
         remedy: Make target that updates them.
     """
     if made_from != sources():
         print(
-            f"warning: {images}: built from other code than the current; run `make {remedy}`.",
+            f"warning: {images}: not built from the current code; run `make {remedy}`.",
             file=sys.stderr,
         )
 
@@ -91,10 +91,10 @@ def build(config: ImagesConfig) -> dict[str, str]:
 
 @contextlib.contextmanager
 def progress(name: str) -> Iterator:
-    """Context manager of a function that shows the engine's events about an image.
+    """Yield a function that shows the engine's build, push and pull events of an image.
 
-    Build steps are printed. On a terminal, a status line shows the rest. If the body raises, the
-    last 50 lines are printed.
+    Build steps are printed. On a terminal, a status line shows the other events. If the body raises
+    a UserError, the last 50 lines of the build are printed.
     """
     from rich.console import Console
     from rich.text import Text

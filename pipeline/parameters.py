@@ -1,6 +1,5 @@
 """The pipeline's parameters: their definitions, and values from name=value or a file."""
 
-import difflib
 import json
 import math
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from components.train import FLAGS
+from pipeline.command_line import closest
 from trainer.common.errors import UserError
 
 # kfp's names of the parameters' types, in Python and in a compiled pipeline.
@@ -161,20 +161,21 @@ def require(values: dict, parameters: dict[str, Parameter]):
 
 
 def _check_known(name: str, parameters: dict[str, Parameter]):
-    if name not in parameters:
+    if name in parameters:
+        return
+    given = repr(name) if re.fullmatch(r"[a-z_]\w{,40}", name) else "of this name"
+    if name in FLAGS:
+        hint = f" It is a flag of the trainer: trainer_flags='--{name}=...'."
+    else:
         known = f"The parameters are {', '.join(sorted(parameters))}."
-        given = repr(name) if re.fullmatch(r"[a-z_]\w{,40}", name) else "of this name"
-        if name in FLAGS:
-            known = f"It is a flag of the trainer: trainer_flags='--{name}=...'."
-        raise UserError(
-            f"There is no parameter {given}.{_did_you_mean(name, parameters)}\n"
-            + textwrap.fill(known, 92, initial_indent="  ", subsequent_indent="  ")
-        )
+        everything = textwrap.fill(known, 92, initial_indent="  ", subsequent_indent="  ")
+        hint = _did_you_mean(name, parameters) or f"\n{everything}"
+    raise UserError(f"There is no parameter {given}.{hint}")
 
 
 def _did_you_mean(name: str, parameters: dict[str, Parameter]) -> str:
-    near = difflib.get_close_matches(name, parameters, n=1)
-    return f" Did you mean {near[0]}=...?" if near else ""
+    near = closest(name, parameters)
+    return f" Did you mean {near}=...?" if near else ""
 
 
 def _typed(value: str, parameter: Parameter):

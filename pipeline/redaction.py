@@ -19,7 +19,8 @@ from urllib.parse import quote
 MASK = "***"
 MIN_LENGTH = 4  # A shorter secret would also be found inside words.
 
-# Credentials that are recognized without being registered.
+# Credentials that are redacted by their form, because nobody can register them: those in the
+# messages of libraries and servers.
 _PATTERNS = re.compile(
     r"(?<=://)[^/\s@'\"]+(?=@)"  # user:password in a URL
     r"|(?<=Bearer )[\w.~+/=-]{16,}|(?<=Basic )[\w+/=]{16,}"
@@ -114,7 +115,7 @@ def redacted_output() -> Iterator[None]:
     except SystemExit as exit:
         code = redact(exit.code) if isinstance(exit.code, str) else exit.code
         raise SystemExit(code) from None
-    except Exception:
+    except Exception:  # A bug: print its traceback here, redacted; Python would print it as it is.
         traceback.print_exc()
         sys.exit(1)
     finally:

@@ -152,6 +152,8 @@ def run(arguments: dict, runner: str = "subprocess"):
     # In a folder of its own: what is compiled for a cluster names images in a registry.
     num_gpus = parse_accelerator_count(arguments.get("accelerator_count", "0"))
     names = local_names("gpu" if num_gpus else "cpu")
+    if runner == "subprocess":
+        names = dict.fromkeys(names, "")  # run.json records the images that are used
     pipeline = compile_pipeline(CompileConfig(str(BUILD / "local")), names)["kubeflow"]
     job_id = uuid.uuid4().hex[:8]
     folder = run_folder(arguments["output_dir"], arguments["run_name"], "", job_id)

@@ -1,9 +1,8 @@
 """Run the pipeline on a schedule, on Kubeflow or Vertex AI."""
 
-import difflib
 from dataclasses import dataclass
 
-from pipeline.command_line import option
+from pipeline.command_line import closest, option
 from pipeline.prepare import KUBEFLOW, PackageConfig
 from trainer.common.errors import UserError
 
@@ -42,8 +41,8 @@ def schedule(config: ScheduleConfig, arguments: list[str]):
     if arguments and "=" not in arguments[0]:
         action, *arguments = arguments
     if action not in ACTIONS:
-        near = difflib.get_close_matches(action, ACTIONS, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        near = closest(action, ACTIONS)
+        hint = f" Did you mean {near}?" if near else ""
         raise UserError(f"The action must be one of {', '.join(ACTIONS)}.{hint}")
     if action != "set" and arguments:
         raise UserError(f"The action {action} takes no parameters; got {len(arguments)}.")

@@ -10,7 +10,7 @@ from pipeline.prepare import PackageConfig, prepare
 class SubmitConfig(PackageConfig):
     """Run the compiled pipeline on Kubeflow or Vertex AI."""
 
-    run_name: str = option("", "Name of the run. Default: its model, data and time.")
+    run_name: str = option("", "Name of the run. Default: MODEL-DATA-TIME.")
     wait: bool = option(False, "Follow the run; exit with 0 only if it succeeds.")
     timeout: float = option(24.0, "Maximum number of hours to follow the run.")
 

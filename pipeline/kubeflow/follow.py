@@ -1,10 +1,12 @@
-"""Follows a run on Kubeflow to its end.
+"""Follow a run on Kubeflow until it ends.
 
-What Kubeflow Pipelines 2.17 tells about a run has corners, each of which a recorded answer in
-tests/pipeline/recorded shows: a cancelled run ends as FAILED, with CANCELING in its history; what
-has not ended has an end time in the year 1; a task has neither an error nor a pod, and its children
-are named by Argo's node ids; and a pod that waits for a node is PENDING only as "executor(0)",
-while its step is RUNNING.
+Kubeflow Pipelines 2.17 reports a run with these peculiarities, as the recorded answers in
+tests/pipeline/recorded show:
+
+- A canceled run ends as FAILED, with CANCELING in its state history.
+- A run or task that has not ended has an end time in the year 1.
+- Tasks have neither an error nor a pod name. Child tasks are named by Argo's node IDs.
+- While a pod waits for a node, only its task "executor(0)" is PENDING; its step is RUNNING.
 """
 
 import time
@@ -20,23 +22,23 @@ from pipeline.kubeflow.connection import ConnectionConfig
 from pipeline.logs import reason, without_kfp
 
 POLL_SECONDS = 5
-OUTAGE_SECONDS = 600  # for which a server may be away while a run goes on
-EXPLAIN_MINUTES = 5  # after which a step that waits for a node is looked into
+OUTAGE_SECONDS = 600  # maximum duration of a server outage
+EXPLAIN_MINUTES = 5  # A step that waits for a node as long as this is explained.
 
 # State of a run that has ended -> exit code.
 EXIT_CODES = {"SUCCEEDED": 0, "FAILED": 1, "SKIPPED": 2, "CANCELED": 3}
-STILL_RUNNING = 124  # that of `timeout`
+STILL_RUNNING = 124  # exit code, the same as that of `timeout`
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step of a run that has started.
+    """A step that has started.
 
     Attributes:
-        name: The name of its task, e.g. "train".
-        state: Kubeflow's, "WAITING" while its pod is pending, or "CACHED".
-        started: When it started, or began to wait.
-        ended: When it ended; None if it has not.
+        name: Name of its task, e.g. "train".
+        state: Kubeflow's state of the task; or "WAITING" while its pod is pending, or "CACHED".
+        started: Start time of the task, or of the wait.
+        ended: End time, or None.
     """
 
     name: str
@@ -57,14 +59,14 @@ def follow(
     """Wait until the run has ended, and print each change of a step's state.
 
     Args:
-        steps: Name of a step's task -> the name to show.
-        seconds: How long to wait.
-        needs: Name of a step's task -> what its node must have, e.g. "1 x nvidia.com/gpu".
-        explain: Called once if a step waits for a node for `EXPLAIN_MINUTES`; returns what is
-            known about the cluster's nodes.
+        steps: Name of a step's task -> display name.
+        seconds: Maximum time to wait.
+        needs: Name of a step's task -> resources it requests, e.g. "1 x nvidia.com/gpu".
+        explain: Called once if a step waits for a node for `EXPLAIN_MINUTES`; returns a line about
+            the cluster's nodes to print.
 
     Returns:
-        The run as it was last seen: ended, or not yet.
+        The run in its last known state, which is not final if the time is up.
     """
     end = time.monotonic() + seconds
     shown = {}
@@ -86,13 +88,13 @@ def follow(
 
 
 def state(run: V2beta1Run) -> str:
-    """Return the run's state: CANCELED for a run that was cancelled and ended."""
+    """Return the run's state, with CANCELED in place of FAILED for a canceled run."""
     history = [entry.state for entry in run.state_history or []]
     return "CANCELED" if run.state == "FAILED" and "CANCELING" in history else run.state
 
 
 def _get(client, connection: ConnectionConfig, run_id: str) -> V2beta1Run:
-    """The run, now or when the server is back."""
+    """Fetch the run, retrying during an outage of the server."""
     end = time.monotonic() + OUTAGE_SECONDS
     renewed = False
     while True:
@@ -100,7 +102,7 @@ def _get(client, connection: ConnectionConfig, run_id: str) -> V2beta1Run:
             return client.get_run(run_id)
         except ApiException as error:
             if error.status == 401 and connection.iap_client_id and not renewed:
-                renewed = True  # an hour is over, after which Google wants another token
+                renewed = True  # Google's tokens expire after an hour.
                 kubeflow.renew(client, connection)
                 continue
             if error.status not in kubeflow.TRANSIENT or time.monotonic() > end:
@@ -120,8 +122,8 @@ def _ended(task: V2beta1PipelineTaskDetail) -> datetime | None:
 
 
 def started_steps(run: V2beta1Run, steps: dict[str, str]) -> Iterator[Step]:
-    """Yield the steps that have started, in that order; of several with one name the newest."""
-    # What will not run any more has a time, but no state.
+    """Yield the steps that have started, by start time; of several tries, the newest."""
+    # A task that is omitted, because the run has failed, has a time but no state.
     tasks = [task for task in _tasks(run) if task.start_time and task.state]
     started = [task for task in tasks if task.display_name in steps]
     newest = {task.display_name: task for task in sorted(started, key=lambda task: task.start_time)}
@@ -138,9 +140,9 @@ def started_steps(run: V2beta1Run, steps: dict[str, str]) -> Iterator[Step]:
 
 
 def _is_executor_of(task: V2beta1PipelineTaskDetail, step: V2beta1PipelineTaskDetail) -> bool:
-    """Whether a task is the executor of a step, or one of its pods, "executor(0)" and so on.
+    """Whether a task is a step's "executor", or one of its tries "executor(0)", "executor(1)", ...
 
-    Steps run one after the other, and nothing but the times tells which executor is whose.
+    They do not name their step, so they are assigned by time: steps run one after the other.
     """
     if task.display_name.partition("(")[0] != "executor" or task.start_time < step.start_time:
         return False
@@ -148,7 +150,7 @@ def _is_executor_of(task: V2beta1PipelineTaskDetail, step: V2beta1PipelineTaskDe
 
 
 def _minutes(step: Step, now: datetime) -> int:
-    """For how many minutes the step has waited for a node."""
+    """Return the number of minutes that the step has been waiting for a node."""
     return int((now - step.started).total_seconds() // 60) if step.state == "WAITING" else 0
 
 
@@ -169,10 +171,11 @@ def _line(step: Step, title: str, needs: str | None, waited: int) -> str:
 def failure(
     client, run: V2beta1Run, steps: dict[str, str], namespace: str = "kubeflow"
 ) -> tuple[str, str]:
-    """Return the step that failed first, by its name to show, and why; empty where unknown.
+    """Return the display name of the step that failed first and the reason, or "" if unknown.
 
     Args:
-        namespace: That of the run's pods.
+        steps: Name of a step's task -> display name.
+        namespace: Namespace of the run's pods.
     """
     failed = [step for step in started_steps(run, steps) if step.state == "FAILED"]
     if not failed:
@@ -185,7 +188,7 @@ def failure(
 
 
 def _failed_node(run: V2beta1Run, step: Step) -> str:
-    """Argo's id of the node that was a failed step's last try; empty where unknown."""
+    """Return Argo's node ID of a failed step's last try, or "" if unknown."""
     (task,) = [task for task in _tasks(run) if task.display_name == step.name][-1:]
     tries = [
         pod
@@ -197,7 +200,7 @@ def _failed_node(run: V2beta1Run, step: Step) -> str:
 
 
 def _log(client, run: V2beta1Run, node: str, namespace: str) -> str:
-    """The log of a node's pod; empty where it cannot be read."""
+    """Return the log of a node's pod, or "" if it cannot be read."""
 
     def get(path: str, query: dict[str, str]) -> str:
         try:
@@ -210,14 +213,14 @@ def _log(client, run: V2beta1Run, node: str, namespace: str) -> str:
                 _return_http_data_only=True,
             )
         except (ApiException, urllib3.exceptions.HTTPError, kubeflow.WebPage):
-            return ""  # the run's page, which is linked, shows it
-        # Of a log that cannot be read, the server says so in JSON, with the status 200.
+            return ""  # The log is on the run's page, whose link is printed.
+        # If the log cannot be read, the answer is a JSON object, with status 200.
         return log if isinstance(log, str) else ""
 
-    # The one path of the API that answers with a log; the newer versions of the API have none.
+    # Only this version of the API has logs.
     log = get(f"/apis/v1alpha1/runs/{run.run_id}/nodes/{node}/log", {})
     if not log:
-        # The UI does not pass that path on to the API, and has one of its own for a pod's log.
+        # The UI does not forward that path to the API; it has its own for a pod's log.
         workflow, _, number = node.rpartition("-")
         pod = f"{workflow}-retry-system-container-impl-{number}"
         query = {"podname": pod, "podnamespace": namespace, "runid": run.run_id}

@@ -1,4 +1,4 @@
-"""Schedules the compiled pipeline on Kubeflow, as a recurring run."""
+"""Schedules of the compiled pipeline on Kubeflow, as recurring runs."""
 
 import hashlib
 import json
@@ -62,11 +62,11 @@ def _wanted(config, expression, values, experiment_id, pipeline_id, version_id):
 
 
 def _put(client, connection: ConnectionConfig, config, wanted) -> str:
-    """Make a schedule the only enabled one of its name; return what was done.
+    """Make `wanted` the only enabled schedule of its name; return what was done.
 
-    The server can only create and delete schedules, and deleting one ends its runs in progress.
-    So the new schedule is created and the old one disabled. The old one is deleted once none of
-    its runs is in progress, now or by a later command.
+    The API cannot update a schedule, and deleting one ends its runs in progress. So a new schedule
+    is created and the old one disabled. The old one is deleted when it has no run in progress: now,
+    or by a later command.
     """
 
     def same(schedule) -> bool:
@@ -94,13 +94,13 @@ def _put(client, connection: ConnectionConfig, config, wanted) -> str:
 
 
 def _pass_firing(schedules: list):
-    """Wait if a schedule is about to fire, so that exactly one of the old and the new one does."""
+    """If one of the schedules is about to fire, wait until it has, so that no run is missed."""
     crons = [s.trigger.cron_schedule for s in schedules if s.trigger and s.status != "DISABLED"]
     for schedule in filter(None, crons):
         now = datetime.now(UTC)
         try:
             (firing,) = cron.next_firings(schedule.cron, now, 1)
-        except ValueError:  # another client's expression, which only the server understands
+        except ValueError:  # created by another client, in a dialect that `cron` does not support
             continue
         if (seconds := (firing - now).total_seconds()) < MARGIN_SECONDS:
             time.sleep(seconds + MARGIN_SECONDS)
@@ -180,7 +180,7 @@ def _delete(client, schedule):
 
 
 def change(config, action: str):
-    """List the schedules, or pause, resume or delete the one of the name."""
+    """List all schedules; or pause, resume or delete the schedule named config.name."""
     connection = resolve(config)
     with kubeflow.explained(connection):
         client = kubeflow.connect(connection)
@@ -192,7 +192,7 @@ def change(config, action: str):
         if action == "delete":
             _delete_all(client, connection, config, schedules)
         else:
-            # Older ones have been replaced.
+            # The older ones were replaced, and had a run in progress.
             *replaced, current = sorted(schedules, key=lambda schedule: schedule.created_at)
             _set_enabled(client, current, action == "resume")
             _retire(client, connection, replaced)
@@ -200,7 +200,7 @@ def change(config, action: str):
 
 
 def _delete_all(client, connection: ConnectionConfig, config, schedules: list):
-    """Delete schedules, unless this ends a run."""
+    """Delete schedules; without --force, raise UserError if a run is in progress."""
     runs = [run for s in schedules for run in _in_progress(client, connection, s)]
     if runs and not config.force:
         links = "\n".join(f"  {kubeflow.run_link(connection, run.run_id)}" for run in runs)

@@ -15,7 +15,7 @@ from trainer.common.errors import UserError
 
 
 def submit(config, compiled, values: dict) -> int:
-    """Create a run of the package; return the exit code, with --wait that of the run's end."""
+    """Create a run; return the exit code, which with --wait is that of the run's final state."""
     connection = resolve(config, host_required=not config.dry_run)
     name = config.run_name or run_name(complete(compiled, values), datetime.now(UTC))
     if config.dry_run:
@@ -49,11 +49,11 @@ def submit(config, compiled, values: dict) -> int:
             print("\nThe run continues, but is no longer followed.", file=sys.stderr)
             return 130
         namespace = connection.namespace or "kubeflow"
-        return _tell(client, run, compiled.steps, link, namespace)
+        return _report(client, run, compiled.steps, link, namespace)
 
 
 def _needs(compiled, values: dict) -> dict[str, str]:
-    """Return what a step's node must have: name of its task -> e.g. "1 x nvidia.com/gpu"."""
+    """Return name of a task -> resources it requests, e.g. "1 x nvidia.com/gpu"."""
     values = complete(compiled, values)
     if values.get("accelerator_count", "0") == "0":
         return {}
@@ -72,22 +72,22 @@ def _explain_nodes(compiled, values: dict) -> str:
 
 
 def _create(client, config, experiment_id, version: tuple[str, str], name, values):
-    """Create the run exactly once."""
-    mark = f"Submission {uuid.uuid4()}"
+    """Create the run exactly once: its unique description finds it if the answer is lost."""
+    description = f"Submission {uuid.uuid4()}"
 
     def find():
         listed = client.runs.run_service_list_runs
         found = kubeflow.every(
             listed, "runs", experiment_id=experiment_id, sort_by="created_at desc"
         )
-        return next((run for run in found if run.description == mark), None)
+        return next((run for run in found if run.description == description), None)
 
     def create():
         return client.runs.run_service_create_run(
             run=api.V2beta1Run(
                 experiment_id=experiment_id,
                 display_name=name,
-                description=mark,
+                description=description,
                 pipeline_version_reference=api.V2beta1PipelineVersionReference(*version),
                 runtime_config=api.V2beta1RuntimeConfig(values, config.pipeline_root or None),
                 service_account=config.service_account or None,
@@ -97,7 +97,7 @@ def _create(client, config, experiment_id, version: tuple[str, str], name, value
     return kubeflow.ensure(find, create, look_first=False)[0]
 
 
-def _tell(client, run, steps: dict[str, str], link: str, namespace: str) -> int:
+def _report(client, run, steps: dict[str, str], link: str, namespace: str) -> int:
     """Print how the run ended; return the exit code."""
     state = follow.state(run)
     if state not in follow.EXIT_CODES:

@@ -200,10 +200,10 @@ class Running:
 def container(
     client: docker.DockerClient, image: str, command: list[str], **settings
 ) -> Iterator[Running]:
-    """Context manager of a running container, which is stopped if the body raises.
+    """Run a container during the body; afterwards wait for it, or stop it if the body raises.
 
-    The container is removed after its output and exit code are read. With auto-removal, the
-    engine may remove it before.
+    The container is removed after its output and exit code are read. The engine's auto-removal
+    may remove it earlier.
 
     Args:
         settings: Arguments of docker's `containers.create`.

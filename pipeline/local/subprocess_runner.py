@@ -76,7 +76,7 @@ def run(pipeline: Path, arguments: dict, scratch: Path, job_id: str):
 
 @contextlib.contextmanager
 def scratch_folder(scratch: Path) -> Iterator[Path]:
-    """Context manager of a temporary folder in `scratch`."""
+    """Yield a temporary folder in `scratch`."""
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         yield Path(folder)
@@ -194,7 +194,7 @@ class _Steps:
 
 @contextlib.contextmanager
 def process(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen]:
-    """Context manager of a process, which is stopped with its children if the body raises."""
+    """Start a process; after the body, wait for it, or stop it and its children if that raises."""
     # kfp inserts the path of Python into a shell script without quotes.
     command = [part.replace(sys.executable, shlex.quote(sys.executable)) for part in command]
     child = subprocess.Popen(

@@ -26,7 +26,7 @@ def access(config) -> str:
 
 @contextlib.contextmanager
 def client(config) -> Iterator:
-    """Context manager of google-cloud-aiplatform, initialized for a project and region."""
+    """Yield the module google.cloud.aiplatform, initialized for a project and region."""
     try:
         from google.cloud import aiplatform
     except ImportError:

@@ -12,7 +12,7 @@ SETTINGS = "settings"  # label with a digest of the schedule
 
 
 def change(config, action: str):
-    """List the schedules, or pause, resume or delete the one of the name."""
+    """List all schedules; or pause, resume or delete the schedule named config.name."""
     with vertex.explained(), vertex.client(config) as aiplatform:
         if action == "list":
             return _list(aiplatform.PipelineJobSchedule.list())

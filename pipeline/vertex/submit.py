@@ -18,7 +18,7 @@ STILL_RUNNING = 124
 
 
 def submit(config, compiled, values: dict) -> int:
-    """Create a run of the package; return the exit code, with --wait that of the run's end."""
+    """Create a run; return the exit code, which with --wait is that of the run's final state."""
     name = config.run_name or run_name(complete(compiled, values), datetime.now(UTC))
     if config.dry_run:
         return vertex.show(config, compiled, values, {"run": name})
@@ -33,7 +33,7 @@ def submit(config, compiled, values: dict) -> int:
         except KeyboardInterrupt:
             print("\nThe run continues, but is no longer followed.", file=sys.stderr)
             return 130
-        return _tell(job, state, compiled.steps)
+        return _report(job, state, compiled.steps)
 
 
 def _create_once(aiplatform, job, config):
@@ -79,7 +79,7 @@ def _follow(job, steps: dict[str, str], seconds: float) -> str:
         time.sleep(POLL_SECONDS)
 
 
-def _tell(job, state: str, steps: dict[str, str]) -> int:
+def _report(job, state: str, steps: dict[str, str]) -> int:
     """Print how the run ended; return the exit code."""
     link = job._dashboard_uri()
     if state not in EXIT_CODES:

@@ -1,7 +1,8 @@
 """A real Kubeflow: the one at KF_PIPELINES_ENDPOINT, in the cluster of the current kubeconfig.
 
 It must have what docs/kind.md sets up: the images on its nodes (with the tag YT8M_IMAGE_TAG, if it
-is set), and the volume claim yt8m. test_kubernetes.py needs only the images, and a Kubernetes.
+is set), and the volume claim yt8m. test_kubernetes.py and test_serving.py need only the images, and
+a Kubernetes.
 """
 
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import kubernetes
 import pytest
+import yaml
 from kubernetes.stream import stream
 
 from pipeline.compile import CompileConfig, compile_pipeline
@@ -25,6 +27,8 @@ from pipeline.paths import ROOT, VERSION
 NAMESPACE = os.environ.get("YT8M_CLUSTER_NAMESPACE", "kubeflow")
 TAG = os.environ.get("YT8M_IMAGE_TAG", VERSION)
 IMAGES = {"data": f"yt8m-data:{TAG}", "trainer": f"yt8m-trainer:{TAG}"}
+SERVING_IMAGE = f"yt8m-serving:{TAG}"
+MANIFESTS = ROOT / "infra" / "kubernetes"
 PROFILE = "laptop"
 SMALL = ["num_classes=10", "batch_size=64", "base_learning_rate=0.05", "num_epochs=2"]
 
@@ -33,13 +37,16 @@ class Cluster:
     """The cluster, and a pod in it that sees the volume on which the steps work.
 
     Attributes:
+        pipeline: The compiled training pipeline.
+        prediction: The compiled pipeline of batch prediction.
         folder: Where this session's data and results are on the volume.
     """
 
-    def __init__(self, pipeline: Path, image: str):
+    def __init__(self, pipeline: Path, prediction: Path, image: str):
         self.core = kubernetes.client.CoreV1Api()
         self.client = kubeflow.connect(ConnectionConfig(host=os.environ["KF_PIPELINES_ENDPOINT"]))
         self.pipeline = pipeline
+        self.prediction = prediction
         self._pod = f"yt8m-test-{uuid.uuid4().hex[:8]}"
         self.folder = f"/data/{self._pod}"
         self._start_pod(image)
@@ -73,12 +80,7 @@ class Cluster:
 
     def run(self, *command: str) -> str:
         """Run a command in the pod; return what it prints."""
-        connect = self.core.connect_get_namespaced_pod_exec
-        words = {"command": list(command), "stdout": True, "stderr": True}
-        ran = stream(connect, self._pod, NAMESPACE, _preload_content=False, **words)
-        ran.run_forever(timeout=120)
-        assert ran.returncode == 0, ran.read_stderr()
-        return ran.read_stdout()
+        return execute(self.core, NAMESPACE, self._pod, *command)
 
     def read_json(self, path: str) -> dict:
         """Return a JSON file on the volume."""
@@ -89,9 +91,10 @@ class Cluster:
         data = [f"{name}_data={self.folder}/set/{name}*" for name in ("train", "eval")]
         return [*data, f"output_dir={self.folder}/{output}", *SMALL, *more]
 
-    def submit(self, *words: str) -> "Submitted":
+    def submit(self, *words: str, pipeline: Path | None = None) -> "Submitted":
         """Start `python -m pipeline submit --wait`."""
-        return Submitted(self, ["submit", "--wait", f"--pipeline={self.pipeline}", *words])
+        file = pipeline or self.pipeline
+        return Submitted(self, ["submit", "--wait", f"--pipeline={file}", *words])
 
     def pods(self, run_id: str) -> list:
         """The pods of a run in which steps ran, oldest first."""
@@ -138,6 +141,21 @@ class Submitted:
         self.cluster.client.terminate_run(self.run_id)
 
 
+def execute(core, namespace: str, pod: str, *command: str) -> str:
+    """Run a command in a pod; return what it prints."""
+    connect = core.connect_get_namespaced_pod_exec
+    words = {"command": list(command), "stdout": True, "stderr": True}
+    ran = stream(connect, pod, namespace, _preload_content=False, **words)
+    ran.run_forever(timeout=600)
+    assert ran.returncode == 0, ran.read_stderr()
+    return ran.read_stdout()
+
+
+def manifests(file: str) -> list[dict]:
+    """Return the objects of a file in infra/kubernetes."""
+    return list(yaml.safe_load_all((MANIFESTS / file).read_text()))
+
+
 def wait_for(condition: Callable, seconds: float = 300):
     """Return what the condition returns when that is true."""
     end = time.monotonic() + seconds
@@ -159,14 +177,27 @@ def core() -> kubernetes.client.CoreV1Api:
     return kubernetes.client.CoreV1Api()
 
 
+@pytest.fixture(scope="module")
+def namespace(core) -> Iterator[str]:
+    """A namespace that admits only pods that meet the pod security standard "restricted"."""
+    name = f"yt8m-test-{uuid.uuid4().hex[:8]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    core.create_namespace({"metadata": {"name": name, "labels": labels}})
+    wait_for(lambda: core.list_namespaced_service_account(name).items)
+    yield name
+    core.delete_namespace(name)
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory) -> Iterator[Cluster]:
     if not os.environ.get("KF_PIPELINES_ENDPOINT"):
         pytest.skip("NOT RUN, for it needs Kubeflow: KF_PIPELINES_ENDPOINT names none")
     kubernetes.config.load_kube_config()
     config = CompileConfig(str(tmp_path_factory.mktemp("build")), profile=PROFILE)
-    pipeline = compile_pipeline(config, IMAGES)["kubeflow"]
-    cluster = Cluster(pipeline, IMAGES["data"])
+    pipelines = [
+        compile_pipeline(config, IMAGES, name)["kubeflow"] for name in ("train", "predict")
+    ]
+    cluster = Cluster(*pipelines, IMAGES["data"])
     yield cluster
     cluster.remove()
 

@@ -1,18 +1,12 @@
 """What needs a real Kubernetes and no Kubeflow: restricted pods, the shipped manifests, RBAC."""
 
-import uuid
-from collections.abc import Iterator
-
 import kubernetes
 import pytest
-import yaml
 
-from pipeline.paths import ROOT
-from tests.cluster.conftest import IMAGES, wait_for
+from tests.cluster.conftest import IMAGES, MANIFESTS, manifests, wait_for
 
 pytestmark = pytest.mark.slow
 
-MANIFESTS = ROOT / "infra" / "kubernetes"
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -21,26 +15,11 @@ RESTRICTED = {
 
 
 @pytest.fixture(scope="module")
-def namespace(core) -> Iterator[str]:
-    """A namespace that admits only pods that meet the pod security standard "restricted"."""
-    name = f"yt8m-test-{uuid.uuid4().hex[:8]}"
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    core.create_namespace({"metadata": {"name": name, "labels": labels}})
-    wait_for(lambda: core.list_namespaced_service_account(name).items)
-    yield name
-    core.delete_namespace(name)
-
-
-@pytest.fixture(scope="module")
 def accounts(namespace):
     """The shipped service accounts, in the namespace."""
     client = kubernetes.client.ApiClient()
     for manifest in manifests("accounts.yaml"):
         kubernetes.utils.create_from_dict(client, manifest, namespace=namespace)
-
-
-def manifests(file: str) -> list[dict]:
-    return list(yaml.safe_load_all((MANIFESTS / file).read_text()))
 
 
 @pytest.mark.parametrize("user", [None, 123456])

@@ -1,5 +1,8 @@
 """Whole runs on a real Kubeflow, in each of their endings."""
 
+import json
+import re
+
 import pytest
 
 from tests.cluster.conftest import NAMESPACE, wait_for
@@ -9,13 +12,18 @@ pytestmark = pytest.mark.slow
 FOREVER = "num_epochs=100000"
 
 
-def summary_of(cluster, submitted, output: str) -> dict:
+def folder_of(cluster, submitted, output: str) -> str:
+    """The run's folder, relative to the session's."""
     (folder,) = [
         name
         for name in cluster.run("ls", f"{cluster.folder}/{output}/runs").split()
         if name.endswith(submitted.run_id)
     ]
-    return cluster.read_json(f"{output}/runs/{folder}/summary.json")
+    return f"{output}/runs/{folder}"
+
+
+def summary_of(cluster, submitted, output: str) -> dict:
+    return cluster.read_json(f"{folder_of(cluster, submitted, output)}/summary.json")
 
 
 def train_pod(cluster, run_id: str, newer_than=None):
@@ -45,6 +53,26 @@ def test_a_run_is_published_and_the_same_again_is_rejected(cluster):
     summary = summary_of(cluster, second, "publish")
     assert summary["outcome"] == "rejected"
     assert cluster.read_json("publish/published/champion.json") == champion
+
+
+def test_batch_prediction_with_the_published_model(cluster):
+    trained = cluster.submit(*cluster.parameters("predict"))
+    assert trained.end() == 0, trained.output
+    words = [f"data={cluster.folder}/set/eval*", f"output_dir={cluster.folder}/predict"]
+    words += ["output_format=jsonl", "top_k=3"]
+    run = cluster.submit(*words, pipeline=cluster.prediction)
+    assert run.end() == 0, run.output
+    for step in ("Validate records", "Predict", "Report"):
+        assert re.search(rf"  {step} +succeeded", run.output), run.output
+    predictions = f"{folder_of(cluster, run, 'predict')}/predictions"
+    champion = cluster.read_json("predict/published/champion.json")
+    content = cluster.read_json(f"{predictions}/predictions.json")
+    assert content["model_dir"].endswith(f"/published/served/{champion['version']}")
+    files = f"{cluster.folder}/{predictions}/predictions/*.jsonl"
+    lines = cluster.run("sh", "-c", f"cat {files}").splitlines()
+    assert len(lines) == content["statistics"]["videos"] > 0
+    assert {len(json.loads(line)["predictions"]) for line in lines} == {3}
+    cluster.run("ls", f"{cluster.folder}/{predictions}/report.html")
 
 
 def test_no_cache_trains_a_new_model(cluster):
@@ -109,8 +137,8 @@ def test_a_run_that_is_cancelled_while_it_trains(cluster):
     run.terminate()
     assert run.end() == 3
     summary = summary_of(cluster, run, "cancel")
-    assert summary["ended_by"] == "train"
-    assert "was killed, or the run was cancelled" in summary["error"]
+    assert (summary["outcome"], summary["ended_by"]) == ("cancelled", "train")
+    assert "did not finish: the run was cancelled" in summary["error"]
 
 
 def test_training_whose_pod_is_deleted_resumes(cluster):

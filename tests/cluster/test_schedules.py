@@ -71,7 +71,7 @@ def test_a_scheduled_run_takes_the_newest_version_and_the_files_of_its_day(clust
         day = f"$(date -u -d @$(($(date +%s) + {offset})) +%Y%m%d)"
         cluster.run("sh", "-c", f"cp -r {cluster.folder}/set {cluster.folder}/{day}")
     data = [f"{name}_data={cluster.folder}/{{date}}/{name}*" for name in ("train", "eval")]
-    assert "of the newest version" in schedule(
+    assert "the newest at the time" in schedule(
         "--latest", "--cron=* * * * *", *cluster.parameters("dated", *data)
     )
     api = cluster.client

@@ -70,6 +70,7 @@ def test_first_model_has_no_champion(videos, train_small, tmp_path):
     assert "Experts</h2>" not in html and not storage.exists(f"{output_dir}/experts.json")
 
 
+@pytest.mark.slow
 def test_mixture_of_experts_is_analyzed(videos, train_small, tmp_path):
     train_dir, publish_dir = train_small(1, "MoeModel"), str(tmp_path / "published")
     evaluate.evaluate(train_dir, videos, publish_dir, str(tmp_path / "first"))
@@ -105,6 +106,7 @@ def test_champion_is_evaluated_on_the_same_videos(published, videos, train_small
     assert f"version {version}" in (tmp_path / "second" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_error_names_a_champion_that_cannot_read_the_data(published, videos, train_small):
     publish_dir, version, _ = published
     manifest = f"{publish_dir}/served/{version}/manifest.json"

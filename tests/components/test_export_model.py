@@ -44,7 +44,9 @@ def eval_data(tmp_path_factory) -> str:
     return f"{folder}/*.tfrecord"
 
 
-@pytest.mark.parametrize("model", ["LogisticModel", "MoeModel"])
+@pytest.mark.parametrize(
+    "model", ["LogisticModel", pytest.param("MoeModel", marks=pytest.mark.slow)]
+)
 def test_exported_model_predicts_what_the_checkpoint_predicts(tmp_path, eval_data, model):
     train_dir = save_model(tmp_path / "model", model=model)
     (tmp_path / "names.csv").write_text("Index,Name\n1,Car\n")
@@ -57,6 +59,7 @@ def test_exported_model_predicts_what_the_checkpoint_predicts(tmp_path, eval_dat
     np.testing.assert_allclose(exported.predict(batch), trained.predict(batch), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_model_that_predicts_nan_is_an_error(tmp_path, eval_data):
     train_dir = save_model(tmp_path / "model", weight=np.nan)
     with pytest.raises(RuntimeError, match=r"the scores must be .*; they differ by nan"):
@@ -93,6 +96,7 @@ def test_garbage_is_told(garbage, message):
     assert re.search(message, difference(SERVED | garbage, EXPECTED, NAMES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signature", ["serving_default", "features"])
 def test_garbage_in_a_signature_is_an_error(tmp_path, eval_data, monkeypatch, signature):
     class Garbage(saved_model._Served):
@@ -109,6 +113,7 @@ def test_garbage_in_a_signature_is_an_error(tmp_path, eval_data, monkeypatch, si
         export(train_dir, f"{tmp_path}/exported", eval_data)
 
 
+@pytest.mark.slow
 def test_other_video_ids_are_an_error(tmp_path, eval_data, monkeypatch):
     class Anonymous(saved_model._Served):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
@@ -121,6 +126,7 @@ def test_other_video_ids_are_an_error(tmp_path, eval_data, monkeypatch):
         export(train_dir, f"{tmp_path}/exported", eval_data)
 
 
+@pytest.mark.slow
 def test_model_that_needs_our_process_is_an_error(tmp_path, eval_data, monkeypatch):
     class Local(saved_model._Served):
         def _top_classes(self, inputs):

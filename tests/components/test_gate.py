@@ -128,7 +128,7 @@ def test_improvement_must_be_significant(judge, champion, error, accepted):
     verdict = judge({"gap": champion}, error=error, gate_min_improvement=0.0)
     assert verdict.accepted == accepted
     assert verdict.outcome == ("accepted" if accepted else "rejected")
-    assert f"{champion:.4f} of the published model 20260101000000" in verdict.reason
+    assert f"vs {champion:.4f} of published version 20260101000000: " in verdict.reason
 
 
 def test_interval_by_hand(judge):
@@ -138,7 +138,7 @@ def test_interval_by_hand(judge):
     assert numbers["low"] == pytest.approx(0.00216, abs=1e-5)
     assert numbers["high"] == pytest.approx(0.01784, abs=1e-5)
     assert numbers["p_value"] == pytest.approx(0.0124, abs=1e-4)
-    assert "by +0.0100 (+0.0022 to +0.0178), p = 0.012." in verdict.reason
+    assert ": +0.0100 (95% CI +0.0022 to +0.0178), p = 0.012." in verdict.reason
     assert not judge({"gap": 0.54}, error=0.004, gate_confidence=0.99).accepted
 
 

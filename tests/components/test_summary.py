@@ -235,8 +235,18 @@ def test_a_step_that_was_killed_is_named(tmp_path, step, state, outcome):
     with record(run_dir, step):
         summary = summarise(run_dir, RUN_ID, state)
     assert (summary["outcome"], summary["ended_by"]) == (outcome, step)
-    assert "did not finish" in summary["error"] and "log" in summary["error"]
+    why = "the run was cancelled" if outcome == "cancelled" else "it was killed, or the run was"
+    assert f"did not finish: {why}" in summary["error"] and "log" in summary["error"]
     assert states(page_of(run_dir))[: STEPS.index(step) + 1][-1] == "failed"
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_before_which_the_run_was_cancelled_is_named(tmp_path, step):
+    run_dir = str(tmp_path)
+    leave_up_to(run_dir, step)
+    summary = summarise(run_dir, RUN_ID, "CANCELED")
+    assert (summary["outcome"], summary["ended_by"]) == ("cancelled", step)
+    assert summary["error"] == f"{step} did not start: the run was cancelled."
 
 
 @pytest.mark.parametrize("step", STEPS)

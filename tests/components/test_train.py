@@ -56,6 +56,7 @@ def test_the_same_inputs_are_trained_once(step, tmp_path):
     assert checkpoint.stat().st_mtime_ns == made
 
 
+@pytest.mark.slow
 def test_the_folder_depends_on_data_and_flags_and_not_on_where_it_is(step, tmp_path):
     names = [
         step(max_steps=1),
@@ -74,6 +75,7 @@ def test_flags_may_be_given_as_text(step, tmp_path):
     assert not Path("/nowhere").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_reuses_no_training_has_a_folder_of_its_own(step):
     names = [step(max_steps=1, run_id=run_id) for run_id in ("", "run-1", "run-2", "run-1")]
     assert len(set(names)) == 3

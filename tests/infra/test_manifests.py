@@ -53,6 +53,17 @@ def test_pods_meet_the_restricted_pod_security_standard(name):
     assert not any("hostPath" in volume for volume in spec.get("volumes", []))
 
 
+@pytest.mark.parametrize("name", ["yt8m-serving", "yt8m-tensorflow-serving"])
+def test_clients_reach_every_port_of_a_model_server(name):
+    policy = named("NetworkPolicy", "yt8m-serving")["spec"]
+    template = PODS[name]
+    labels = policy["podSelector"]["matchLabels"].items()
+    assert labels <= template["metadata"]["labels"].items()
+    (rule,) = policy["ingress"]
+    ports = {port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
+    assert ports <= {port["port"] for port in rule["ports"]}
+
+
 def test_only_pods_of_runs_reach_flinks_rest_api():
     policies = [named("NetworkPolicy", "flink"), named("NetworkPolicy", "flink-rest")]
     for name in ("flink-jobmanager", "flink-taskmanager"):

@@ -6,9 +6,11 @@ from dataclasses import fields
 import pytest
 import yaml
 from google.auth.credentials import AnonymousCredentials
+from google.protobuf import json_format
 
 from pipeline import package
 from pipeline.compile import CompileConfig, compile_command, compile_pipeline
+from pipeline.graphs import train as graph
 from pipeline.graphs.train import FLAG_DEFAULTS, GROUPS, _group
 from pipeline.paths import ROOT, VERSION
 from pipeline.prepare import PackageConfig, prepare
@@ -24,17 +26,16 @@ STEPS = ["validate-data", "train", "evaluate", "gate", "export-model", "publish"
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    return compile_pipeline(CompileConfig(output_dir=str(tmp_path_factory.mktemp("build"))))
-
-
-@pytest.fixture(scope="module")
-def spec(files):
-    return next(yaml.safe_load_all(files["kubeflow"].read_text()))
+def spec(compiled):
+    return next(yaml.load_all(compiled["kubeflow"].read_text(), package.LOADER))
 
 
 @pytest.fixture(scope="module")
 def tasks(spec):
+    return tasks_of(spec)
+
+
+def tasks_of(spec) -> dict:
     """Step -> its task, wherever in the graph it is."""
     dags = [spec["root"], *spec["components"].values()]
     return {
@@ -42,12 +43,11 @@ def tasks(spec):
     }
 
 
-def test_submit_finds_the_files_of_compile(monkeypatch, tmp_path):
-    monkeypatch.setattr("pipeline.prepare.BUILD", tmp_path)
-    compile_pipeline(CompileConfig(output_dir=str(tmp_path)))
+def test_submit_finds_the_files_of_compile(compiled, monkeypatch):
+    monkeypatch.setattr("pipeline.prepare.BUILD", compiled["kubeflow"].parent)
     for target in ("kubeflow", "vertex"):
-        compiled, _ = prepare(PackageConfig(target=target), ["output_dir=o", *DATA])
-        assert compiled.name == "yt8m-pipeline"
+        found, _ = prepare(PackageConfig(target=target), ["output_dir=o", *DATA])
+        assert found.text == compiled[target].read_text()
 
 
 def container(spec, step):
@@ -98,17 +98,14 @@ def test_summary_always_runs(spec):
 PINNED = {"data": f"yt8m-data@sha256:{0:064}", "trainer": f"yt8m-trainer@sha256:{1:064}"}
 
 
-def tasks_of(files) -> dict:
-    """Step -> its task, in the file compiled for Kubeflow."""
-    spec = next(yaml.safe_load_all(files["kubeflow"].read_text()))
-    dags = [spec["root"], *spec["components"].values()]
-    return {
-        name: task for dag in dags for name, task in dag.get("dag", {}).get("tasks", {}).items()
-    }
+def tasks_with(images: dict[str, str]) -> dict:
+    """Step -> its task, if the pipeline has these images."""
+    built = graph.build(graph.Images(**images), graph.TARGETS["kubeflow"])
+    return tasks_of(json_format.MessageToDict(built.pipeline_spec))
 
 
-def test_only_training_is_cached_and_its_key_is_the_trainers_folder(tmp_path):
-    tasks = tasks_of(compile_pipeline(CompileConfig(str(tmp_path)), PINNED))
+def test_only_training_is_cached_and_its_key_is_the_trainers_folder():
+    tasks = tasks_with(PINNED)
     cached = {step for step in [*STEPS, "summary"] if tasks[step]["cachingOptions"]}
     assert cached == {"train"}
     inputs = tasks["train"]["inputs"]["parameters"]
@@ -118,9 +115,8 @@ def test_only_training_is_cached_and_its_key_is_the_trainers_folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["data", "trainer"])
-def test_nothing_is_cached_if_an_image_has_no_digest(tmp_path, name):
-    images = PINNED | {name: f"yt8m-{name}:1.0"}
-    tasks = tasks_of(compile_pipeline(CompileConfig(str(tmp_path)), images))
+def test_nothing_is_cached_if_an_image_has_no_digest(name):
+    tasks = tasks_with(PINNED | {name: f"yt8m-{name}:1.0"})
     assert not any(tasks[step]["cachingOptions"] for step in [*STEPS, "summary"])
 
 
@@ -168,7 +164,7 @@ def test_every_step_has_a_display_name(tasks):
     assert shown == ["Validate data", "Train", "Evaluate", "Gate", "Export model", "Publish"]
 
 
-def test_images(spec):
+def test_steps_run_in_the_image_with_their_libraries(spec):
     with_tensorflow = {"train", "evaluate", "export-model"}
     for step in [*STEPS, "summary"]:
         image = "yt8m-trainer" if step in with_tensorflow else "yt8m-data"
@@ -177,12 +173,15 @@ def test_images(spec):
 
 def test_registry_and_tag_are_part_of_the_images_names(tmp_path):
     config = CompileConfig(output_dir=str(tmp_path), registry="host/project/", tag="v2")
-    compiled = compile_pipeline(config)["vertex"].read_text()
-    assert container(yaml.safe_load(compiled), "train")["image"] == "host/project/yt8m-trainer:v2"
+    text = compile_pipeline(config)["vertex"].read_text()
+    assert (
+        container(yaml.load(text, package.LOADER), "train")["image"]
+        == "host/project/yt8m-trainer:v2"
+    )
 
 
-def test_nothing_is_installed_when_a_step_runs(files):
-    assert "pip install" not in files["kubeflow"].read_text()
+def test_nothing_is_installed_when_a_step_runs(compiled):
+    assert "pip install" not in compiled["kubeflow"].read_text()
 
 
 def test_accelerators_are_chosen_at_run_time(spec):
@@ -219,6 +218,7 @@ def test_parameters_are_documented_and_the_description_names_each(spec):
     for name, given in parameters.items():
         text = " ".join(given["description"].split())
         assert text
+        assert ("defaultValue" in given) == (name not in needed)  # by which the UI's form marks it
         assert description.count(f"`{name}`") == 1
         assert (f"- `{name}`: {text}" in description) == (name in needed)
 
@@ -255,20 +255,20 @@ def test_the_description_fits_the_card_in_which_the_ui_shows_it(spec):
     ]
 
 
-def test_kubernetes_settings_are_a_separate_document(files):
-    _, platform = yaml.safe_load_all(files["kubeflow"].read_text())
+def test_kubernetes_settings_are_a_separate_document(compiled):
+    _, platform = yaml.load_all(compiled["kubeflow"].read_text(), package.LOADER)
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     (shm,) = executors["exec-train"]["emptyDirMounts"]
     assert shm["mountPath"] == "/dev/shm"
     assert shm["medium"] == "Memory"
 
 
-def test_the_vertex_file_loads_in_its_client_without_a_network(files):
+def test_the_vertex_file_loads_in_its_client_without_a_network(compiled):
     from google.cloud import aiplatform
 
     job = aiplatform.PipelineJob(
         display_name="nightly",
-        template_path=str(files["vertex"]),
+        template_path=str(compiled["vertex"]),
         pipeline_root="gs://bucket/root",
         parameter_values={
             "train_data": "gs://bucket/train*",
@@ -286,12 +286,12 @@ def test_the_vertex_file_loads_in_its_client_without_a_network(files):
     assert default["defaultValue"] == "ACCELERATOR_TYPE_UNSPECIFIED"
 
 
-def test_the_spec_is_small(files):
+def test_the_spec_is_small(compiled):
     # Kubernetes stores it three times in an object of at most 1.5 MiB.
-    assert all(file.stat().st_size < 200_000 for file in files.values())
+    assert all(file.stat().st_size < 200_000 for file in compiled.values())
 
 
-def test_compiling_is_deterministic_and_loads_neither_tensorflow_nor_beam(files, tmp_path):
+def test_compiling_is_deterministic_and_loads_neither_tensorflow_nor_beam(compiled, tmp_path):
     code = (
         "import sys; from pipeline import compile as c; c.compile_command(c.CompileConfig('out'));"
         "print([m for m in ('tensorflow', 'keras', 'apache_beam') if m in sys.modules])"
@@ -305,7 +305,7 @@ def test_compiling_is_deterministic_and_loads_neither_tensorflow_nor_beam(files,
         check=True,
     )
     assert ran.stdout.endswith("[]\n")
-    for file in files.values():
+    for file in compiled.values():
         assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
 
 

@@ -1,3 +1,4 @@
+import functools
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,31 +12,44 @@ from pipeline import doctor
 from pipeline.__main__ import main
 from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.local import engine
+from pipeline.paths import VERSION
 from pipeline.vertex import client as vertex
 from tests.pipeline.vertex_server import VertexServer
 from trainer.common import storage
 from trainer.common.errors import UserError
 
+REGISTRY = "registry.test"
+
 
 @pytest.fixture
-def images_at(monkeypatch):
-    """A registry that has the images, as a Docker engine would tell."""
+def registry(monkeypatch):
+    """A Docker engine whose registries have all images."""
     monkeypatch.setattr(engine, "connect", lambda: None)
     monkeypatch.setattr(engine, "check_pullable", lambda *_: None)
-    return "registry.test"
+
+
+@pytest.fixture(scope="module")
+def compiled_for(tmp_path_factory):
+    """A function: profile -> target -> pipeline with images of the registry."""
+
+    @functools.cache
+    def compiled_for(profile: str):
+        folder = str(tmp_path_factory.mktemp(profile))
+        return compile_pipeline(
+            CompileConfig(folder, profile),
+            {"data": f"{REGISTRY}/yt8m-data:1", "trainer": f"{REGISTRY}/yt8m-trainer@sha256:0"},
+        )
+
+    return compiled_for
 
 
 @pytest.fixture
-def run(server, images_at, tmp_path, capsys):
+def run(server, registry, compiled_for, capsys):
     """Run the command on images of the registry; return exit code and lines."""
-    folder = str(tmp_path / "build")
-    compiled = compile_pipeline(
-        CompileConfig(output_dir=folder, profile="gke-a100-spot"),
-        {"data": f"{images_at}/p/yt8m-data:1", "trainer": f"{images_at}/p/yt8m-trainer@sha256:0"},
-    )
+    pipeline = compiled_for("gke-a100-spot")["kubeflow"]
 
     def run(*words):
-        flags = [f"--host={server.url}", f"--pipeline={compiled['kubeflow']}"]
+        flags = [f"--host={server.url}", f"--pipeline={pipeline}"]
         with pytest.raises(SystemExit) as exit:
             main(["doctor", *flags, *words])
         return exit.value.code, capsys.readouterr().out.splitlines()
@@ -83,7 +97,7 @@ def test_images_are_not_checked_without_a_docker_engine(run, parameters, monkeyp
     _, lines = run(*parameters)
     images = [line for line in lines if " Image " in line]
     assert len(images) == 2
-    assert all(line.startswith("?") and "no Docker engine" in line for line in images)
+    assert all(line.startswith("?") and "no Docker engine is running" in line for line in images)
 
 
 def test_failed_checks_are_all_reported(run, parameters, server):
@@ -94,20 +108,20 @@ def test_failed_checks_are_all_reported(run, parameters, server):
     assert set(failed) == {"Host", "Access", "eval_data"}
     assert "give a token" in failed["Access"]
     (vocabulary,) = [line for line in lines if "vocabulary" in line]
-    assert vocabulary.startswith("?     vocabulary    /data/v.csv is within the cluster")
+    assert vocabulary.startswith("?     vocabulary    /data/v.csv is a path in the pods")
 
 
 def test_namespace_must_match_the_kind_of_server(run, parameters):
     _, lines = run(*parameters, "--namespace=team-a")
     (host,) = [line for line in lines if " Host " in line]
     assert host.startswith("FAIL")
-    assert host.endswith("has but one user: leave out --namespace.")
+    assert host.endswith("is a single-user Kubeflow: leave out --namespace.")
 
 
 QUOTAS = [{"metric": "PREEMPTIBLE_NVIDIA_A100_GPUS", "limit": 8.0, "usage": 7.0}]
 
 
-def test_room_in_a_quota():
+def test_what_is_left_of_a_quota_must_suffice():
     metric = QUOTAS[0]["metric"]
     assert doctor.room(QUOTAS, metric, 1, "here") == f"1 of 8 {metric} are left in here"
     with pytest.raises(UserError, match="the run needs 2"):
@@ -234,12 +248,16 @@ ON_NODE = ("docker.io/library/yt8m-data:1", "docker.io/me/yt8m-trainer:1")
     ],
 )
 def test_images_that_were_loaded_onto_the_nodes(
-    server, cloud, parameters, tmp_path, capsys, images, nodes, mark, said
+    server, cloud, compiled, parameters, tmp_path, capsys, images, nodes, mark, said
 ):
     cloud.answers = {"/api/v1/nodes": {"items": nodes}}
-    compiled = compile_pipeline(CompileConfig(output_dir=str(tmp_path / "build")), images)
+    pipeline = tmp_path / "pipeline.yaml"
+    text = compiled["kubeflow"].read_text()
+    for image, name in images.items():
+        text = text.replace(f"image: yt8m-{image}:{VERSION}", f"image: {name}")
+    pipeline.write_text(text)
     with pytest.raises(SystemExit):
-        main(["doctor", f"--host={server.url}", f"--pipeline={compiled['kubeflow']}", *parameters])
+        main(["doctor", f"--host={server.url}", f"--pipeline={pipeline}", *parameters])
     lines = [line for line in capsys.readouterr().out.splitlines() if line[6:11] == "Image"]
     assert [line[:5].strip() for line in lines] == [mark, mark]
     assert any(said in line for line in lines)
@@ -249,13 +267,13 @@ def test_cluster_without_permission_is_not_a_failure(run, parameters, cloud):
     code, lines = run(*parameters, "--project=p")
     assert code == 0
     assert [line[:1] for line in lines[-3:]] == ["?", "?", "?"]
-    assert "Kubernetes did not tell: Forbidden" in lines[-2]
+    assert "Kubernetes cannot be queried: Forbidden" in lines[-2]
 
 
 def test_multi_user_server_requires_a_namespace(run, parameters, server):
     server.multi_user = True
     _, lines = run(*parameters)
-    assert any("has several users: give --namespace" in line for line in lines)
+    assert any("is a multi-user Kubeflow and requires --namespace" in line for line in lines)
     _, lines = run(*parameters, "--namespace=team-a")
     assert any(line.startswith("ok    Host") for line in lines)
 
@@ -264,17 +282,14 @@ def test_multi_user_server_requires_a_namespace(run, parameters, server):
 
 
 @pytest.fixture
-def run_on_vertex(images_at, gcs_bucket, cloud, monkeypatch, tmp_path, capsys):
+def run_on_vertex(registry, compiled_for, gcs_bucket, cloud, monkeypatch, capsys):
     """Run the command with Vertex AI as the target; return exit code and lines."""
-    compiled = compile_pipeline(
-        CompileConfig(output_dir=str(tmp_path / "build"), profile="gke-l4"),
-        {"data": f"{images_at}/p/yt8m-data:1", "trainer": f"{images_at}/p/yt8m-trainer@sha256:0"},
-    )
+    pipeline = compiled_for("gke-l4")["vertex"]
     flags = ["--target=vertex", "--region=europe-west4", f"--pipeline_root={gcs_bucket}/root"]
 
     def run(*words):
         with pytest.raises(SystemExit) as exit:
-            main(["doctor", *flags, f"--pipeline={compiled['vertex']}", *words])
+            main(["doctor", *flags, f"--pipeline={pipeline}", *words])
         return exit.value.code, capsys.readouterr().out.splitlines()
 
     with VertexServer() as server:
@@ -328,7 +343,7 @@ def test_too_small_a_quota_on_vertex(run_on_vertex, parameters, cloud, count, re
 def test_unreadable_quota_on_vertex_is_not_a_failure(run_on_vertex, parameters):
     code, lines = run_on_vertex(*parameters)
     assert code == 0
-    assert lines[-1].startswith("?     Quota         Google Cloud did not tell: 403")
+    assert lines[-1].startswith("?     Quota         Google Cloud cannot be queried: 403")
 
 
 def test_quota_without_a_limit_on_vertex():

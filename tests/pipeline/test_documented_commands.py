@@ -60,6 +60,15 @@ def test_documented_commands_exist(file, parameters_of):
             assert name in parameters, name
 
 
+def test_documented_selections_of_the_cluster_tests_exist():
+    files = sorted((ROOT / "tests" / "cluster").glob("test_*.py"))
+    names = [name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())]
+    names += [file.stem for file in files]
+    words = re.findall(r"test-cluster ARGS='-k (\w+)'", (ROOT / "docs/clusters.md").read_text())
+    assert len(words) > 5
+    assert [word for word in words if not any(word in name for name in names)] == []
+
+
 def test_ci_compiles_and_submits():
     for file in (".github/workflows/train.yml", ".gitlab-ci.yml"):
         called = [target for target, _ in commands(ROOT / file)]

@@ -56,7 +56,7 @@ def test_dockerfiles_pass_hadolint():
     subprocess.run([hadolint, *recipes], check=True)
 
 
-def test_the_context_is_the_code_and_the_locks_of_the_images():
+def test_build_context_is_the_code_and_the_locks():
     files = engine.context_files(ROOT)
     assert {Path(file).parts[0] for file in files} == {
         ".dockerignore",
@@ -89,7 +89,7 @@ def test_sources_digest_changes_with_the_code(tmp_path, monkeypatch):
         ({"registry": "https://host/path"}, "without https://; got 'https://host/path'"),
     ],
 )
-def test_mistakes_in_flags(given, message):
+def test_mistake_in_a_flag(given, message):
     with pytest.raises(UserError, match=message):
         PushConfig(**given)
 
@@ -323,7 +323,7 @@ def test_pushed_images_are_compiled_by_digest(
     assert pushed["sources"] == "others"
 
     compiled = compile_pipeline(CompileConfig(str(tmp_path / "build"), images_file=str(file)))
-    assert "built from other code than the current; run `make push`" in capsys.readouterr().err
+    assert "not built from the current code; run `make push`" in capsys.readouterr().err
     used = set()
     for pipeline in compiled.values():
         spec = next(yaml.safe_load_all(pipeline.read_text()))

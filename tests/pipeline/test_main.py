@@ -11,7 +11,7 @@ from pipeline.paths import ROOT
 
 
 @pytest.mark.parametrize("words", [["--help"], ["submit", "--help"]])
-def test_closed_output_ends_help_without_a_traceback(words):
+def test_help_into_a_closed_pipe_shows_no_traceback(words):
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "pipeline", *words]
@@ -50,7 +50,8 @@ def test_help_leaves_out_the_options_of_another_target(capsys, command, order):
     "words, message",
     [
         (["sumbit"], "No such command 'sumbit'. Did you mean 'submit'\\? Try"),
-        (["submit", "--hots=x"], "No such option. Did you mean --host, --ui-host\\? Try"),
+        (["submit", "--hst=x"], "There is no option --hst. Did you mean --host\\? Try"),
+        (["submit", "--cron=x"], "No such option. Parameters of the pipeline are given as"),
         (["submit", "--num_epochs=x"], "No such option. Parameters of the pipeline are given as"),
         (
             ["submit", "--timeout=x"],

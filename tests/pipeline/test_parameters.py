@@ -32,7 +32,7 @@ def test_the_last_value_counts():
 @pytest.mark.parametrize(
     "word, message",
     [
-        ("num_epoch=3", r"no parameter 'num_epoch'\. Did you mean num_epochs="),
+        ("num_epoch=3", r"no parameter 'num_epoch'\. Did you mean num_epochs=\.\.\.\?$"),
         ("xyz=3", r"(?s)no parameter 'xyz'\.\n.*base_learning_rate, frame_features, num_epochs"),
         (
             "max_steps=3",
@@ -77,5 +77,5 @@ def test_parameters_are_read_from_the_function():
     ]
 
 
-def test_parameters_as_text():
+def test_help_has_name_type_description_and_default():
     assert "  num_epochs=INT\n      Passes over the data. (default: 5)" in help_text(KNOWN)

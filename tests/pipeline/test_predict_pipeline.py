@@ -1,6 +1,7 @@
 """The pipeline of batch prediction: compiled, checked, and run on this machine."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,14 @@ import pytest
 import yaml
 
 from components.predict.inputs import read_record_format, resolve_model
+from pipeline.__main__ import main
 from pipeline.checks import check
 from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.graphs import load
 from pipeline.paths import COMPILED, ROOT, compiled_files
 from pipeline.run import known_parameters
 from pipeline.schedule import ScheduleConfig
+from trainer.common import storage
 from trainer.common.errors import UserError
 from trainer.data.examples import encode_example
 from trainer.data.tfrecord import write_records
@@ -81,6 +84,25 @@ def test_options_are_checked_before_a_run(values, message):
     check(defaults)
     with pytest.raises(UserError, match=message):
         check(defaults | values)
+
+
+def test_submit_schedule_and_doctor(server, files, gcs_bucket, capsys):
+    storage.write_bytes(f"{gcs_bucket}/test/0.tfrecord", b"x")
+    parameters = {"data": f"{gcs_bucket}/test/*", "output_dir": f"{gcs_bucket}/out"}
+    words = [f"--host={server.url}", f"--pipeline={files['kubeflow']}"]
+    words += [f"{name}={value}" for name, value in parameters.items()]
+    for command in (["submit"], ["schedule", "--cron=0 6 * * *"], ["doctor"]):
+        with pytest.raises(SystemExit) as exit:
+            main([*command, *words])
+        assert exit.value.code == 0 or command == ["doctor"]  # which finds no images
+    assert server.only("pipelines")["display_name"] == "yt8m-predict"
+    sent = server.only("runs")
+    assert re.fullmatch(r"predict-test-\d{8}-\d{6}", sent["display_name"])
+    assert sent["runtime_config"] == {"parameters": parameters}
+    assert server.only("recurringruns")["runtime_config"] == {"parameters": parameters}
+    lines = capsys.readouterr().out.splitlines()
+    assert f"ok    data          {gcs_bucket}/test/*: 1 file" in lines
+    assert f"ok    output_dir    {gcs_bucket}/out is writable" in lines
 
 
 def test_schedules_of_both_pipelines_have_different_names():

@@ -117,7 +117,7 @@ def test_server_that_echoes_credentials(output, echo, place, source, monkeypatch
 
 @pytest.mark.parametrize("status", [401, 403, 500])
 @pytest.mark.parametrize("page", [False, True])
-def test_every_kind_of_answer(output, echo, status, page, monkeypatch):
+def test_answer_of_any_status_and_type_is_redacted(output, echo, status, page, monkeypatch):
     monkeypatch.setattr(Echo, "status", status)
     monkeypatch.setattr(Echo, "page", page)
     _, text = output("submit", f"--host={echo}", f"--token={SECRET}")

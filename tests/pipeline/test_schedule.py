@@ -25,7 +25,7 @@ def run(server, compiled, capsys):
     return run
 
 
-def test_schedule_is_created_with_careful_defaults(server, run):
+def test_new_schedule_has_the_documented_defaults(server, run):
     out = run(*NIGHTLY)
     made = server.only("recurringruns")
     assert made["trigger"] == {"cron_schedule": {"cron": "0 0 2 * * *"}}
@@ -182,7 +182,7 @@ def test_replaced_schedule_stays_paused(server, run):
     assert server.only("recurringruns")["status"] == "ENABLED"
 
 
-def test_list_and_delete(server, run):
+def test_schedules_are_listed_and_deleted(server, run):
     run(*NIGHTLY)
     run(*NIGHTLY, "--name=weekly", "--cron=0 3 * * 0")
     run("pause", "--name=weekly")
@@ -209,7 +209,7 @@ def test_list_and_delete(server, run):
         (["stop"], "The action must be one of set, list, pause, resume, delete"),
     ],
 )
-def test_mistakes(server, run, words, message):
+def test_mistake_in_a_schedule(server, run, words, message):
     with pytest.raises(SystemExit, match=message):
         run(*words)
     assert server.items["recurringruns"] == {}

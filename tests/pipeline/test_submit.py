@@ -65,7 +65,7 @@ def test_second_submission_is_a_new_run_of_the_same_version(server, run):
     }
 
 
-def test_other_pipelines_and_versions_are_unchanged_on_every_page(server, run):
+def test_other_pipelines_and_versions_are_found_on_later_pages_and_left_unchanged(server, run):
     for name in ("yt8m-pipeline-2", "another", "yt8m"):
         server.create("pipelines", {"name": name, "display_name": name})
     run()

@@ -96,6 +96,7 @@ def test_complete_files_are_not_predicted_again(model_dir, data, tmp_path):
     assert not list(Path(output).rglob("*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["input", "options", "model"])
 def test_a_change_is_predicted_again(model_dir, data, tmp_path, change):
     output, options = str(tmp_path / "output"), PredictionOptions()
@@ -178,6 +179,7 @@ def test_label_drift_by_hand():
     assert label_drift(predicted, {"videos": 0, "labels": [0, 0]}) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_baseline", [False, True])
 def test_report(model_dir, data, tmp_path, with_baseline):
     output, baseline = str(tmp_path / "output"), ""

@@ -141,6 +141,7 @@ def test_of_concurrent_publishers_one_succeeds_and_nothing_is_left(
     assert [entry["version"] for entry in history(publish_dir)] == ["1", "2"]
 
 
+@pytest.mark.slow
 def test_publishers_that_try_again_lose_nothing(exported, publish_dir):
     models = [place(exported(f"m{i}"), publish_dir) for i in range(10)]
 
@@ -194,6 +195,7 @@ def complete_version(publish_dir: str) -> str:
     )
 
 
+@pytest.mark.slow
 def test_kill_at_any_write_leaves_a_complete_model_and_a_retry_succeeds(exported, tmp_path):
     kill_at, killed = 1, True
     seen = set()
@@ -279,6 +281,7 @@ def command(*words: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_commands(exported, tmp_path):
     output = f"--output_dir={tmp_path}/output"
     publish_three(exported, f"{tmp_path}/output/published")

@@ -171,12 +171,14 @@ def test_an_error_of_worker_0_is_shown_and_not_tried_again(train):
         train([[RUNNING, RUNNING, others]], "1")
 
 
+@pytest.mark.slow
 def test_worker_0_is_killed_while_it_connects_to_a_lost_worker(train, monkeypatch):
     monkeypatch.setattr(coordinator, "SECONDS_TO_TERMINATE", 0.1)
     api = train([[RUNNING, RUNNING, LOST], [RUNNING, RUNNING, DONE]], "connects 0")
     assert len(api.jobs) == 2
 
 
+@pytest.mark.slow
 def test_the_error_that_kept_another_worker_from_connecting_is_shown(train, monkeypatch):
     monkeypatch.setattr(coordinator, "SECONDS_TO_TERMINATE", 0.1)
     failed = [terminated(1, "found 0 GPUs", index=0), pod(index=1)]

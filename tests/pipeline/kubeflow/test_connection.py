@@ -49,7 +49,7 @@ def test_empty_setting_is_not_set(monkeypatch):
     assert not connect("--host=http://h").token
 
 
-def test_address_may_come_from_a_browser():
+def test_address_copied_from_a_browser_is_accepted():
     assert resolve(ConnectionConfig(host="https://h/pipeline/#/runs")).host == "https://h/pipeline"
 
 
@@ -79,7 +79,7 @@ def test_mistake_in_the_file(tmp_path, text, message):
         resolve(ConnectionConfig())
 
 
-def test_file_that_is_named_must_exist():
+def test_missing_connection_file_is_an_error():
     with pytest.raises(UserError, match=r"file other\.toml cannot be read"):
         resolve(ConnectionConfig(connection="other.toml"))
 

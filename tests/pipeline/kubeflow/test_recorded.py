@@ -85,7 +85,7 @@ def test_user_error_was_not_retried():
     assert sorted(task["state"] for task in tries) == ["FAILED", "SUCCEEDED"]  # validation, summary
 
 
-def test_message_of_a_failed_run(server, run):
+def test_failed_run_shows_the_failed_steps_error(server, run):
     server.script = [RUNS["run_failed_in_validation"]]
     server.logs["yt8m-pipeline-csjsq-3992769959"] = ANSWERS["node_log_of_failed_step"]["body"]
     _, _, err = run("submit", "--wait", *PARAMETERS)
@@ -117,7 +117,7 @@ def test_submit_among_what_a_real_server_lists(server_of_recordings, run):
     assert made == {"pipelines": 0, "experiments": 0, "versions": 1, "runs": 1, "recurringruns": 0}
 
 
-def test_schedules_of_a_real_server(server_of_recordings, run):
+def test_schedules_of_a_real_server_are_listed_changed_and_deleted(server_of_recordings, run):
     server = server_of_recordings
     name = "--name=nightly-recorded"
     _, out, _ = run("schedule", "list")
@@ -131,7 +131,7 @@ def test_schedules_of_a_real_server(server_of_recordings, run):
     assert server.items["recurringruns"] == {}
 
 
-def test_doctor_with_the_answers_of_a_real_server(server_of_recordings, run):
+def test_doctor_understands_the_answers_of_a_real_server(server_of_recordings, run):
     server_of_recordings.faults = [("GET", "healthz", ANSWERS["healthz"])]
     _, out, _ = run("doctor", *PARAMETERS)
     marks = {line[6:19].strip(): line[:5].strip() for line in out.splitlines()}

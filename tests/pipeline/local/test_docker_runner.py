@@ -44,7 +44,7 @@ def compiled(task, image, folder):
 
 
 @pytest.mark.slow
-def test_immediate_failure_is_reported_fifty_times_of_fifty(built, tmp_path):
+def test_step_that_fails_at_once_is_never_taken_for_a_success(built, tmp_path):
     file = compiled(fail, built["data"], tmp_path)
     spec = yaml.safe_load(file.read_text())
     container = spec["deploymentSpec"]["executors"]["exec-fail"]["container"]
@@ -177,7 +177,7 @@ def test_missing_engine_is_an_error_with_its_address(tmp_path, monkeypatch):
         engine.connect()
 
 
-def test_mounts(tmp_path):
+def test_arguments_are_mounted_read_only_and_output_dir_writable(tmp_path):
     data, output = tmp_path / "data", tmp_path / "data" / "out"
     data.mkdir()
     (tmp_path / "far").mkdir()
@@ -210,7 +210,7 @@ def test_mount_over_a_folder_of_the_image_is_refused(folder):
 
 
 @pytest.mark.parametrize("folder", ["/opt/data", "/tmp", "/home/someone", "/data", "/usr/share/x"])
-def test_other_folders_are_accepted(folder):
+def test_folder_that_the_image_does_not_use_can_be_mounted(folder):
     docker_runner._check_target(folder)
 
 

@@ -41,7 +41,7 @@ def test_lines_of_kfp_are_left_out():
         (["step 100"], 128 + 15, "it was killed by SIGTERM"),
     ],
 )
-def test_reason(lines, return_code, expected):
+def test_reason_of_a_failed_step(lines, return_code, expected):
     assert local.reason(lines, return_code) == expected
 
 

@@ -98,7 +98,7 @@ EVERY = [(name, target) for name in profiles.names() for target in ("kubeflow", 
 
 
 @pytest.mark.parametrize("name, target", EVERY)
-def test_the_documents_are_what_a_server_parses(compiled, name, target):
+def test_compiled_files_are_valid_messages_of_the_server(compiled, name, target):
     spec, *rest = compiled[name, target]
     json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())  # refuses unknown fields
     assert len(rest) == (1 if target == "kubeflow" else 0)
@@ -249,7 +249,7 @@ def test_every_step_requests_resources(compiled, name, target):
 
 
 @pytest.mark.parametrize("name", profiles.names())
-def test_vertex_has_its_own_accelerator_names_and_no_kubernetes(compiled, name):
+def test_vertex_has_its_own_accelerator_names_and_no_kubernetes_settings(compiled, name):
     (spec,) = compiled[name, "vertex"]
     wanted = profiles.read(name).train
     train = steps_of(compiled[name, "vertex"], GIVEN)["train"]

@@ -197,7 +197,7 @@ def test_schedule_is_paused_resumed_listed_and_deleted(server, plan):
         (["--catchup"], "`resume --catchup`"),
     ],
 )
-def test_unsupported_options_on_vertex(server, plan, words, message):
+def test_option_that_vertex_does_not_support_is_an_error(server, plan, words, message):
     with pytest.raises(SystemExit, match=message):
         plan(*NIGHTLY, *words)
     assert server.items == {}

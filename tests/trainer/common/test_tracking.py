@@ -75,7 +75,8 @@ def test_training_evaluation_and_publishing_are_one_run(client, make_config, tmp
     assert run.data.params["num_epochs"] == "1"
     assert run.data.tags["yt8m.changed_params"] == '{"num_epochs": "2"}'
     history = client.get_metric_history(run.info.run_id, "train/loss")
-    assert [point.step for point in history] == [1, 5, 6, 10]
+    # The first and the last step of each run; on a slow machine, others between them.
+    assert {1, 5, 6, 10} <= {point.step for point in history} <= set(range(1, 11))
 
     evaluate.main(
         [
