@@ -112,6 +112,7 @@ def test_a_teacher_without_soft_targets_is_an_error(make_config, trained):
         train(make_config(teacher_dir=trained))
 
 
+@pytest.mark.slow
 def test_an_ensemble_averages_its_members(make_config, tmp_path):
     pattern = make_config().train_data_pattern
     members = []
