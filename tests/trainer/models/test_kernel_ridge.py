@@ -84,6 +84,7 @@ def test_more_videos_than_centers_are_left_out_with_a_warning(make_config, caplo
     assert "Training on 20 of 37 videos: --kernel_centers=20." in caplog.text
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_soft_targets(make_config, weights, tmp_path):
     teacher = make_config(**KERNEL, train_dir=str(tmp_path / "teacher"))
     train(teacher)
