@@ -78,8 +78,8 @@ build/engines/prism: requirements.txt
 test: install-dev ## Run all tests
 	@$(RUN) -m pytest $(ARGS)
 
-test-fast: install-dev ## Run the tests that take at most a few seconds each
-	@$(RUN) -m pytest -m "not slow" $(ARGS)
+test-fast: install-dev ## Run the tests that take at most a few seconds each, on all cores
+	@$(RUN) -m pytest -m "not slow" --numprocesses=auto --dist=loadfile $(ARGS)
 
 test-cluster: install-dev ## Run tests/cluster on the Kubeflow at KF_PIPELINES_ENDPOINT; or, with YT8M_KUBERNETES=1, what needs Kubernetes alone; in the current kubeconfig's cluster
 	@$(RUN) -m pytest -rs tests/cluster $(ARGS)

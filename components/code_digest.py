@@ -8,7 +8,7 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def code_digest(folder: Path) -> str:
-    """Return 64 hex digits that identify the Python code below a folder.
+    """Return a SHA-256 digest, in hex, of the Python code in a folder.
 
     Comments, docstrings, formatting and the folder's own path do not count.
     """

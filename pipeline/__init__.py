@@ -1,1 +1,1 @@
-"""The graph of the steps, and everything that compiles, runs, submits and schedules it."""
+"""The pipeline's graphs, and the commands that compile, run, submit and schedule them."""

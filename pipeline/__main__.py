@@ -35,7 +35,7 @@ def _run(config: RunConfig, arguments: list[str]):
 def _app() -> typer.Typer:
     app = typer.Typer(
         help="Compile, run and schedule the YouTube-8M training pipeline.",
-        # A shell completes the name of a program, which `python -m pipeline` is not.
+        # Shells complete the arguments of a program, not of `python -m pipeline`.
         add_completion=not sys.argv[0].endswith("__main__.py"),
         context_settings={"help_option_names": ["--help", "-h"]},
     )

@@ -7,7 +7,7 @@ from trainer.serving.options import PredictionOptions
 
 
 def check(values: dict):
-    """Check a run's parameters against the settings of the steps that they are for.
+    """Check a run's parameters as its steps will.
 
     Args:
         values: Name -> value; parameters that are not given have their defaults.

@@ -92,7 +92,7 @@ def _option(field) -> inspect.Parameter:
         f"--{field.name.replace('_', '-')}",
         envvar=field.metadata["envvar"],
         help=field.metadata["help"],
-        metavar="<str>" if _base_type(field) is SecretStr else None,
+        metavar="<str>" if SecretStr in (field.type, *typing.get_args(field.type)) else None,
         rich_help_panel=field.metadata["group"],
         show_default=bool(field.default),
         is_eager=field.name == "target",
@@ -100,10 +100,6 @@ def _option(field) -> inspect.Parameter:
         hidden=_applies_elsewhere(field.metadata["group"], "kubeflow"),  # until --target is read
     )
     return _parameter(field.name, Annotated[field.type, info], field.default)
-
-
-def _base_type(field) -> type:
-    return typing.get_args(field.type)[0] if typing.get_args(field.type) else field.type
 
 
 def _parameter(name: str, annotation, default=inspect.Parameter.empty) -> inspect.Parameter:

@@ -12,7 +12,8 @@ from components.dates import fill_in
 from components.train import parse_accelerator_count
 from pipeline.command_line import option
 from pipeline.kubeflow.connection import resolve
-from pipeline.prepare import KUBEFLOW, PackageConfig, complete, prepare
+from pipeline.parameters import with_defaults
+from pipeline.prepare import KUBEFLOW, PackageConfig, prepare
 from trainer.common import storage
 from trainer.common.errors import UserError
 
@@ -57,7 +58,7 @@ def doctor(config: DoctorConfig, arguments: list[str]) -> int:
 def checks(config: DoctorConfig, arguments: list[str]) -> Iterator[tuple[str, Check]]:
     """Yield (title, check); a check returns its finding, or raises UserError or NotChecked."""
     compiled, values = prepare(config, arguments)
-    values = complete(compiled, values)
+    values = with_defaults(values, compiled.parameters)
     yield "Pipeline", lambda: f"version {compiled.version}; the parameters are valid"
     yield from _kubeflow(config) if config.target == "kubeflow" else _vertex(config)
     for image in compiled.images:
@@ -199,11 +200,18 @@ def _full_name(image: str) -> str:
 
 
 def nodes(values: dict) -> str:
-    """Check whether a node has the labels of node_selector and enough accelerators."""
+    """Check whether a node has the labels of node_selector and enough accelerators.
+
+    Args:
+        values: Values of all parameters. Batch prediction has none of these.
+    """
     kind, count = _accelerators(values)
-    selector = ",".join(f"{key}={value}" for key, value in values["node_selector"].items())
+    labels = values.get("node_selector", {})
+    selector = ",".join(f"{key}={value}" for key, value in labels.items())
     with _kubernetes() as client:
         nodes = client.CoreV1Api().list_node(label_selector=selector, _request_timeout=20).items
+    if not count:
+        return f"{len(nodes)} with the labels of the step; they may lack free CPU or memory"
     most = max((int(node.status.allocatable.get(kind, 0)) for node in nodes), default=0)
     if most >= count:
         return f"a node has {most} {kind}"

@@ -9,21 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from google.protobuf.json_format import MessageToDict
 
 from components.train import FLAGS
 from pipeline.command_line import closest
 from trainer.common.errors import UserError
 
-# kfp's names of the parameters' types, in Python and in a compiled pipeline.
+# Types of parameters in a compiled pipeline.
 TYPES = {
-    "String": str,
-    "Integer": int,
-    "Float": float,
-    "Boolean": bool,
-    "List": list,
-    "Dict": dict,
-}
-TYPES_IN_SPEC = {
     "STRING": str,
     "NUMBER_INTEGER": int,
     "NUMBER_DOUBLE": float,
@@ -53,25 +46,18 @@ class Parameter:
 
 def parameters_of(pipeline) -> dict[str, Parameter]:
     """Return name -> parameter of a kfp pipeline, in the order of its function's signature."""
-    return {
-        name: Parameter(
-            name=name,
-            type=TYPES[given.type],
-            default=TYPES[given.type](given.default) if given.optional else None,
-            description=" ".join(given.description.split()),
-        )
-        for name, given in pipeline.component_spec.inputs.items()
-    }
+    known = parameters_of_spec({"root": MessageToDict(pipeline.pipeline_spec.root)})
+    return {name: known[name] for name in pipeline.component_spec.inputs}
 
 
 def parameters_of_spec(spec: dict) -> dict[str, Parameter]:
     """Return name -> parameter of a compiled pipeline, sorted by name."""
     given = spec["root"].get("inputDefinitions", {}).get("parameters", {})
-    return {name: _parameter_of_spec(name, given[name]) for name in sorted(given)}
+    return {name: _parameter(name, given[name]) for name in sorted(given)}
 
 
-def _parameter_of_spec(name: str, given: dict) -> Parameter:
-    kind = TYPES_IN_SPEC[given["parameterType"]]
+def _parameter(name: str, given: dict) -> Parameter:
+    kind = TYPES[given["parameterType"]]
     default = kind(given.get("defaultValue", kind())) if given.get("isOptional") else None
     return Parameter(name, kind, default, " ".join(given.get("description", "").split()))
 
@@ -81,15 +67,11 @@ def help_text(parameters: dict[str, Parameter]) -> str:
     lines = []
     for parameter in parameters.values():
         default = "" if parameter.default is None else f" (default: {_default(parameter)})"
-        lines.append(f"  {parameter.name}={_type(parameter).upper()}")
+        lines.append(f"  {parameter.name}={parameter.type.__name__.upper()}")
         lines += textwrap.wrap(
             parameter.description + default, 92, initial_indent=" " * 6, subsequent_indent=" " * 6
         )
     return "\n".join(lines)
-
-
-def _type(parameter: Parameter) -> str:
-    return parameter.type.__name__
 
 
 def _default(parameter: Parameter) -> str:
@@ -148,6 +130,11 @@ def read(path: str, parameters: dict[str, Parameter]) -> dict:
         elif type(value) is not kind or (kind is float and not math.isfinite(value)):
             raise UserError(f"{path}: {name} must be {EXPECTED[kind]}; got {value!r}.")
     return values
+
+
+def with_defaults(values: dict, parameters: dict[str, Parameter]) -> dict:
+    """Return the values of all parameters, with defaults for those that are not given."""
+    return {name: p.default for name, p in parameters.items() if p.default is not None} | values
 
 
 def require(values: dict, parameters: dict[str, Parameter]):

@@ -46,26 +46,17 @@ def prepare(config: PackageConfig, arguments: list[str]):
     from pipeline import package
     from pipeline.checks import check  # loads NumPy
 
-    compiled = package.read(_compiled_file(config))
+    file = config.pipeline
+    if file in COMPILED:
+        file = compiled_files(BUILD, file)[config.target]
+    compiled = package.read(str(file))
     values = parameters.read(config.params, compiled.parameters) if config.params else {}
     values |= parameters.parse(arguments, compiled.parameters)
     if config.no_cache and "reuse_training" in compiled.parameters:
         values["reuse_training"] = False
     parameters.require(values, compiled.parameters)
-    check(complete(compiled, values))
+    check(parameters.with_defaults(values, compiled.parameters))
     return compiled, values
-
-
-def _compiled_file(config: PackageConfig) -> str:
-    if config.pipeline in COMPILED:
-        return str(compiled_files(BUILD, config.pipeline)[config.target])
-    return config.pipeline
-
-
-def complete(compiled, values: dict) -> dict:
-    """Return the values of all parameters, with defaults for those that are not given."""
-    defaults = {name: p.default for name, p in compiled.parameters.items() if p.default is not None}
-    return defaults | values
 
 
 def show(where: dict, compiled, values: dict):

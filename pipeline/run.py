@@ -6,6 +6,7 @@ import sys
 import time
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 
 from components import generate_data
 from components.dates import fill_in
@@ -66,8 +67,7 @@ def _complete(given: dict, known: dict[str, parameters.Parameter]) -> dict:
     missing = [name for name in DATA if name not in given]
     if len(missing) == 1:
         raise UserError(f"{missing[0]} is missing. Give both train_data and eval_data, or neither.")
-    defaults = {name: p.default for name, p in known.items() if p.default is not None}
-    check(defaults | given)
+    check(parameters.with_defaults(given, known))
     if given.get("num_workers", 1) > 1:
         raise UserError(
             "num_workers must be 1 on this machine, where there is no Kubernetes; got "
@@ -80,19 +80,30 @@ def _complete(given: dict, known: dict[str, parameters.Parameter]) -> dict:
     if missing:
         arguments |= generated_data("frame" if given.get("frame_features") else "video")
     arguments |= given
-    now = datetime.now(UTC)
-    for name in DATA:
-        with naming(name):
-            files = fill_in(arguments[name], now)
-            arguments[name] = ",".join(map(absolute, files.split(",")))
-            storage.glob(arguments[name])
-    arguments["output_dir"] = absolute(arguments["output_dir"])
-    for name in ("vocabulary", "data_schema", "data_baseline"):
-        if arguments.get(name):
-            arguments[name] = absolute(arguments[name])
-            with naming(name):
-                storage.size(arguments[name])
+    make_absolute(arguments, DATA, ("vocabulary", "data_schema", "data_baseline"), ("output_dir",))
     return arguments
+
+
+def make_absolute(
+    arguments: dict, globs: tuple[str, ...], files: tuple[str, ...], folders: tuple[str, ...]
+):
+    """Fill in dates and make paths absolute, in the parameters that are globs, files or folders.
+
+    Raises:
+        UserError: No file matches a glob, or a file does not exist.
+    """
+    now = datetime.now(UTC)
+    for name in globs:
+        with _naming(name):
+            patterns = fill_in(arguments[name], now).split(",")
+            arguments[name] = ",".join(map(_absolute, patterns))
+            storage.glob(arguments[name])
+    for name in (*files, *folders):
+        if arguments.get(name):
+            arguments[name] = _absolute(arguments[name])
+            with _naming(name):
+                if name in files:
+                    storage.size(arguments[name])
 
 
 def generated_data(kind: str) -> dict:
@@ -111,7 +122,7 @@ def generated_data(kind: str) -> dict:
     }
 
 
-def absolute(path: str) -> str:
+def _absolute(path: str) -> str:
     path = path.strip()
     return path if not path or "://" in path else os.path.abspath(os.path.expanduser(path))
 
@@ -122,7 +133,7 @@ def short(value) -> str:
 
 
 @contextlib.contextmanager
-def naming(parameter: str):
+def _naming(parameter: str):
     """Prefix the message of a UserError with a parameter's name."""
     try:
         yield
@@ -136,13 +147,7 @@ def run(arguments: dict, runner: str = "subprocess"):
     Raises:
         UserError: A step failed, or there is no Docker engine or image to run it in.
     """
-    from pipeline.local import subprocess_runner as local  # loads kfp
-
-    run_pipeline = local.run
-    if runner == "docker":
-        from pipeline.local import docker_runner
-
-        run_pipeline = docker_runner.run
+    from pipeline.local.subprocess_runner import StepFailed  # loads kfp
 
     for name, value in arguments.items():
         files = f"  (files: {len(storage.glob(value))})" if name in DATA else ""
@@ -158,8 +163,8 @@ def run(arguments: dict, runner: str = "subprocess"):
     job_id = uuid.uuid4().hex[:8]
     folder = run_folder(arguments["output_dir"], arguments["run_name"], "", job_id)
     try:
-        run_pipeline(pipeline, arguments, BUILD / "kfp", job_id)
-    except local.StepFailed as failed:
+        run_compiled(pipeline, arguments, runner, job_id)
+    except StepFailed as failed:
         # The summary step does not get the output of a step that recorded no error, so write the
         # summary again with it. If that fails, report the step's error all the same.
         with contextlib.suppress(UserError):
@@ -173,6 +178,15 @@ def run(arguments: dict, runner: str = "subprocess"):
         # kfp's local runner skips the steps of a condition that it cannot evaluate, and still
         # reports a success.
         raise UserError(f"The pipeline ended without a result: {summary['error']}")
+
+
+def run_compiled(pipeline: Path, arguments: dict, runner: str, job_id: str):
+    """Run a compiled pipeline with a runner, "subprocess" or "docker"."""
+    if runner == "docker":
+        from pipeline.local import docker_runner as local
+    else:
+        from pipeline.local import subprocess_runner as local
+    local.run(pipeline, arguments, BUILD / "kfp", job_id)
 
 
 def _table(summary: dict) -> str:

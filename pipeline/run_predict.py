@@ -3,20 +3,22 @@
 import sys
 import time
 import uuid
-from datetime import UTC, datetime
 
-from components.dates import fill_in
 from components.run_folder import run_folder
 from pipeline import parameters
 from pipeline.checks import check
 from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.images import local_names
 from pipeline.paths import BUILD
-from pipeline.run import absolute, generated_data, known_parameters, naming, short
+from pipeline.run import (
+    generated_data,
+    known_parameters,
+    make_absolute,
+    run_compiled,
+    short,
+)
 from trainer.common import storage
 from trainer.common.errors import UserError
-
-FOLDERS = ("output_dir", "model_dir", "predictions_dir")
 
 
 def run_command(config, given: list[str]):
@@ -38,8 +40,7 @@ def complete(given: dict, known: dict[str, parameters.Parameter]) -> dict:
     Raises:
         UserError: a value is out of its range, or no file matches.
     """
-    defaults = {name: p.default for name, p in known.items() if p.default is not None}
-    check(defaults | given)
+    check(parameters.with_defaults(given, known))
     arguments = {"run_name": time.strftime("predict-%Y%m%d-%H%M%S")}
     if "data" in given:
         arguments["output_dir"] = str(BUILD / "output")
@@ -48,18 +49,8 @@ def complete(given: dict, known: dict[str, parameters.Parameter]) -> dict:
         arguments |= {name: generated[name] for name in ("output_dir", "vocabulary")}
         arguments["data"] = generated["eval_data"]
     arguments |= given
-    with naming("data"):
-        files = fill_in(arguments["data"], datetime.now(UTC))
-        arguments["data"] = ",".join(map(absolute, files.split(",")))
-        storage.glob(arguments["data"])
-    for name in FOLDERS:
-        if arguments.get(name):
-            arguments[name] = absolute(arguments[name])
-    for name in ("vocabulary", "data_baseline"):
-        if arguments.get(name):
-            arguments[name] = absolute(arguments[name])
-            with naming(name):
-                storage.size(arguments[name])
+    folders = ("output_dir", "model_dir", "predictions_dir")
+    make_absolute(arguments, ("data",), ("vocabulary", "data_baseline"), folders)
     return arguments
 
 
@@ -69,19 +60,14 @@ def run(arguments: dict, runner: str = "subprocess"):
     Raises:
         UserError: a step failed; or there is no engine, or an image is missing, to run it in.
     """
-    from pipeline.local import subprocess_runner as local  # loads kfp
+    from pipeline.local.subprocess_runner import StepFailed  # loads kfp
 
-    run_pipeline = local.run
-    if runner == "docker":
-        from pipeline.local import docker_runner
-
-        run_pipeline = docker_runner.run
     job_id = uuid.uuid4().hex[:8]
     config = CompileConfig(str(BUILD / "local"))
     compiled = compile_pipeline(config, local_names("cpu"), "predict")["kubeflow"]
     try:
-        run_pipeline(compiled, arguments, BUILD / "kfp", job_id)
-    except local.StepFailed as failed:
+        run_compiled(compiled, arguments, runner, job_id)
+    except StepFailed as failed:
         raise UserError(f"{failed.step} failed: {failed.reason}") from None
     folder = run_folder(arguments["output_dir"], arguments["run_name"], "", job_id)
     predictions = arguments.get("predictions_dir") or storage.join(folder, "predictions")

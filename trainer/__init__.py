@@ -1,1 +1,1 @@
-"""What a video is: records, models, losses, metrics, training, evaluation and export."""
+"""Data, models, losses, metrics, training, evaluation and export."""

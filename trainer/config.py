@@ -246,7 +246,7 @@ class TrainConfig(RegisteredFlags, GeneralFlags):
                 f"--mixup needs video-level features; got --mixup={self.mixup} with "
                 "--frame_features."
             )
-        _ = self.record_format
+        _ = self.record_format  # raises a UserError if the features are invalid
 
     def _check_level(self):
         """Check that the model takes features of the level that the data has."""

@@ -43,7 +43,7 @@ class PredictConfig:
 
     @property
     def options(self) -> PredictionOptions:
-        """What to write for each video."""
+        """Options of the output."""
         return PredictionOptions(
             self.output_format, self.top_k, self.min_probability, self.batch_size
         )

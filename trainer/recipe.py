@@ -71,7 +71,7 @@ def train_config(stage: list[str], config: RecipeConfig) -> TrainConfig:
 
 
 def run(config: RecipeConfig):
-    """Train all stages; those that are complete already take a few seconds."""
+    """Train the stages of the recipe one after the other, without those that are complete."""
     from trainer.training import ensembling, loop
 
     for stage in stages(config.recipe):

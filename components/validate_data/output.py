@@ -97,7 +97,7 @@ def fails(findings: Findings, fail_on: str) -> bool:
 
 
 def fingerprint(splits: dict[str, SplitStatistics]) -> str:
-    """Return 64 hex digits that identify the records of all splits."""
+    """Return a SHA-256 digest, in hex, of the records of all splits."""
     lines = [f"{split} {splits[split].digest:064x}\n" for split in sorted(splits)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

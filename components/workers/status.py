@@ -1,4 +1,4 @@
-"""What a worker's pod is doing, and how it ended."""
+"""State and exit of a worker's pod."""
 
 import signal
 from collections import Counter

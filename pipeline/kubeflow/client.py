@@ -85,8 +85,8 @@ def connect(connection: ConnectionConfig) -> kfp.client.Client:
         warnings.simplefilter("ignore")  # that it does not support Kubeflow 1.0
         client = kfp.client.Client(
             host=connection.host,
-            # With a name, it neither asks the server, without a timeout, nor writes to the home
-            # folder. Each request gives the real namespace.
+            # With a namespace, kfp sends no request here, which would have no timeout, and writes
+            # nothing to the home folder. Each request gives the real namespace.
             namespace=connection.namespace or "unset",
             existing_token=connection.token.get_secret_value() or None,
             credentials=ServiceAccountTokenVolumeCredentials(token_file) if token_file else None,
@@ -219,7 +219,7 @@ def named(list_page: Callable, items: str, name: str, **query):
     """Return the oldest item of this name, or None."""
     equals = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
     found = every(list_page, items, filter=json.dumps({"predicates": [equals]}), **query)
-    # The server's filter is not relied on.
+    # Do not rely on the server's filter.
     matching = [item for item in found if item.display_name == name]
     return min(matching, key=lambda item: str(item.created_at), default=None)
 

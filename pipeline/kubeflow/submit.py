@@ -10,14 +10,16 @@ from pipeline.kubeflow import client as kubeflow
 from pipeline.kubeflow import follow, upload
 from pipeline.kubeflow.connection import resolve, secret_free
 from pipeline.naming import run_name
-from pipeline.prepare import complete, show
+from pipeline.parameters import with_defaults
+from pipeline.prepare import show
 from trainer.common.errors import UserError
 
 
 def submit(config, compiled, values: dict) -> int:
     """Create a run; return the exit code, which with --wait is that of the run's final state."""
     connection = resolve(config, host_required=not config.dry_run)
-    name = config.run_name or run_name(complete(compiled, values), datetime.now(UTC))
+    all_values = with_defaults(values, compiled.parameters)
+    name = config.run_name or run_name(all_values, datetime.now(UTC))
     if config.dry_run:
         what = {"version": compiled.version, "run": name, "experiment": config.experiment}
         show(secret_free(connection) | what, compiled, values)
@@ -42,8 +44,8 @@ def submit(config, compiled, values: dict) -> int:
                 run.run_id,
                 compiled.steps,
                 config.timeout * 3600,
-                _needs(compiled, values),
-                lambda: _explain_nodes(compiled, values),
+                _needs(all_values),
+                lambda: _explain_nodes(all_values),
             )
         except KeyboardInterrupt:
             print("\nThe run continues, but is no longer followed.", file=sys.stderr)
@@ -52,20 +54,19 @@ def submit(config, compiled, values: dict) -> int:
         return _report(client, run, compiled.steps, link, namespace)
 
 
-def _needs(compiled, values: dict) -> dict[str, str]:
+def _needs(values: dict) -> dict[str, str]:
     """Return name of a task -> resources it requests, e.g. "1 x nvidia.com/gpu"."""
-    values = complete(compiled, values)
     if values.get("accelerator_count", "0") == "0":
         return {}
     return {"train": f"{values['accelerator_count']} x {values['accelerator_type']}"}
 
 
-def _explain_nodes(compiled, values: dict) -> str:
+def _explain_nodes(values: dict) -> str:
     """Return the result of doctor's check of the nodes."""
     from pipeline import doctor
 
     try:
-        found = doctor.nodes(complete(compiled, values))
+        found = doctor.nodes(values)
     except (doctor.NotChecked, UserError) as error:
         found = str(error)
     return f"          Nodes: {found}. `make doctor` with the same ARGS checks more."

@@ -121,7 +121,7 @@ def _follow(events: Iterator[dict], show: Show):
 
 @dataclass(frozen=True)
 class Image:
-    """An image of the engine."""
+    """An image that the engine has."""
 
     id: str
     size: int  # bytes

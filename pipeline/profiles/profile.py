@@ -17,7 +17,7 @@ Memory = Annotated[str, Field(pattern=r"^\d+(Ki|Mi|Gi|Ti|k|M|G|T)?$")]
 
 
 class _Table(BaseModel, frozen=True, extra="forbid", strict=True):
-    """A table of the file."""
+    """A table of the file: immutable, without unknown keys or conversions of types."""
 
 
 class Train(_Table):

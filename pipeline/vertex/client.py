@@ -14,7 +14,7 @@ from trainer.common.errors import UserError
 
 ANSWER_SECONDS = 60.0
 
-INIT = {}  # further arguments of aiplatform.init, for tests
+INIT = {}  # additional arguments of aiplatform.init, for tests
 
 
 def access(config) -> str:

@@ -5,7 +5,7 @@ import time
 from datetime import UTC, datetime
 
 from pipeline.naming import run_name
-from pipeline.prepare import complete
+from pipeline.parameters import with_defaults
 from pipeline.vertex import client as vertex
 
 POLL_SECONDS = 10
@@ -19,7 +19,8 @@ STILL_RUNNING = 124
 
 def submit(config, compiled, values: dict) -> int:
     """Create a run; return the exit code, which with --wait is that of the run's final state."""
-    name = config.run_name or run_name(complete(compiled, values), datetime.now(UTC))
+    all_values = with_defaults(values, compiled.parameters)
+    name = config.run_name or run_name(all_values, datetime.now(UTC))
     if config.dry_run:
         return vertex.show(config, compiled, values, {"run": name})
     with vertex.explained(), vertex.client(config) as aiplatform:

@@ -220,6 +220,13 @@ def test_nodes_and_quotas(run, parameters, cloud, gpus, hard, limit, marks):
     assert "labelSelector=cloud.google.com/gke-accelerator=nvidia-tesla-a100,cloud" in nodes
 
 
+@pytest.mark.parametrize("values", [{}, {"accelerator_count": "0", "node_selector": {"a": "b"}}])
+def test_nodes_for_a_step_without_accelerators(cloud, values):
+    cloud.answers = {"/api/v1/nodes": node("0")}
+    found = "1 with the labels of the step; they may lack free CPU or memory"
+    assert doctor.nodes(values) == found
+
+
 def holding(*names: str) -> dict:
     return {"status": {"allocatable": {}, "images": [{"names": [name]} for name in names]}}
 

@@ -118,6 +118,7 @@ def any_user(run_in):
     return run
 
 
+@pytest.mark.slow  # builds the images
 @pytest.mark.parametrize("image", sorted(images.NAMES))
 def test_image_runs_without_root_and_build_tools(image, built, any_user, run_in):
     look = """
@@ -138,6 +139,7 @@ print(writable)
     assert any_user(built[image], ["python3", "-c", look])[1][0] == "12345"
 
 
+@pytest.mark.slow  # builds the images
 @pytest.mark.parametrize(
     "image, modules",
     [
@@ -156,6 +158,7 @@ def test_an_image_holds_what_its_steps_import(image, modules, built, any_user):
     assert (code, lines[-1]) == (0, "yt8m"), lines
 
 
+@pytest.mark.slow  # builds the images
 @pytest.mark.parametrize(
     "image, flag",
     [("data", "--input"), ("trainer", "--train_data_pattern"), ("serving", "--served_dir")],

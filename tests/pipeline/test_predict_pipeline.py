@@ -15,6 +15,7 @@ from pipeline.__main__ import main
 from pipeline.checks import check
 from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.graphs import load
+from pipeline.parameters import with_defaults
 from pipeline.paths import COMPILED, ROOT, compiled_files
 from pipeline.run import known_parameters
 from pipeline.schedule import ScheduleConfig
@@ -80,7 +81,7 @@ def test_a_cpu_profile_gives_no_accelerator(files):
 )
 def test_options_are_checked_before_a_run(values, message):
     known = known_parameters("predict")
-    defaults = {name: p.default for name, p in known.items() if p.default is not None}
+    defaults = with_defaults({}, known)
     check(defaults)
     with pytest.raises(UserError, match=message):
         check(defaults | values)

@@ -113,6 +113,7 @@ def test_a_remote_train_dir_gives_the_weights_of_a_local_one(
     assert evaluator.evaluate(exported, config.train_data_pattern).step == 8
 
 
+@pytest.mark.slow
 def test_a_new_model_instead_of_the_one_in_the_bucket(remote_config):
     train(remote_config())
     with pytest.raises(UserError, match="holds a model with other flags"):

@@ -120,7 +120,7 @@ def open_read(path: str) -> BinaryIO:
 
 
 def download(path: str, target: BinaryIO) -> None:
-    """Write the content of an object on gs:// to the start of `target`, in one request.
+    """Download an object on gs:// into an open file, in one request.
 
     A failed request is repeated, for a few minutes.
     """

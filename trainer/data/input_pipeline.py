@@ -308,6 +308,7 @@ class _Shards:
     ):
         self._error = error
         self._files = files
+        self._is_remote = any(map(storage.is_remote, files))
         self._record_format = record_format
         self._on_bad_record = on_bad_record
         self._labels = labels
@@ -334,8 +335,8 @@ class _Shards:
             deterministic=True,
         )
         # Reading downloads in parallel would open, and so download, more of them ahead.
-        is_remote = any(map(storage.is_remote, self._files))
-        return _interleave(opened, num_readers, self._read_one, parallel=not is_remote)
+        parallel = not self._is_remote or self._on_bad_record is not None
+        return _interleave(opened, num_readers, self._read_one, parallel)
 
     def _open(self, number, num_placeholders):
         """Open a file.
@@ -369,7 +370,8 @@ class _Shards:
         # no error to it: `damaged` takes the place of a record that is missing.
         damaged = tf.data.Dataset.from_tensors(number).map(self._damaged)
         records = records.concatenate(placeholders).concatenate(damaged).take(num_records)
-        return records.enumerate(first).concatenate(self._closing(paths))
+        records = records.enumerate(first)
+        return records.concatenate(self._closing(paths)) if self._is_remote else records
 
     def _open_eagerly(self, number, num_placeholders):
         if num_placeholders:
@@ -402,10 +404,8 @@ class _Shards:
                     file.close()
             return False
 
-        nothing = tf.data.Dataset.from_tensors((tf.constant(0, tf.int64), ""))
-        if not any(map(storage.is_remote, self._files)):
-            return nothing.take(0)
-        return nothing.filter(lambda *_: tf.ensure_shape(tf.py_function(close, [paths], bool), []))
+        record = tf.data.Dataset.from_tensors((tf.constant(0, tf.int64), ""))
+        return record.filter(lambda *_: tf.ensure_shape(tf.py_function(close, [paths], bool), []))
 
     def _damaged(self, number) -> tf.Tensor:
         """Raise an error that names the damaged record of a file."""
@@ -415,7 +415,7 @@ class _Shards:
             for record in tfrecord.scan_records(path):
                 if isinstance(record, tfrecord.BadRecord):
                     raise UserError(str(record))
-            raise UserError(f"{path} changed while it was read.")
+            raise UserError(f"Cannot read all records of {path}, although none is damaged.")
 
         return tf.ensure_shape(tf.py_function(search, [number], tf.string), [])
 

@@ -26,7 +26,7 @@ class File(NamedTuple):
         size: in bytes.
         version: generation of an object on gs://; time of modification of a local file, in ns.
         num_records: number of records, damaged ones included.
-        checksum: of the records, in their order, as 64 hex digits.
+        checksum: SHA-256 digest of the records in their order, in hex.
     """
 
     path: str
@@ -51,7 +51,7 @@ class Manifest(NamedTuple):
 
     @property
     def content_key(self) -> str:
-        """64 hex digits that identify the records and their order, wherever the files are."""
+        """SHA-256 digest, in hex, of the records in their order; independent of the paths."""
         checksums = "".join(f"{file.checksum}\n" for file in self.files)
         return hashlib.sha256(checksums.encode()).hexdigest()
 

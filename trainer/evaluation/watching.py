@@ -32,7 +32,7 @@ def watch(train_dir: str, data_pattern: str, **settings) -> Iterator[Evaluation]
     Raises:
         UserError: `train_dir` is remote, or as in `evaluate`.
     """
-    if train_dir.startswith("gs://"):
+    if storage.is_remote(train_dir):
         raise UserError(f"--watch needs a local or mounted train_dir; got {train_dir!r}.")
     writer = tf.summary.create_file_writer(storage.join(train_dir, EVENTS_FOLDER))
     evaluated = None

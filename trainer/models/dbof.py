@@ -26,7 +26,13 @@ class DbofModel(VideoModel):
         pooling: "max" or "average", over the frames.
         activation: of both layers, "sigmoid" or "relu6".
         add_batch_norm: normalize the input and both layers; otherwise add biases.
+
+    Attributes:
+        samples_on_host: whether `sample_frames` is called before a training step, so that only the
+            sampled frames are transferred to a GPU.
     """
+
+    samples_on_host = False
 
     def __init__(
         self,
@@ -47,20 +53,26 @@ class DbofModel(VideoModel):
         self.input_norm = BatchNorm("input_norm") if add_batch_norm else None
         self.cluster = DbofLayer(cluster_size, add_batch_norm, "cluster")
         self.hidden = DbofLayer(hidden_size, add_batch_norm, "hidden")
-        self.seeds = RandomSeeds()
+        with tf.device("CPU:0"):
+            self.seeds = RandomSeeds()
 
     def vector(self, features, num_frames, training):
-        indices = self._sample(num_frames, training)
-        sampled = tuple(
-            tf.gather(part, indices, axis=1, batch_dims=1) for part in frames.parts(features)
-        )
-        num_sampled = tf.minimum(num_frames, 1) * self.iterations
-        values = frames.unit_frames(sampled, num_sampled, training)
+        if not (training and self.samples_on_host):
+            features, num_frames = self.sample_frames(features, num_frames, training)
+        values = frames.unit_frames(features, num_frames, training)
         if self.input_norm:
             values = self.input_norm(values, training=training)
         clusters = self.activation(self.cluster(values, training=training))
         pooled = self.pooling(clusters, axis=1)
         return self.activation(self.hidden(pooled, training=training))
+
+    def sample_frames(self, features, num_frames, training=True):
+        """Return the features and the number of the sampled frames, `iterations` per video."""
+        indices = self._sample(num_frames, training)
+        sampled = tuple(
+            tf.gather(part, indices, axis=1, batch_dims=1) for part in frames.parts(features)
+        )
+        return sampled, tf.minimum(num_frames, 1) * self.iterations
 
     def _sample(self, num_frames, training):
         """[batch, iterations] int32: indices of the sampled frames."""

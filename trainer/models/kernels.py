@@ -5,6 +5,8 @@ to run a kernel or the plain version. Kernels never run in exported models, whic
 XLA, nor on GPUs.
 """
 
+import contextlib
+import contextvars
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +15,32 @@ import tensorflow as tf
 
 from trainer.data.records import QUANTISED_ZERO, QUANTUM
 
+_portable = contextvars.ContextVar("portable", default=False)
+
+
+def has_gpu() -> bool:
+    """Whether a GPU is visible."""
+    return bool(tf.config.list_logical_devices("GPU"))
+
 
 def use(training: bool) -> bool:
     """Whether to run kernels instead of plain TensorFlow: in training without a visible GPU."""
-    return bool(training) and not tf.config.list_logical_devices("GPU")
+    return bool(training) and not has_gpu()
+
+
+def use_cudnn() -> bool:
+    """Whether recurrent layers run on cuDNN: with a visible GPU, except in exported models."""
+    return has_gpu() and not _portable.get()
+
+
+@contextlib.contextmanager
+def portable():
+    """Trace functions without cuDNN, so that they run anywhere."""
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
 
 
 def fused(function):

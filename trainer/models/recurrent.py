@@ -27,8 +27,8 @@ class Lstm(Float32Layer, keras.layers.LSTM):
     """
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
-        if training and not kernels.use(training):
-            return _pad_empty_batch(super().inner_loop, sequences, initial_state, mask)
+        if kernels.use_cudnn():
+            return _pad_empty_batch(super().inner_loop, sequences, initial_state, mask, training)
         cell = self.cell
         biases = [cell.bias, tf.zeros_like(cell.bias)]
         dtype = self.product_dtype if training else "float32"
@@ -45,8 +45,8 @@ class Gru(Float32Layer, keras.layers.GRU):
     """
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
-        if training and not kernels.use(training):
-            return _pad_empty_batch(super().inner_loop, sequences, initial_state, mask)
+        if kernels.use_cudnn():
+            return _pad_empty_batch(super().inner_loop, sequences, initial_state, mask, training)
         cell = self.cell
         biases = tf.unstack(tf.convert_to_tensor(cell.bias))
         dtype = self.product_dtype if training else "float32"
@@ -55,8 +55,8 @@ class Gru(Float32Layer, keras.layers.GRU):
         )
 
 
-def _pad_empty_batch(inner_loop, sequences, initial_state, mask):
-    """Keras' `inner_loop` in training, with a sequence of zeros in place of an empty batch.
+def _pad_empty_batch(inner_loop, sequences, initial_state, mask, training):
+    """Keras' `inner_loop`, with a sequence of zeros in place of an empty batch.
 
     cuDNN rejects empty batches, and the last batch of an epoch may leave a GPU without videos.
     """
@@ -69,16 +69,13 @@ def _pad_empty_batch(inner_loop, sequences, initial_state, mask):
         return tf.ensure_shape(result, [None, *tensor.shape[1:]])
 
     last, outputs, states = inner_loop(
-        pad(sequences), [pad(state) for state in initial_state], pad(mask, True), True
+        pad(sequences), [pad(state) for state in initial_state], pad(mask, True), training
     )
     return last[:num_sequences], outputs[:num_sequences], [s[:num_sequences] for s in states]
 
 
 def _inner_loop(cell, sequences, mask, cell_kernels, biases, dtype):
-    """Last output, all outputs and last state, as Keras' own method returns them.
-
-    Also used for prediction: on GPUs Keras' own would export cuDNN operations, which need a GPU.
-    """
+    """Last output, all outputs and last state, as Keras' own method returns them."""
     biases = [tf.convert_to_tensor(bias) for bias in biases]
     cell_kernels = [tf.cast(kernel, dtype) for kernel in cell_kernels]
     values = tf.transpose(tf.cast(sequences, dtype), [1, 0, 2])

@@ -40,9 +40,7 @@ POLL_SECONDS = 1
 RECORD_FILE = "mirror.json"
 SNAPSHOTS = "snapshots"
 EXPORTS = "export"
-EXPORT_COMPLETE = (
-    "manifest.json"  # the last file of an exported model: without it, the export is incomplete
-)
+EXPORT_COMPLETE = "manifest.json"  # uploaded last: without it, an exported model is incomplete
 
 
 class Lost(UserError):
@@ -297,7 +295,7 @@ def local_copy(train_dir: str) -> Iterator[str]:
     Raises:
         UserError: a remote train_dir is not readable, or none of its snapshots is complete.
     """
-    if not train_dir.startswith("gs://"):
+    if not storage.is_remote(train_dir):
         yield train_dir
         return
     with tempfile.TemporaryDirectory(prefix="yt8m-") as folder:

@@ -223,7 +223,7 @@ def open_exclusive(
             newest checkpoint could not be uploaded.
         Lost: another trainer has taken over a remote train_dir.
     """
-    if not train_dir.startswith("gs://"):
+    if not storage.is_remote(train_dir):
         with lock(Path(train_dir) / LOCK_FILE, train_dir):
             if start_new(train_dir):
                 checkpoints.remove_all(train_dir)

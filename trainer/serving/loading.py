@@ -97,10 +97,10 @@ def _load_exported(model_dir: str) -> TrainedModel:
     manifest = storage.read_json(storage.join(model_dir, MANIFEST_FILE), "model_flags", "step")
     names = storage.read_json(storage.join(model_dir, CLASS_NAMES_FILE), "names")["names"]
     with tempfile.TemporaryDirectory() as local:
-        if model_dir.startswith("gs://"):
+        if storage.is_remote(model_dir):
             storage.copy_tree(model_dir, local)
         try:
-            module = tf.saved_model.load(local if model_dir.startswith("gs://") else model_dir)
+            module = tf.saved_model.load(local if storage.is_remote(model_dir) else model_dir)
         except (OSError, ValueError, tf.errors.OpError) as error:
             raise UserError(
                 f"Cannot read the exported model {model_dir}: {reason(error)}."

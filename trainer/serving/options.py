@@ -9,7 +9,7 @@ FORMATS = ("csv", "jsonl", "parquet")
 
 @dataclass(frozen=True)
 class PredictionOptions:
-    """What to write for each video.
+    """Options of the output of a prediction.
 
     Attributes:
         output_format: A key of `prediction_files.WRITERS`.

@@ -22,7 +22,7 @@ from trainer.common.errors import UserError, reason
 from trainer.config import record_format
 from trainer.data import input_pipeline, vocabulary
 from trainer.data.records import MAX_FRAMES, RecordFormat
-from trainer.models import registry
+from trainer.models import kernels, registry
 from trainer.serving import loading, mixtures
 
 TOP_K = 20  # classes that the signature returns per video
@@ -91,7 +91,8 @@ def write(
         partial.mkdir(parents=True)
         module = _Served(model, flags, names)
         signatures = {"serving_default": module.serve_examples, "features": module.serve_features}
-        tf.saved_model.save(module, str(partial), signatures)
+        with kernels.portable():
+            tf.saved_model.save(module, str(partial), signatures)
         (partial / loading.CLASS_NAMES_FILE).write_text(json.dumps({"names": names}))
         (partial / loading.MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n")
         if final.exists():

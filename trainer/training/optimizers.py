@@ -110,11 +110,6 @@ def _momentum(variable, slots, gradient, learning_rate, step, momentum):
     )
 
 
-def _proximal_gradient_descent(variable, slots, gradient, learning_rate, step):
-    # Without l1 and l2 it is gradient descent; TensorFlow's own operation has no GPU kernel.
-    _gradient_descent(variable, slots, gradient, learning_rate, step)
-
-
 def _proximal_adagrad(variable, slots, gradient, learning_rate, step):
     ops.ResourceApplyProximalAdagrad(
         var=variable.handle,
@@ -135,7 +130,8 @@ FTRL = Rule({"accumulator": 0.1, "linear": 0.0}, _ftrl)
 GRADIENT_DESCENT = Rule({}, _gradient_descent)
 MOMENTUM = Rule({"momentum": 0.0}, _momentum)
 PROXIMAL_ADAGRAD = Rule({"accumulator": 0.1}, _proximal_adagrad)
-PROXIMAL_GRADIENT_DESCENT = Rule({}, _proximal_gradient_descent)
+# Without l1 and l2 it is gradient descent; TensorFlow's own operation has no GPU kernel.
+PROXIMAL_GRADIENT_DESCENT = GRADIENT_DESCENT
 RMS_PROP = Rule({"mean_square": 1.0, "momentum": 0.0}, _rms_prop)
 
 

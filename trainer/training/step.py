@@ -9,7 +9,7 @@ import tensorflow as tf
 from trainer.common import replicas
 from trainer.config import TrainConfig
 from trainer.data import input_pipeline
-from trainer.models import registry
+from trainer.models import kernels, registry
 from trainer.models.layers import RandomSeeds
 from trainer.training import distribution, losses, optimizers, regularization
 
@@ -62,6 +62,9 @@ class Trainer:
             # loop learns of it one step later.
             self.failed = tf.Variable(False, trainable=False)
         self.variables = self._variables()
+        if hasattr(self.model, "sample_frames"):
+            one_gpu = kernels.has_gpu() and strategy.num_replicas_in_sync == 1
+            self.model.samples_on_host = one_gpu
         self._step = tf.function(self._replicas_step, jit_compile=config.xla or None)
 
     def _variables(self) -> dict[str, tf.Variable]:
@@ -106,10 +109,18 @@ class Trainer:
             "stop" (not 0 if any process was asked to stop). "outputs": the model's outputs on this
             process' first replica, for `report`.
         """
+        if getattr(self.model, "samples_on_host", False):
+            features, num_frames = self._sample_frames(batch["features"], batch["num_frames"])
+            batch = batch | {"features": features, "num_frames": num_frames}
         parts = distribution.split(self.strategy, batch, self.config.batch_size)
         return distribution.first(
             self.strategy, self._step(parts, tf.constant(float(stop)), tf.cast(epoch, tf.int64))
         )
+
+    @tf.function(reduce_retracing=True)
+    def _sample_frames(self, features, num_frames):
+        with tf.device("CPU:0"):
+            return self.model.sample_frames(features, num_frames)
 
     @tf.function
     def started_together(self) -> tf.Tensor:

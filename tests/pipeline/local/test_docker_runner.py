@@ -57,6 +57,7 @@ def test_step_that_fails_at_once_is_never_taken_for_a_success(built, tmp_path):
             docker_runner.run(file, arguments, tmp_path / "scratch", "1a2b")
 
 
+@pytest.mark.slow  # builds the images
 def test_step_can_read_but_not_write_the_named_files(built, tmp_path, capfd):
     data, output = tmp_path / "it's data", tmp_path / "out"
     data.mkdir()
@@ -123,6 +124,7 @@ def test_the_whole_pipeline_runs_in_the_images_and_its_files_are_the_users(
     assert shard.name in json.dumps(summary)
 
 
+@pytest.mark.slow  # builds the images
 def test_container_may_be_silent_for_longer_than_the_request_timeout(docker_engine, built):
     docker_engine.api.timeout, before = 1, docker_engine.api.timeout
     try:
@@ -146,6 +148,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow  # builds the images
 def test_stopped_step_has_time_to_save(docker_engine, built, tmp_path):
     # The step is a child of a shell, as in kfp's commands.
     command = ["sh", "-c", '"$@"; true', "sh", "python3", "-c", SAVES_WHEN_STOPPED, "/out/saved"]

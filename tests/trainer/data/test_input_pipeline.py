@@ -113,17 +113,17 @@ def test_any_number_of_readers_reads_every_video_once(files, readers):
 
 def test_resuming_anywhere_gives_the_rest_of_the_same_sequence(data):
     files, format_, ids = data
-    whole = epochs_of(files, 2, batch_size=6, format_=format_)
+    whole = epochs_of(files, 2, batch_size=12, format_=format_)
     epoch, done = 0, 0
     for i, (batch_epoch, batch) in enumerate(whole):
         done = done if batch_epoch == epoch else 0
         epoch = batch_epoch
         assert (
-            epochs_of(files, 2, Position(epoch, done), batch_size=6, format_=format_) == whole[i:]
+            epochs_of(files, 2, Position(epoch, done), batch_size=12, format_=format_) == whole[i:]
         )
         done += len(batch)
-    assert epochs_of(files, 2, Position(1, len(ids)), batch_size=6, format_=format_) == []
-    assert epochs_of(files, 2, Position(2), batch_size=6, format_=format_) == []
+    assert epochs_of(files, 2, Position(1, len(ids)), batch_size=12, format_=format_) == []
+    assert epochs_of(files, 2, Position(2), batch_size=12, format_=format_) == []
 
 
 def test_resuming_at_an_epochs_end_goes_on_with_the_next(files):

@@ -78,6 +78,7 @@ def test_estimate_by_hand():
     assert (p_value(0, 0), p_value(0.1, 0)) == (1.0, 0.0)
 
 
+@pytest.mark.slow
 def test_standard_error_of_a_mean():
     # Of 400 videos, 100 are hits: the standard error of the fraction is sqrt(p (1 - p) / n).
     values = np.r_[np.ones(100), np.zeros(300)]

@@ -221,6 +221,7 @@ def trained_on_two_regimes(two_regimes, tmp_path_factory):
     return trained
 
 
+@pytest.mark.slow
 def test_experts_specialize_in_regimes_and_beat_logistic_regression(
     two_regimes, trained_on_two_regimes
 ):
@@ -244,6 +245,7 @@ def test_experts_specialize_in_regimes_and_beat_logistic_regression(
     assert not (mixture.experts.collapsed | mixture.experts.single_expert).any()
 
 
+@pytest.mark.slow
 def test_exported_model_has_the_same_analysis(two_regimes, trained_on_two_regimes, tmp_path):
     train_dir, all_videos = trained_on_two_regimes("MoeModel"), f"{two_regimes}/*.tfrecord"
     saved_model.export(train_dir, str(tmp_path / "exported"))

@@ -84,6 +84,7 @@ def test_more_videos_than_centers_are_left_out_with_a_warning(make_config, caplo
     assert "Training on 20 of 37 videos: --kernel_centers=20." in caplog.text
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_soft_targets(make_config, weights, tmp_path):
     teacher = make_config(**KERNEL, train_dir=str(tmp_path / "teacher"))
     train(teacher)
@@ -111,6 +112,7 @@ def test_a_teacher_without_soft_targets_is_an_error(make_config, trained):
         train(make_config(teacher_dir=trained))
 
 
+@pytest.mark.slow
 def test_an_ensemble_averages_its_members(make_config, tmp_path):
     pattern = make_config().train_data_pattern
     members = []

@@ -73,7 +73,10 @@ def test_mixed_precision_is_close_to_float32(layer):
 
 @pytest.mark.parametrize("ours, theirs", LAYERS)
 @pytest.mark.parametrize("num_videos", [0, 3])
-def test_keras_layer_on_a_gpu_never_gets_an_empty_batch(ours, theirs, num_videos, monkeypatch):
+@pytest.mark.parametrize("training", [True, False])
+def test_keras_layer_on_a_gpu_never_gets_an_empty_batch(
+    ours, theirs, num_videos, training, monkeypatch
+):
     seen = []
     inner_loop = theirs.inner_loop
 
@@ -82,14 +85,14 @@ def test_keras_layer_on_a_gpu_never_gets_an_empty_batch(ours, theirs, num_videos
         return inner_loop(self, sequences, *others, **named)
 
     monkeypatch.setattr(theirs, "inner_loop", seeing)
-    monkeypatch.setattr(kernels, "use", lambda training: False)
+    monkeypatch.setattr(kernels, "has_gpu", lambda: True)
     weights = weights_of(theirs)
     frames, mask = FRAMES[:num_videos], tf.sequence_mask(LENGTHS[:num_videos], 7)
     layers = ours(5, return_sequences=True), theirs(5, return_sequences=True)
     for layer in layers:
         layer.build(frames.shape)
         layer.set_weights(weights)
-    got = layers[0](frames, mask=mask, training=True)
+    got = layers[0](frames, mask=mask, training=training)
     assert seen == [max(num_videos, 1)]
     assert got.shape == (num_videos, 7, 5)
     if num_videos:

@@ -71,8 +71,11 @@ def messages(caplog) -> str:
 
 @pytest.mark.parametrize(
     "flags",
-    [{"model": "LogisticModel"}, {"model": "MoeModel"}, {"mixed_precision": True}],
-    ids=["LogisticModel", "MoeModel", "mixed precision"],
+    [
+        pytest.param({"model": "LogisticModel"}, id="LogisticModel"),
+        pytest.param({"model": "MoeModel"}, id="MoeModel", marks=pytest.mark.slow),
+        pytest.param({"mixed_precision": True}, id="mixed precision", marks=pytest.mark.slow),
+    ],
 )
 def test_learns(make_config, flags):
     train(make_config(**flags, max_steps=1, base_learning_rate=1e-9))
@@ -321,7 +324,9 @@ def test_a_finished_run_has_nothing_to_do(make_config, weights, caplog, flags, s
     assert_same(weights(make_config().train_dir), before)
 
 
-@pytest.mark.parametrize("model", ["LogisticModel", "MoeModel"])
+@pytest.mark.parametrize(
+    "model", ["LogisticModel", pytest.param("MoeModel", marks=pytest.mark.slow)]
+)
 def test_xla_gives_the_same_weights_up_to_rounding(make_config, never_stopped, weights, model):
     train(make_config(model=model, max_steps=2, xla=True))
     expected = never_stopped(model=model, max_steps=2)
@@ -329,6 +334,7 @@ def test_xla_gives_the_same_weights_up_to_rounding(make_config, never_stopped, w
         np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_more_epochs_take_a_finished_run_on(make_config, never_stopped, weights):
     assert train(make_config(num_epochs=1)) == STEPS_OF_AN_EPOCH
     assert train(make_config(num_epochs=3)) == 3 * STEPS_OF_AN_EPOCH
@@ -338,7 +344,13 @@ def test_more_epochs_take_a_finished_run_on(make_config, never_stopped, weights)
 # The same command, the same weights.
 
 
-@pytest.mark.parametrize("flags", [{}, {"model": "MoeModel", "num_readers": 1, "seed": 3}])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        pytest.param({"model": "MoeModel", "num_readers": 1, "seed": 3}, marks=pytest.mark.slow),
+    ],
+)
 def test_the_same_command_twice_gives_the_same_weights(make_config, never_stopped, weights, flags):
     train(make_config(**flags))
     assert_same(weights(make_config().train_dir), never_stopped(**flags))
@@ -367,12 +379,21 @@ def test_another_seed_gives_other_weights(make_config, never_stopped, weights):
     assert any((got[name] != value).any() for name, value in expected.items())
 
 
-@pytest.mark.parametrize("stops", [[5], pytest.param([1, 4, 9], marks=pytest.mark.slow)])
-def test_stopped_and_resumed_equals_never_stopped(make_config, never_stopped, weights, stops):
+@pytest.mark.parametrize(
+    "model, stops",
+    [
+        ("LogisticModel", [5]),
+        pytest.param("MoeModel", [5], marks=pytest.mark.slow),
+        pytest.param("MoeModel", [1, 4, 9], marks=pytest.mark.slow),
+    ],
+)
+def test_stopped_and_resumed_equals_never_stopped(
+    make_config, never_stopped, weights, model, stops
+):
     for stop in stops:
-        assert train(make_config(model="MoeModel", max_steps=stop)) == stop
-    assert train(make_config(model="MoeModel")) == 10
-    assert_same(weights(make_config().train_dir), never_stopped(model="MoeModel"))
+        assert train(make_config(model=model, max_steps=stop)) == stop
+    assert train(make_config(model=model)) == 10
+    assert_same(weights(make_config().train_dir), never_stopped(model=model))
 
 
 @pytest.mark.slow

@@ -10,9 +10,9 @@ from trainer.common.errors import UserError
 from trainer.data import input_pipeline
 from trainer.data.input_pipeline import HeldOut
 from trainer.evaluation import evaluator
-from trainer.models import recalibration, registry
+from trainer.models import kernels, recalibration, registry
 from trainer.serving import loading, saved_model
-from trainer.training import losses
+from trainer.training import distribution, losses
 from trainer.training.loop import train
 from trainer.training.step import Trainer
 
@@ -52,6 +52,7 @@ def test_a_run_with_everything_resumes_bit_for_bit(
         assert value.tobytes() == expected[name].tobytes(), name
 
 
+@pytest.mark.slow
 def test_the_averaged_and_recalibrated_model_is_evaluated_and_exported(make_config, tmp_path):
     config = make_config(**EVERYTHING | {"model": "LogisticModel"}, base_learning_rate=0.05)
     train(config)
@@ -119,6 +120,30 @@ def test_mixup_of_frames_is_refused():
 
     with pytest.raises(UserError, match=r"--mixup needs video-level features; got --mixup=0\.4"):
         TrainConfig(mixup=0.4, model="DbofModel", frame_features=True)
+
+
+def test_frames_are_sampled_on_the_host_as_on_the_device(make_config, frame_shards, monkeypatch):
+    monkeypatch.setattr(kernels, "has_gpu", lambda: True)
+    flags = {"model": "DbofModel", "iterations": 3, "dbof_cluster_size": 6, "dbof_hidden_size": 5}
+    config = make_config(**flags, frame_features=True, train_data_pattern=frame_shards)
+    files = sorted(tf.io.gfile.glob(frame_shards))
+    batch = next(iter(input_pipeline.batches(files, config.record_format, 8)))
+    split, num_frames, variables = distribution.split, [], []
+
+    def counting(strategy, batch, batch_size):
+        num_frames.append(batch["features"][0].shape[1])
+        return split(strategy, batch, batch_size)
+
+    monkeypatch.setattr(distribution, "split", counting)
+    for on_host in (True, False):
+        trainer = Trainer(config, tf.distribute.get_strategy())
+        assert trainer.model.samples_on_host
+        trainer.model.samples_on_host = on_host
+        for _ in range(2):
+            trainer.step(batch)
+        variables.append([each.numpy().tobytes() for each in trainer.variables.values()])
+    assert num_frames == [3, 3, 300, 300]
+    assert variables[0] == variables[1]
 
 
 def test_held_out_videos_are_not_trained_on(make_config):

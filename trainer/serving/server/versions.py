@@ -158,7 +158,7 @@ def champion_version(served_dir: str) -> int | None:
 
 def load(folder: str, number: int) -> Version:
     """Load a version from its folder, local or gs://."""
-    local = tempfile.mkdtemp(prefix="model-") if folder.startswith("gs://") else folder
+    local = tempfile.mkdtemp(prefix="model-") if storage.is_remote(folder) else folder
     try:
         if local != folder:
             storage.copy_tree(folder, local)
