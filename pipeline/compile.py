@@ -53,7 +53,7 @@ def compile_pipeline(
     from kfp.compiler import Compiler
 
     from pipeline import graphs
-    from pipeline.graphs.train import TARGETS, Images
+    from pipeline.graphs.common import TARGETS, Images
 
     profile = profiles.read(config.profile)
     names = images or _images(config)
@@ -94,7 +94,7 @@ def _images(config: CompileConfig) -> dict[str, str]:
 
 def compile_command(config: CompileConfig):
     """Compile the pipelines and print the files' paths."""
-    from pipeline.graphs.train import Images
+    from pipeline.graphs.common import Images
 
     names = _images(config)
     images = Images(names["data"], names["trainer"])

@@ -56,7 +56,7 @@ def run_command(config, given: list[str]):
 def known_parameters(pipeline: str = "train") -> dict[str, parameters.Parameter]:
     """Return name -> parameter of a pipeline."""
     from pipeline import graphs
-    from pipeline.graphs.train import TARGETS, Images  # loads kfp
+    from pipeline.graphs.common import TARGETS, Images  # loads kfp
 
     built = graphs.load(pipeline).build(Images("", ""), TARGETS["kubeflow"])
     return parameters.parameters_of(built)

@@ -3,7 +3,7 @@
 from kfp import dsl, kubernetes
 
 from components import ops
-from pipeline.graphs.train import Images, Target, configurer, described
+from pipeline.graphs.common import Images, Target, configurer, described, run_inputs
 from pipeline.profiles import profile as profiles
 from pipeline.profiles.profile import Profile
 from trainer.serving.options import PredictionOptions
@@ -79,12 +79,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             run_name: Name of the run's folder in output_dir/runs. Empty: the backend's name of the
                 run.
         """
-        run = {
-            "output_dir": output_dir,
-            "run_name": run_name,
-            "job_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
-            "job_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-        }
+        run = run_inputs(output_dir, run_name)
         validated = ops.validate_records(
             data=data,
             model_dir=model_dir,

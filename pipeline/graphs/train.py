@@ -1,9 +1,8 @@
 """The graph: validate_data -> train -> evaluate -> gate -> (accepted) export_model -> publish."""
 
 import inspect
-import re
 import typing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from kfp import dsl, kubernetes
 
@@ -11,7 +10,7 @@ from components import ops
 from components.train import FLAGS
 from components.workers.manifests import QUEUE_LABEL
 from pipeline import package
-from pipeline.parameters import Parameter, parameters_of
+from pipeline.graphs.common import Images, Target, configurer, described, run_inputs
 from pipeline.profiles import profile as profiles
 from pipeline.profiles.profile import Profile
 
@@ -46,37 +45,6 @@ GROUPS = {
 }
 
 
-NUMERALS = {2: "two", 3: "three"}
-
-
-@dataclass(frozen=True)
-class Images:
-    """The images that hold our packages, each with what its steps need."""
-
-    data: str  # Beam, no TensorFlow
-    trainer: str  # TensorFlow
-
-    @property
-    def are_pinned(self) -> bool:
-        """Whether all are named by their digest."""
-        return all("@sha256:" in name for name in (self.data, self.trainer))
-
-
-@dataclass(frozen=True)
-class Target:
-    """What differs from one backend to another."""
-
-    name: str
-    no_accelerator: str  # the accelerator_type to start from, with which a count of 0 is a CPU
-    has_kubernetes: bool  # reads the settings of kfp-kubernetes
-
-
-TARGETS = {
-    "kubeflow": Target("kubeflow", no_accelerator="nvidia.com/gpu", has_kubernetes=True),
-    "vertex": Target("vertex", no_accelerator="ACCELERATOR_TYPE_UNSPECIFIED", has_kubernetes=False),
-}
-
-
 def build(images: Images, target: Target, profile: Profile | None = None):
     """The pipeline, described by its docstring and a list of its parameters.
 
@@ -87,68 +55,6 @@ def build(images: Images, target: Target, profile: Profile | None = None):
     function = _pipeline(images, target, profile)
     function = _with_flags(function, () if target.has_kubernetes else KUBEFLOW_ONLY)
     return described(function, NAME, profile, GROUPS)
-
-
-def described(function, name: str, profile: Profile, groups: dict[str, tuple[str, ...]]):
-    """Return the pipeline of a function, described by its docstring and tables of its parameters.
-
-    Args:
-        function: The pipeline's function.
-        name: The pipeline's name.
-        profile: Its name is a part of the pipeline's, except for the default.
-        groups: A table's title -> parameters, or prefixes; an empty one has all others.
-    """
-    # A pipeline for each profile, so that its newest version has the same profile.
-    if profile.name != profiles.DEFAULT:
-        name = f"{name}-{_slug(profile.name)}"
-    plain = dsl.pipeline(function, name=name)
-    description = _description(plain.description, parameters_of(plain), groups)
-    return dsl.pipeline(function, name=name, description=description)
-
-
-def _description(
-    text: str, parameters: dict[str, Parameter], groups: dict[str, tuple[str, ...]]
-) -> str:
-    """The pipeline's description, in Markdown.
-
-    Kubeflow's UI shows it in a narrow card that does not scroll, and keeps line breaks. So each
-    paragraph is one line, and only the required parameters are explained.
-
-    Args:
-        text: A line of summary, and the lines of a paragraph.
-        parameters: Name -> parameter.
-        groups: As in `described`.
-    """
-    summary, _, paragraph = text.partition("\n")
-    grouped = {title: [] for title in groups}
-    for name in parameters:
-        grouped[_group(name, groups)].append(name)
-    required = grouped.pop("Required")
-    lines = [f"- `{name}`: {parameters[name].description}" for name in required]
-    lines += [
-        f"- **{title}**: {', '.join(f'`{name}`' for name in names)}"
-        for title, names in grouped.items()
-    ]
-    parts = [
-        summary,
-        " ".join(paragraph.split()),
-        f"**Parameters**, of which the first {NUMERALS[len(required)]} are required "
-        "(`make run ARGS=--list-parameters` explains all):",
-        "\n".join(lines),
-    ]
-    return "\n\n".join(parts)
-
-
-def _group(name: str, groups: dict[str, tuple[str, ...]] = GROUPS) -> str:
-    for title, names in groups.items():
-        if any(name == other or (other[-1] == "_" and name.startswith(other)) for other in names):
-            return title
-    return next(title for title, names in groups.items() if not names)
-
-
-def _slug(name: str) -> str:
-    """The name in the characters that Kubeflow allows in a pipeline's."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def trainer_flags() -> list[str]:
@@ -295,13 +201,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 {"cloud.google.com/gke-spot": "true"}.
             node_tolerations: Taints of the node to tolerate, in JSON, as in a pod's specification.
         """
-        run = {
-            "output_dir": output_dir,
-            "run_name": run_name,
-            # Alone, not as part of a text: Kubeflow fills in a placeholder only where it is all.
-            "job_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
-            "job_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-        }
+        run = run_inputs(output_dir, run_name)
         summary = ops.summary(num_workers=num_workers, **run)
         configure(summary, "Summary", images.data, retries=2)
 
@@ -406,28 +306,3 @@ def _pipeline(images: Images, target: Target, profile: Profile):
                 configure(published, "Publish", images.data, retries=3)
 
     return train_and_publish
-
-
-def configurer(target: Target, profile: Profile):
-    """Return the function that sets what every step has: its name, image, retries and resources."""
-
-    def configure(task, display_name: str, image: str, retries: int, cache: bool = False):
-        task.set_display_name(display_name)
-        task.set_container_image(image)
-        task.set_caching_options(cache)
-        # After 30 s, 1 min, 2 min and so on. kfp's longest backoff counts from the start of the
-        # first try, and includes the tries themselves: after it, none is made or goes on.
-        task.set_retry(
-            retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="30d"
-        )
-        if not target.has_kubernetes:
-            task.set_cpu_limit(profile.other_steps.cpu)
-            task.set_memory_limit(profile.other_steps.memory)
-            return
-        task.set_cpu_request(profile.other_steps.cpu)
-        task.set_memory_request(profile.other_steps.memory)
-        kubernetes.set_security_context(task, run_as_non_root=True)
-        if profile.volume:
-            kubernetes.mount_pvc(task, profile.volume.claim, profile.volume.path)
-
-    return configure

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from components import gate
 from components.gate import decide, page
-from pipeline.graphs.train import TARGETS, Images, build
+from pipeline.graphs.common import TARGETS, Images
+from pipeline.graphs.train import build
 from pipeline.parameters import parameters_of
 from pipeline.paths import ROOT
 from trainer.common.errors import UserError

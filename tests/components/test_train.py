@@ -38,6 +38,14 @@ def step(data, tmp_path):
     return run
 
 
+def test_a_recipe_overrides_parameters_and_further_flags_override_the_recipe():
+    recipe = Path(trainer.__file__).parent / "recipes" / "mlp.flags"
+    flags = f"'--flagfile={recipe}' --num_epochs=2"
+    config = trainer_config({"model": "MoeModel", "num_epochs": 5, "trainer_flags": flags})
+    assert (config.model, config.batch_size, config.num_epochs) == ("GatedMlpModel", 512, 2)
+    assert config.model_flags["gated_mlp_blocks"] == 1
+
+
 def steps_of(train_dir) -> list[str]:
     return sorted(path.name for path in (train_dir / "checkpoints").glob("step-*"))
 

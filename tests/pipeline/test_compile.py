@@ -11,7 +11,8 @@ from google.protobuf import json_format
 from pipeline import package
 from pipeline.compile import CompileConfig, compile_command, compile_pipeline
 from pipeline.graphs import train as graph
-from pipeline.graphs.train import FLAG_DEFAULTS, GROUPS, _group
+from pipeline.graphs.common import TARGETS, Images, group_of
+from pipeline.graphs.train import FLAG_DEFAULTS, GROUPS
 from pipeline.paths import ROOT, VERSION
 from pipeline.prepare import PackageConfig, prepare
 from trainer.common.errors import UserError
@@ -100,7 +101,7 @@ PINNED = {"data": f"yt8m-data@sha256:{0:064}", "trainer": f"yt8m-trainer@sha256:
 
 def tasks_with(images: dict[str, str]) -> dict:
     """Step -> its task, if the pipeline has these images."""
-    built = graph.build(graph.Images(**images), graph.TARGETS["kubeflow"])
+    built = graph.build(Images(**images), TARGETS["kubeflow"])
     return tasks_of(json_format.MessageToDict(built.pipeline_spec))
 
 
@@ -240,7 +241,7 @@ def test_the_form_of_the_ui_is_short_and_keeps_groups_together(spec):
         for prefix in [name for name in members if name.endswith("_")]:
             places = [place for place, name in enumerate(names) if name.startswith(prefix)]
             assert places == list(range(places[0], places[0] + len(places))) if places else True
-            assert {_group(names[place]) for place in places} <= {title}
+            assert {group_of(names[place], GROUPS) for place in places} <= {title}
 
 
 def test_the_description_fits_the_card_in_which_the_ui_shows_it(spec):
