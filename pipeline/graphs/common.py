@@ -1,4 +1,4 @@
-"""What all graphs share: images, targets, descriptions, and the settings of every step."""
+"""Images, backends, descriptions and settings of steps, for all graphs."""
 
 import re
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Target:
-    """What differs from one backend to another."""
+    """Properties of a backend."""
 
     name: str
     no_accelerator: str  # the accelerator_type to start from, with which a count of 0 is a CPU
