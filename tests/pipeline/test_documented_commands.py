@@ -53,7 +53,7 @@ def test_documented_commands_exist(file, parameters_of):
         if target not in CONFIGS:
             continue
         known = {field.name for field in fields(CONFIGS[target])}
-        for name in re.findall(r"--([a-z_-]+)", rest):
+        for name in re.findall(r"(?<!=)--([a-z_-]+)", rest):
             assert name.removeprefix("no-").replace("-", "_") in known, f"--{name}"
         parameters = parameters_of["predict" if "PIPELINE=predict" in rest else "train"]
         for name in re.findall(r"[ '\"]([a-z][a-z_0-9]+)=", rest):
