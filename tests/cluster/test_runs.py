@@ -95,16 +95,17 @@ def test_bad_data_fails_with_the_steps_own_words(cluster):
     assert (summary["outcome"], summary["ended_by"]) == ("failed", "validate_data")
 
 
+NO_MODEL = """mkdir -p served/1 && echo '{}' >served/1/manifest.json &&
+    echo '{"version": "1", "metrics": {}, "digest": "a", "staging": "a"}' >champion.json"""
+
+
 @pytest.mark.parametrize(
     "step, title, damage",
-    [
-        ("evaluate", "Evaluate", "echo damaged >{}/champion.json"),
-        ("publish", "Publish", "chmod 555 {}"),
-    ],
+    [("evaluate", "Evaluate", NO_MODEL), ("publish", "Publish", "chmod 555 .")],
 )
 def test_a_later_step_that_fails_is_named_too(cluster, step, title, damage):
     published = f"{cluster.folder}/{step}/published"
-    cluster.run("sh", "-c", f"mkdir -p {published} && {damage.format(published)}")
+    cluster.run("sh", "-c", f"mkdir -p {published} && cd {published} && {damage}")
     run = cluster.submit(*cluster.parameters(step))
     assert run.end() == 1, run.output
     assert f"error: {title} failed: " in run.output
