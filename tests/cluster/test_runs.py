@@ -104,12 +104,13 @@ NO_MODEL = """mkdir -p served/1 && echo '{}' >served/1/manifest.json &&
     [("evaluate", "Evaluate", NO_MODEL), ("publish", "Publish", "chmod 555 .")],
 )
 def test_a_later_step_that_fails_is_named_too(cluster, step, title, damage):
-    published = f"{cluster.folder}/{step}/published"
+    output = f"{step}-fails"
+    published = f"{cluster.folder}/{output}/published"
     cluster.run("sh", "-c", f"mkdir -p {published} && cd {published} && {damage}")
-    run = cluster.submit(*cluster.parameters(step))
+    run = cluster.submit(*cluster.parameters(output))
     assert run.end() == 1, run.output
     assert f"error: {title} failed: " in run.output
-    summary = summary_of(cluster, run, step)
+    summary = summary_of(cluster, run, output)
     assert (summary["outcome"], summary["ended_by"]) == ("failed", step)
 
 
