@@ -346,11 +346,15 @@ def validate_records(
     scheduled_at: str,
     data_statistics: Output[Artifact],
     validation_report: Output[HTML],
-) -> NamedTuple("ValidatedRecords", [("data", str), ("model_dir", str), ("statistics_file", str)]):
+) -> NamedTuple(
+    "ValidatedRecords",
+    [("data", str), ("model_dir", str), ("baseline", str), ("statistics_file", str)],
+):
     import logging
 
     from components.dates import fill_in, run_time
     from components.predict.inputs import read_record_format, resolve_model
+    from components.registry.lineage import statistics_of
     from components.run_folder import run_folder
     from components.summary import recorded
     from components.validate_data.flags import parse
@@ -366,6 +370,7 @@ def validate_records(
         # Here, once, so that all steps read the same files and use the same model.
         data = fill_in(data, run_time(scheduled_at))
         model_dir = resolve_model(model_dir, storage.join(output_dir, "published"))
+        baseline = baseline or statistics_of(model_dir)
         folder = storage.join(run, "validation")
         thresholds, beam_args = parse(validation_flags)
         settings = Settings(fail_on, vocabulary, baseline, thresholds=thresholds)
@@ -378,7 +383,7 @@ def validate_records(
             (validation_report, storage.join(folder, "report.html")),
         ):
             storage.write_bytes(artifact.path, storage.read_bytes(path))
-        return data, model_dir, statistics_file
+        return data, model_dir, baseline, statistics_file
 
 
 @step

@@ -44,14 +44,25 @@ def training_statistics(publish_dir: str, model_flags: dict) -> str:
     champion = read_champion(publish_dir)
     if champion is None:
         return ""
-    published = storage.read_json(storage.join(champion.path, MANIFEST))
-    run_dir = published.get("lineage", {}).get("run_dir")
     names = ("feature_names", "feature_sizes", "frame_features", "num_classes")
-    old_flags = published.get("model_flags", {})
-    if not run_dir or any(old_flags.get(name) != model_flags[name] for name in names):
+    old_flags = _read(champion.path, MANIFEST).get("model_flags", {})
+    if any(old_flags.get(name) != model_flags[name] for name in names):
         return ""
-    path = storage.join(run_dir, "validation/statistics.json")
-    return path if storage.exists(path) else ""
+    return statistics_of(champion.path)
+
+
+def statistics_of(model_dir: str) -> str:
+    """Return the path of the statistics of the data that a published model was trained on.
+
+    Args:
+        model_dir: Folder of the model. Only a published one tells which run made it.
+
+    Returns:
+        A statistics.json; "" if the run is unknown or was deleted.
+    """
+    run_dir = _read(model_dir, MANIFEST).get("lineage", {}).get("run_dir")
+    path = storage.join(run_dir or "", "validation/statistics.json")
+    return path if run_dir and storage.exists(path) else ""
 
 
 def _data(path: str) -> dict:
@@ -64,6 +75,6 @@ def _data(path: str) -> dict:
     }
 
 
-def _read(run_dir: str, name: str) -> dict:
-    path = storage.join(run_dir, name)
+def _read(folder: str, name: str) -> dict:
+    path = storage.join(folder, name)
     return storage.read_json(path) if storage.exists(path) else {}

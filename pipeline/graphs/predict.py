@@ -68,8 +68,8 @@ def _pipeline(images: Images, target: Target, profile: Profile):
             batch_size: Examples per batch.
             vocabulary: CSV file with the columns Index and Name, for the reports. Empty: the
                 names in the model.
-            data_baseline: statistics.json of the training data's validation, to detect drift from.
-                Empty: none.
+            data_baseline: statistics.json of a validation, to detect drift from. Empty: that of
+                the training data of a published model, and none for other models.
             data_fail_on: Minimum severity of findings in the data that ends the run: error,
                 warning, or never. A record that cannot be read ends it in any case.
             data_validation_flags: Thresholds for drift, and options of Apache Beam for the
@@ -109,7 +109,7 @@ def _pipeline(images: Images, target: Target, profile: Profile):
         reported = ops.report_predictions(
             predictions_dir=predicted.outputs["predictions_dir"],
             statistics_file=validated.outputs["statistics_file"],
-            baseline=data_baseline,
+            baseline=validated.outputs["baseline"],
             vocabulary=vocabulary,
             **run,
         )

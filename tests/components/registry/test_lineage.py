@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from components.registry.lineage import lineage, training_statistics
+from components.registry.lineage import lineage, statistics_of, training_statistics
 from components.registry.registry import publish
 from trainer.common import storage
 from trainer.common.errors import UserError
@@ -50,6 +50,13 @@ def published(exported, tmp_path) -> str:
 def test_drift_is_measured_against_the_published_models_data(published, tmp_path):
     expected = f"{tmp_path}/run/validation/statistics.json"
     assert training_statistics(published, FLAGS | {"model": "MoeModel"}) == expected
+
+
+def test_statistics_of_a_model_are_those_of_the_run_that_published_it(published, tmp_path):
+    expected = f"{tmp_path}/run/validation/statistics.json"
+    assert statistics_of(f"{published}/served/1") == expected
+    assert statistics_of(f"{tmp_path}/model-a") == ""  # exported, but not published
+    assert statistics_of(f"{tmp_path}/train_dir") == ""
 
 
 def test_there_is_no_baseline_of_another_format_or_without_a_run(published, tmp_path):
