@@ -44,7 +44,7 @@ def validate(
         settings: Severity that fails the run, and the files to compare the data with.
 
     Returns:
-        A fingerprint of the data, 64 hex digits. It depends on the records only, not on the paths
+        A SHA-256 digest of the records, in hex. It depends on the records only, not on the paths
         of the files.
 
     Raises:

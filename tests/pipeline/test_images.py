@@ -19,6 +19,7 @@ from pipeline.compile import CompileConfig, compile_pipeline
 from pipeline.local import engine
 from pipeline.paths import ROOT
 from pipeline.push import PushConfig, push
+from tests.ports import free_port
 from trainer.common.errors import UserError
 from trainer.serving import saved_model
 
@@ -270,9 +271,7 @@ def registry(docker_engine, tmp_path_factory) -> str:
     if program is None:
         reason = "NOT RUN, for there is no docker-registry (of the Debian package of that name)"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     folder = tmp_path_factory.mktemp("registry")
     config = {
         "version": 0.1,

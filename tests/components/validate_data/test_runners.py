@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatistics
 
 from components.validate_data.validation import validate
 from pipeline.paths import ROOT
+from tests.ports import free_port
 from trainer.data.examples import encode_example, encode_sequence_example
 from trainer.data.records import Feature, RecordFormat
 from trainer.data.tfrecord import frame, write_records
@@ -286,12 +286,6 @@ def wait_for_slots(address: str, wanted: int, folder: Path) -> None:
     raise TimeoutError(
         f"Flink at {address} has no {wanted} slots after two minutes; see {folder}/*.log"
     )
-
-
-def free_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("localhost", 0))
-        return unused.getsockname()[1]
 
 
 def job_server() -> str:

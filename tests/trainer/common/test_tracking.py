@@ -1,7 +1,6 @@
 """Tracking with a real MLflow server, and without one that answers."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -10,14 +9,9 @@ import urllib.request
 import pytest
 
 from components.tracking import log_evaluation, log_published
+from tests.ports import free_port
 from trainer.common import tracking
 from trainer.common.tracking import Tracker
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

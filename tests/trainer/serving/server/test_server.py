@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -18,18 +17,13 @@ import numpy as np
 import pytest
 
 from pipeline.paths import ROOT
+from tests.ports import free_port
 from trainer.data.examples import encode_example
 from trainer.data.tfrecord import read_records
 from trainer.serving import saved_model
 
 FEATURES = {"rgb": np.ones(3, np.float32), "audio": np.ones(2, np.float32)}
 RECORD = encode_example({"id": "v1"} | FEATURES)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
 
 
 def post(url: str, body: dict | bytes, headers: dict | None = None) -> dict:
