@@ -198,7 +198,7 @@ def metrics_of(cluster, submitted, output: str) -> dict:
 
 def test_three_workers_one_of_them_killed_train_as_one(cluster):
     # Each step is on all videos, so the number of workers and a restart do not change their order.
-    words = ["num_epochs=400", "node_cpu=100m", "export_model_steps=20"]
+    words = ["num_epochs=400", "node_cpu=100m", "trainer_flags=--export_model_steps=20"]
     one = cluster.submit(*cluster.parameters("workers1", *words, "batch_size=600"))
     assert one.end() == 0, one.output
     words += ["num_workers=3", "batch_size=200"]
