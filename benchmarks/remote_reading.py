@@ -3,7 +3,7 @@
 Serves generated shards as Google Cloud Storage does, with a latency per request and a rate per
 stream, and reads them through the trainer's input pipeline with more and more readers. Throughput
 grows until "cores", those that this process and the servers keep busy, are all of the machine's.
-Then some requests fail, and some stall: the batches must be the same.
+In a last pass, some requests fail and some stall, and the batches must be the same.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Whether a run was cancelled, which Kubeflow does not tell an exit handler.
+"""Tells canceled runs from failed ones on Kubeflow.
 
 The state that Kubeflow Pipelines 2.17 hands to an exit handler is RUNNING for a cancelled run and
 for one whose step was killed. Its API tells them apart: CANCELING is the state of a cancelled run

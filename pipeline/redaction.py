@@ -115,7 +115,7 @@ def redacted_output() -> Iterator[None]:
     except SystemExit as exit:
         code = redact(exit.code) if isinstance(exit.code, str) else exit.code
         raise SystemExit(code) from None
-    except Exception:  # A bug: print its traceback here, redacted; Python would print it as it is.
+    except Exception:  # A bug. Python would print its traceback without redaction.
         traceback.print_exc()
         sys.exit(1)
     finally:

@@ -121,8 +121,8 @@ def configurer(target: Target, profile: Profile):
         task.set_display_name(display_name)
         task.set_container_image(image)
         task.set_caching_options(cache)
-        # After 30 s, 1 min, 2 min and so on. kfp's longest backoff counts from the start of the
-        # first try, and includes the tries themselves: after it, none is made or goes on.
+        # Retries after 30 s, 1 min, 2 min and so on. Kubeflow stops all tries when the maximum
+        # duration has passed since the first one began, so it must exceed the longest training.
         task.set_retry(
             retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="30d"
         )

@@ -1,7 +1,7 @@
 """Follow a run on Kubeflow until it ends.
 
-Kubeflow Pipelines 2.17 reports a run with these peculiarities, as the recorded answers in
-tests/pipeline/recorded show:
+Kubeflow Pipelines 2.17 differs from its documentation in how it reports a run, as the recorded
+answers in tests/pipeline/recorded show:
 
 - A canceled run ends as FAILED, with CANCELING in its state history.
 - A run or task that has not ended has an end time in the year 1.
@@ -140,7 +140,7 @@ def started_steps(run: V2beta1Run, steps: dict[str, str]) -> Iterator[Step]:
 
 
 def _is_executor_of(task: V2beta1PipelineTaskDetail, step: V2beta1PipelineTaskDetail) -> bool:
-    """Whether a task is a step's "executor", or one of its tries "executor(0)", "executor(1)", ...
+    """Return whether a task is the executor of a step, or a try of it, "executor(0)" and so on.
 
     They do not name their step, so they are assigned by time: steps run one after the other.
     """

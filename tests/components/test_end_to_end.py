@@ -79,7 +79,7 @@ def run_pipeline(data: Path, output: Path, name: str, num_epochs: int) -> str:
 
 
 def served_scores(output: Path, data: Path) -> np.ndarray:
-    """What a server answers that reads the folder with the highest number."""
+    """Scores by the served model, which is that in the folder with the highest number."""
     folder = output / "published" / "served"
     newest = max((path for path in folder.iterdir()), key=lambda path: int(path.name))
     records = list(read_records(f"{data}/eval0.tfrecord"))

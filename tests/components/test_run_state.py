@@ -1,4 +1,4 @@
-"""Whether a run was cancelled, as the answers that a Kubeflow Pipelines 2.17 gave tell it."""
+"""Canceled runs, by recorded answers of Kubeflow Pipelines 2.17."""
 
 import json
 import threading

@@ -240,22 +240,20 @@ def test_a_step_that_was_killed_is_named(tmp_path, step, state, outcome):
     assert states(page_of(run_dir))[: STEPS.index(step) + 1][-1] == "failed"
 
 
+@pytest.mark.parametrize(
+    "state, outcome, error",
+    [
+        ("FAILED", "failed", "{} did not start."),
+        ("CANCELED", "cancelled", "{} did not start: the run was cancelled."),
+    ],
+)
 @pytest.mark.parametrize("step", STEPS)
-def test_a_step_before_which_the_run_was_cancelled_is_named(tmp_path, step):
+def test_a_step_that_never_started_is_named(tmp_path, step, state, outcome, error):
     run_dir = str(tmp_path)
     leave_up_to(run_dir, step)
-    summary = summarise(run_dir, RUN_ID, "CANCELED")
-    assert (summary["outcome"], summary["ended_by"]) == ("cancelled", step)
-    assert summary["error"] == f"{step} did not start: the run was cancelled."
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_a_step_that_never_started_is_named(tmp_path, step):
-    run_dir = str(tmp_path)
-    leave_up_to(run_dir, step)
-    summary = summarise(run_dir, RUN_ID, "FAILED")
-    assert (summary["outcome"], summary["ended_by"]) == ("failed", step)
-    assert summary["error"] == f"{step} did not start."
+    summary = summarise(run_dir, RUN_ID, state)
+    assert (summary["outcome"], summary["ended_by"]) == (outcome, step)
+    assert summary["error"] == error.format(step)
     number = STEPS.index(step)
     assert states(page_of(run_dir)) == ["done"] * number + ["not run"] * (6 - number)
 

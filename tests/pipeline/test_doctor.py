@@ -30,7 +30,7 @@ def registry(monkeypatch):
 
 @pytest.fixture(scope="module")
 def compiled_for(tmp_path_factory):
-    """A function: profile -> target -> pipeline with images of the registry."""
+    """compiled_for(profile): target -> compiled pipeline, with images in the registry."""
 
     @functools.cache
     def compiled_for(profile: str):

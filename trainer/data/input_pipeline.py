@@ -269,7 +269,7 @@ def empty_batch(record_format: RecordFormat) -> dict:
 def _interleave(
     files: tf.data.Dataset, num_readers: int, read: Callable, parallel: bool = True
 ) -> tf.data.Dataset:
-    """Return `read(*file)` of `num_readers` files at a time, RECORDS_IN_TURN of each."""
+    """Interleave the datasets `read(*file)` of `num_readers` files, RECORDS_IN_TURN at a time."""
     return files.interleave(
         read,
         cycle_length=num_readers,

@@ -67,7 +67,7 @@ class DbofModel(VideoModel):
         return self.activation(self.hidden(pooled, training=training))
 
     def sample_frames(self, features, num_frames, training=True):
-        """Return the features and the number of the sampled frames, `iterations` per video."""
+        """Return the features of `iterations` random frames of each video, and their number."""
         indices = self._sample(num_frames, training)
         sampled = tuple(
             tf.gather(part, indices, axis=1, batch_dims=1) for part in frames.parts(features)

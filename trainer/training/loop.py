@@ -419,7 +419,7 @@ def _handle_non_finite(
     num_workers: int,
     saver: saving.Saver,
 ):
-    """Warn about a batch with a loss or gradient of NaN or infinity; fail unless it is skipped.
+    """Warn about a batch with a NaN or infinite loss or gradient, or raise an error.
 
     Args:
         state: before the step, which did not change the variables.

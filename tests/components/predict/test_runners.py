@@ -1,22 +1,19 @@
 """Every runner of Beam writes the same predictions, byte by byte.
 
-What runs elsewhere than in Python is built by `make engines`; without, its tests are skipped.
+`make engines` builds Flink's job server; without it, Flink's test is skipped.
 """
 
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from components.predict.prediction import predict
+from tests.components.engines import job_server
 from trainer.data.examples import encode_example
 from trainer.data.input_pipeline import Position
 from trainer.data.tfrecord import write_records
 from trainer.serving.options import PredictionOptions
-
-ENGINES = Path(__file__).parents[3] / "build" / "engines"
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +62,7 @@ def test_several_processes(data):
 
 @pytest.mark.slow
 def test_flink_embedded(data):
-    if not shutil.which("java"):
-        pytest.skip("no java, which Flink needs")
-    jar = os.environ.get("FLINK_JOB_SERVER_JAR") or ENGINES / "flink-job-server.jar"
-    if not Path(jar).is_file():
-        pytest.skip(f"no {jar}: `make engines` builds it, or FLINK_JOB_SERVER_JAR names another")
     options = ("--flink_master=[local]", "--parallelism=2", "--environment_type=LOOPBACK")
-    assert_same(data, "flink", "--runner=FlinkRunner", f"--flink_job_server_jar={jar}", *options)
+    assert_same(
+        data, "flink", "--runner=FlinkRunner", f"--flink_job_server_jar={job_server()}", *options
+    )

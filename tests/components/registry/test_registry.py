@@ -322,7 +322,7 @@ def test_an_interrupted_move_is_finished_by_the_next_command(exported, publish_d
 def test_another_publisher_finishes_the_move_at_the_same_time(
     exported, publish_dir, monkeypatch, moved_at
 ):
-    """The model leaves staging/ after a look at served/, or before its manifest is read."""
+    """It moves the model after the look into served/, or before the manifest is read."""
     with monkeypatch.context() as patch:
         patch.setattr(registry, "_move", lambda *_: None)
         publish(*place(exported("a"), publish_dir), None)

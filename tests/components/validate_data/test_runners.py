@@ -22,12 +22,12 @@ from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatistics
 
 from components.validate_data.validation import validate
 from pipeline.paths import ROOT
+from tests.components.engines import engine, job_server
 from tests.ports import free_port
 from trainer.data.examples import encode_example, encode_sequence_example
 from trainer.data.records import Feature, RecordFormat
 from trainer.data.tfrecord import frame, write_records
 
-ENGINES = ROOT / "build" / "engines"
 VIDEO = RecordFormat((Feature("mean_rgb", 1024), Feature("mean_audio", 128)), num_classes=3862)
 FRAME = RecordFormat((Feature("rgb", 8), Feature("audio", 4)), frame_features=True, num_classes=10)
 FLINK = """
@@ -286,18 +286,3 @@ def wait_for_slots(address: str, wanted: int, folder: Path) -> None:
     raise TimeoutError(
         f"Flink at {address} has no {wanted} slots after two minutes; see {folder}/*.log"
     )
-
-
-def job_server() -> str:
-    """Beam's job server for Flink; skips the test without."""
-    if not shutil.which("java"):
-        pytest.skip("no java, which Flink needs")
-    return engine("FLINK_JOB_SERVER_JAR", "flink-job-server.jar")
-
-
-def engine(variable: str, name: str) -> str:
-    """The file that an environment variable names, or `make engines` built; skips without."""
-    path = os.environ.get(variable) or ENGINES / name
-    if not Path(path).is_file():
-        pytest.skip(f"no {path}: `make engines` builds it, or {variable} names another")
-    return str(path)
