@@ -11,6 +11,7 @@ import json
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -372,8 +373,9 @@ class _Batches:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, error_type, error, error_traceback):
         self._iterator = self._next = None
+        traceback.clear_frames(error_traceback)  # of an error in reading: they hold the iterator
 
     def __iter__(self) -> Iterator[tuple[dict, int, float]]:
         """Yield each batch with its epoch and the seconds spent waiting for it."""

@@ -921,3 +921,22 @@ def test_killed_at_random_moments_and_resumed_equals_never_killed(
     ):
         pass
     assert_same(weights(config.train_dir), never_stopped(**flags))
+
+
+@pytest.mark.slow
+def test_the_process_ends_after_a_damaged_record(tmp_path):
+    """Its reading threads must not outlive the error: Python would wait for them for ever."""
+    path = tmp_path / "cut.tfrecord"
+    vector = np.ones(1152, np.float32)
+    write_records(str(path), [encode_example({"id": "v", "labels": [0], "rgb": vector})] * 5)
+    path.write_bytes(path.read_bytes()[:-1000])
+    words = ["--feature_names=rgb", "--feature_sizes=1152", f"--train_data_pattern={path}"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "trainer.train", *words, f"--train_dir={tmp_path}/model"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith(f"error: {path}, record 5: truncated")
